@@ -1,0 +1,335 @@
+//! One error per operation, sorted by whose fault it is; what carried a message gives it back.
+//!
+//! Owns: nothing. Threads: any. Locks: none. Blocks on: nothing.
+//! Upholds: `Ok` never means dropped; a reason that crosses the wire is the same enum in events, logs and counters.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::ident::PeerId;
+
+/// Declares an enum whose variants have a number on the wire and a sentence.
+macro_rules! wire_reasons {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $code:literal, $text:literal;)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum $name {
+            $($(#[$doc])* #[doc = concat!("\n\n(", stringify!($code), " on the wire.)")] $variant,)*
+            /// A reason of a newer version, by its number.
+            Other(u16),
+        }
+
+        impl $name {
+            /// All reasons this version knows.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The number on the wire.
+            pub const fn code(self) -> u16 {
+                match self { $(Self::$variant => $code,)* Self::Other(code) => code }
+            }
+
+            /// The reason with this number.
+            pub const fn from_code(code: u16) -> Self {
+                match code { $($code => Self::$variant,)* other => Self::Other(other) }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self { $(Self::$variant => f.write_str($text),)* Self::Other(code) => write!(f, "reason {code}") }
+            }
+        }
+    };
+}
+
+wire_reasons! {
+    /// Why a session ended or a connection was refused. Crosses the wire in a goodbye.
+    CloseReason {
+        /// The node shuts down.
+        Shutdown = 1, "the node shuts down";
+        /// The application asked for it.
+        Requested = 2, "closed by the application";
+        /// Two connections of the same two peers overlapped; the other one stays.
+        Duplicate = 3, "another connection of the same peers stays";
+        /// A newer connection of the same peer took over.
+        Superseded = 4, "a newer connection took over";
+        /// A node dialled itself.
+        SelfConnection = 5, "this is the node itself";
+        /// The network ids differ.
+        WrongNetwork = 6, "the other side is of another network";
+        /// No common version of the protocol.
+        VersionMismatch = 7, "no common version of the protocol";
+        /// The protocol id of the role differs.
+        WrongProtocol = 8, "the other side speaks the protocol of another role";
+        /// The signature of the confirm does not fit the key of the hello.
+        BadSignature = 9, "the proof of identity is wrong";
+        /// Somebody else answered than the peer that was dialled.
+        WrongPeer = 10, "another peer answered than the one that was dialled";
+        /// The application's handshake policy said no.
+        Refused = 11, "refused by the handshake policy";
+        /// The other side broke the protocol.
+        ProtocolError = 12, "the other side broke the protocol";
+        /// The handshake took too long.
+        HandshakeTimeout = 13, "the handshake took too long";
+        /// No byte for the idle time.
+        Idle = 14, "nothing was heard for too long";
+        /// A write made no progress for too long.
+        WriteStalled = 15, "writing made no progress for too long";
+        /// The handler panicked.
+        HandlerPanicked = 16, "the message handler panicked";
+        /// A limit on sessions is reached.
+        TooMany = 17, "too many connections";
+        /// The link token is wrong: the id is claimed, the link is somebody else's.
+        BadToken = 18, "the link token is wrong";
+        /// The same identity runs elsewhere.
+        IdentityClash = 19, "the same identity runs elsewhere";
+        /// A thread could not be started.
+        NoResources = 20, "out of threads or descriptors";
+    }
+}
+
+wire_reasons! {
+    /// Why a receiver did not hand a message over. Crosses the wire in an acknowledgement.
+    RejectCause {
+        /// The handler panicked while it had this message.
+        HandlerPanicked = 1, "the handler panicked";
+        /// The body did not decode as its kind's type.
+        Undecodable = 2, "the body does not decode";
+        /// It had expired when it arrived.
+        Expired = 3, "expired on arrival";
+        /// Nobody handles this kind.
+        NoHandler = 4, "no handler for this kind";
+        /// Longer than the receiver takes.
+        TooLarge = 5, "too large for the receiver";
+    }
+}
+
+/// How a session ended: who ended it, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DisconnectReason {
+    /// The other side said goodbye.
+    Remote(CloseReason),
+    /// We ended it.
+    Local(CloseReason),
+    /// The connection failed or ended without a goodbye.
+    Lost(io::ErrorKind),
+}
+
+impl fmt::Display for DisconnectReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Remote(reason) => write!(f, "the peer said goodbye: {reason}"),
+            Self::Local(reason) => write!(f, "closed here: {reason}"),
+            Self::Lost(kind) => write!(f, "connection lost: {kind}"),
+        }
+    }
+}
+
+/// Why a send did not take the message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendErrorKind {
+    /// The peer's queue is full. Send less, wait, or use a blocking verb.
+    #[error("the peer's queue is full")]
+    Full,
+    /// The queue stayed full until the deadline. The peer is slow or away.
+    #[error("the peer's queue stayed full until the deadline")]
+    TimedOut,
+    /// A blocking verb inside a message handler. Use `try_send` or `reply` there.
+    #[error("a blocking call inside a message handler")]
+    WouldBlock,
+    /// The node is shutting down.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    /// The message is longer than `max_message`.
+    #[error("the message is longer than max_message")]
+    TooLarge,
+    /// The node does not know this peer.
+    #[error("the node does not know this peer")]
+    UnknownPeer,
+    /// The typed message could not be encoded; the payload is empty.
+    #[error("the message could not be encoded")]
+    Unencodable,
+}
+
+/// A message that was not taken, and why. Nothing was sent.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SendError {
+    /// Why.
+    pub kind: SendErrorKind,
+    /// The message, as it was given.
+    pub payload: Vec<u8>,
+}
+
+impl fmt::Debug for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SendError({:?}, {} bytes)", self.kind, self.payload.len())
+    }
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.kind, f)
+    }
+}
+
+impl std::error::Error for SendError {}
+
+/// Why nothing was received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecvError {
+    /// Nothing came until the deadline.
+    #[error("no message until the deadline")]
+    TimedOut,
+    /// The node has shut down and everything was received.
+    #[error("the node has shut down")]
+    ShutDown,
+    /// A handler takes the messages of this node.
+    #[error("this node hands its messages to a handler")]
+    HasHandler,
+    /// A blocking call inside a message handler.
+    #[error("a blocking call inside a message handler")]
+    WouldBlock,
+}
+
+/// Where a dial failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DialStage {
+    /// Finding the address of a name.
+    Resolve,
+    /// Opening the connection.
+    Connect,
+    /// Proving who is there.
+    Handshake,
+}
+
+impl fmt::Display for DialStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Resolve => "resolve",
+            Self::Connect => "connect",
+            Self::Handshake => "handshake",
+        })
+    }
+}
+
+/// Why a dial failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DialCause {
+    /// The system said no.
+    #[error("{0}")]
+    Io(io::ErrorKind),
+    /// It took longer than this.
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    /// The other side refused, with this reason.
+    #[error("refused by the other side: {0}")]
+    Refused(CloseReason),
+    /// We refused the other side, for this reason.
+    #[error("refused here: {0}")]
+    Rejected(CloseReason),
+    /// The node is shutting down.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+}
+
+/// A dial that failed, at one address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("dialling {addr}: {stage}: {cause}")]
+pub struct DialError {
+    /// The address.
+    pub addr: SocketAddr,
+    /// How far it came.
+    pub stage: DialStage,
+    /// What went wrong.
+    pub cause: DialCause,
+}
+
+/// Why waiting for a connection ended without one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The peer was not connected until the deadline.
+    #[error("{} was not connected until the deadline", .0.short())]
+    TimedOut(PeerId),
+    /// The dial failed.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The node does not know this peer.
+    #[error("{} is not known", .0.short())]
+    UnknownPeer(PeerId),
+    /// The node is shutting down.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    /// A blocking call inside a message handler.
+    #[error("a blocking call inside a message handler")]
+    WouldBlock,
+}
+
+/// Why a node did not start. Nothing was left running.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A value of the configuration is out of range or contradicts another.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The listen address cannot be bound: in use, or not of this machine.
+    #[error("cannot listen on {addr}: {source}")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The identity key cannot be read, made or is no key.
+    #[error("the identity key {path}: {what}")]
+    Identity {
+        /// The file, or what stands for it.
+        path: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A thread or poll could not be made.
+    #[error("starting: {0}")]
+    System(#[from] io::Error),
+}
+
+/// What is wrong with a configuration, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {what}")]
+pub struct ConfigError {
+    /// File and line, or the field's name.
+    pub place: String,
+    /// The value, and what is allowed.
+    pub what: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_survives_its_number() {
+        for reason in CloseReason::ALL {
+            assert_eq!(CloseReason::from_code(reason.code()), *reason);
+        }
+        for cause in RejectCause::ALL {
+            assert_eq!(RejectCause::from_code(cause.code()), *cause);
+        }
+        assert_eq!(CloseReason::from_code(60_000), CloseReason::Other(60_000));
+    }
+
+    #[test]
+    fn an_error_passes_through_a_question_mark_without_its_payload_in_the_text() {
+        fn send() -> Result<(), Box<dyn std::error::Error>> {
+            Err(SendError { kind: SendErrorKind::Full, payload: vec![1, 2, 3] })?
+        }
+        assert_eq!(send().unwrap_err().to_string(), "the peer's queue is full");
+    }
+}

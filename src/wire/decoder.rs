@@ -1,0 +1,198 @@
+//! Cuts a byte stream into frames, fed by any split of it.
+//!
+//! Owns: the bytes read and not yet consumed. Threads: whichever owns it (`rx-<peer>`, `acceptor`). Locks: none.
+//! Blocks on: nothing; it does no I/O.
+//! Upholds: a length is checked before anything is reserved for it; the buffer grows only after it was filled with
+//! bytes that arrived, never beyond one read's worth above the longest allowed frame.
+
+use super::{FrameHeader, FrameType, HEADER, Lane, MAX_BODY, WireError, flags};
+
+/// One frame, borrowed from the decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// Its header.
+    pub header: FrameHeader,
+    /// Its body.
+    pub body: &'a [u8],
+}
+
+/// Consecutive whole messages of one lane that lie complete in the buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// The lane all of them travel on.
+    pub lane: Lane,
+    /// How many frames.
+    pub frames: u32,
+    /// How many bytes, headers included.
+    pub bytes: usize,
+    /// The last one asks for its acknowledgement at once (a run ends with such a frame).
+    pub ack_now: bool,
+}
+
+/// A resumable decoder that owns its bytes.
+#[derive(Debug)]
+pub struct Decoder {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    limit: usize,
+}
+
+impl Decoder {
+    /// Buffers start this small: most peers are idle.
+    pub const INITIAL: usize = 4 * 1024;
+    /// Buffers of busy peers grow to this.
+    pub const LARGEST: usize = 256 * 1024;
+
+    /// A decoder that refuses bodies longer than `limit`.
+    pub fn new(limit: usize) -> Self {
+        debug_assert!(limit <= MAX_BODY);
+        Self { buffer: Vec::new(), start: 0, end: 0, limit }
+    }
+
+    /// Changes the limit, at the change of state that permits it.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// Room for the next read: at least one byte, more for a stream that fills it.
+    pub fn space(&mut self) -> &mut [u8] {
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+        }
+        if self.buffer.is_empty() {
+            self.buffer.resize(Self::INITIAL, 0);
+        } else if self.end == self.buffer.len() {
+            if self.start > 0 {
+                self.buffer.copy_within(self.start..self.end, 0);
+                self.end -= self.start;
+                self.start = 0;
+            }
+            // Every byte up to here arrived: what is added is at most as much again.
+            if self.end * 2 > self.buffer.len() && self.buffer.len() < Self::LARGEST {
+                let grown = (self.buffer.len() * 4).min(Self::LARGEST);
+                self.buffer.resize(grown, 0);
+            }
+        }
+        &mut self.buffer[self.end..]
+    }
+
+    /// Tells that `count` bytes of [`Decoder::space`] were filled.
+    pub fn filled(&mut self, count: usize) {
+        debug_assert!(self.end + count <= self.buffer.len());
+        self.end = (self.end + count).min(self.buffer.len());
+    }
+
+    /// Copies bytes in: for tests, replays and leftovers of another decoder.
+    pub fn feed(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let space = self.space();
+            if space.is_empty() {
+                // Only a caller that feeds without consuming gets here; a reader cannot.
+                self.buffer.extend_from_slice(bytes);
+                self.end = self.buffer.len();
+                return;
+            }
+            let count = space.len().min(bytes.len());
+            space[..count].copy_from_slice(&bytes[..count]);
+            self.filled(count);
+            bytes = &bytes[count..];
+        }
+    }
+
+    /// Bytes reserved for what arrives.
+    pub fn capacity(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Bytes that arrived and were not consumed.
+    pub fn pending(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    /// Whether the buffer ends inside a frame.
+    pub fn is_mid_frame(&self) -> bool {
+        self.start != self.end
+    }
+
+    /// Gives the memory of a big buffer back when nothing is pending.
+    pub fn shrink(&mut self) {
+        if self.start == self.end && self.buffer.len() > Self::INITIAL {
+            *self = Self::new(self.limit);
+        }
+    }
+
+    /// The header of the next frame, once its eight bytes are here and pass the limit.
+    ///
+    /// # Errors
+    /// [`WireError::TooLong`], [`WireError::BadLane`]: the stream is beyond repair, end the session.
+    #[inline]
+    pub fn peek_header(&self) -> Result<Option<FrameHeader>, WireError> {
+        self.header_at(self.start)
+    }
+
+    /// The next whole frame; consumes it.
+    ///
+    /// # Errors
+    /// As [`Decoder::peek_header`].
+    #[inline]
+    pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, WireError> {
+        let Some(header) = self.peek_header()? else { return Ok(None) };
+        let body = self.start + HEADER;
+        let after = body + header.length as usize;
+        if after > self.end {
+            return Ok(None);
+        }
+        self.start = after;
+        Ok(Some(Frame { header, body: &self.buffer[body..after] }))
+    }
+
+    /// Looks ahead: the run of whole single-frame messages at the front, at most `most` of them, ending after one that
+    /// asks for its acknowledgement. `None` when the next frame is no such message or is not complete yet.
+    ///
+    /// # Errors
+    /// As [`Decoder::peek_header`].
+    pub fn peek_run(&self, most: u32) -> Result<Option<Run>, WireError> {
+        let mut run: Option<Run> = None;
+        let mut at = self.start;
+        while let Some(header) = self.header_at(at)? {
+            let after = at + HEADER + header.length as usize;
+            const WHOLE: u8 = flags::NUMBERED | flags::WHOLE;
+            let whole = header.flags & !flags::ACK_NOW == WHOLE && header.tag & 0x0f == FrameType::Data as u8;
+            if after > self.end || !whole {
+                break;
+            }
+            let Some(lane) = header.lane() else { return Err(WireError::BadLane(header.tag >> 4)) };
+            let run = run.get_or_insert(Run { lane, frames: 0, bytes: 0, ack_now: false });
+            if run.lane != lane {
+                break;
+            }
+            run.frames += 1;
+            run.bytes = after - self.start;
+            run.ack_now = header.has(flags::ACK_NOW);
+            if run.frames == most || run.ack_now {
+                break;
+            }
+            at = after;
+        }
+        Ok(run)
+    }
+
+    /// Consumes the bytes of a run and gives them back as they lay on the wire.
+    pub fn take_run(&mut self, run: Run) -> &[u8] {
+        let at = self.start;
+        self.start = (self.start + run.bytes).min(self.end);
+        &self.buffer[at..self.start]
+    }
+
+    #[inline]
+    fn header_at(&self, at: usize) -> Result<Option<FrameHeader>, WireError> {
+        let Some(bytes) = self.buffer[at..self.end].first_chunk::<HEADER>() else { return Ok(None) };
+        let header = FrameHeader::from_bytes(*bytes);
+        if header.length as usize > self.limit {
+            return Err(WireError::TooLong { length: header.length, limit: self.limit });
+        }
+        Ok(Some(header))
+    }
+}
