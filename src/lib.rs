@@ -11,3 +11,5 @@ pub mod error;
 pub mod wire;
 
 pub mod transport;
+
+mod link;
