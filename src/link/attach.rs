@@ -100,7 +100,7 @@ impl LinkCore {
     /// The attach frame of this side, as of now.
     fn describe(&mut self) -> Attach {
         let mut lanes = [LaneAttach::default(); crate::wire::LANES];
-        for ((lane, outgoing), incoming) in lanes.iter_mut().zip(&self.outgoing).zip(&mut self.incoming) {
+        for ((lane, outgoing), incoming) in lanes.iter_mut().zip(&mut self.outgoing).zip(&mut self.incoming) {
             outgoing.describe(lane);
             incoming.describe(lane);
             #[cfg(test)]

@@ -35,6 +35,8 @@ pub(crate) struct LaneIn {
     /// A SEGMENT frame announced the number of the next frame in this session.
     announced: bool,
     rejections: VecDeque<Rejection>,
+    /// Numbers without a message, from..to, that are over as soon as all before them are.
+    empty: VecDeque<(u64, u64)>,
     big: Option<Reassembly>,
     /// What the last acknowledgement said.
     told: Told,
@@ -109,6 +111,7 @@ impl LaneIn {
             held: 0,
             announced: false,
             rejections: VecDeque::new(),
+            empty: VecDeque::new(),
             big: None,
             told: Told::default(),
             ack_now: false,
@@ -201,19 +204,24 @@ impl LaneIn {
 
     /// Takes an ABORT frame: the message under way ends, unfinished.
     pub(crate) fn abort(&mut self, bytes: usize) -> Result<(), Fault> {
-        let number = self.take_numbers(1, bytes)?;
+        self.skip(1, bytes)?;
         self.big = None;
-        self.done = number + 1;
         Ok(())
     }
 
     /// Takes a SKIP frame: `count` numbers will never come.
     pub(crate) fn skip(&mut self, count: u64, bytes: usize) -> Result<(), Fault> {
         let number = self.take_numbers(count, bytes)?;
-        if self.done == number {
-            self.done += count;
-        }
+        self.empty.push_back((number, number + count));
+        self.pass_empty();
         Ok(())
+    }
+
+    fn pass_empty(&mut self) {
+        while let Some((_, to)) = self.empty.front().copied().filter(|(from, _)| *from <= self.done) {
+            self.done = self.done.max(to);
+            self.empty.pop_front();
+        }
     }
 
     /// Takes a numbered frame of a type this version does not know: it counts as received and done.
@@ -238,6 +246,7 @@ impl LaneIn {
     pub(crate) fn finish(&mut self, upto: u64, credit: u64, rejected: Option<(u64, RejectCause)>) {
         debug_assert!(upto <= self.received && credit <= self.held);
         self.done = self.done.max(upto.min(self.received));
+        self.pass_empty();
         self.release(credit);
         if let Some((number, cause)) = rejected {
             self.rejections.push_back(Rejection { number, cause: cause.code() });
@@ -299,6 +308,7 @@ impl LaneIn {
         self.done = told.base;
         self.repeat_below = told.sent;
         self.rejections.clear();
+        self.empty.clear();
         self.big = None;
         self.ack_now = false;
         self.told = Told { received: told.base, done: told.base, granted: self.granted };
@@ -306,7 +316,8 @@ impl LaneIn {
 
     /// The other side's state is the one we know: what it says must fit.
     pub(crate) fn check_resume(&self, told: &LaneAttach) -> Result<(), Fault> {
-        let fits = told.base <= self.received && self.received <= told.sent;
+        // A base beyond what was received is what the sender gave up: a SKIP will say so.
+        let fits = self.received <= told.sent;
         if fits { Ok(()) } else { Err(Fault::WrongNumber { expected: self.received, came: told.sent }) }
     }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use crate::link::Fault;
 use crate::link::segment::{LARGE, SEGMENT_BYTES, Segment, Span};
-use crate::wire::{Lane, LaneAttach, put_segment};
+use crate::wire::{FrameHeader, FrameType, HEADER, Lane, LaneAttach, flags, put_segment};
 
 /// Retention of one lane.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -28,8 +28,6 @@ pub(crate) struct LaneOut {
     kept_bytes: usize,
     /// All numbers below are done at the receiver.
     done: u64,
-    /// Of these, all below were received by its present incarnation.
-    received: u64,
     /// The next number to give.
     next: u64,
     cursor: Cursor,
@@ -37,6 +35,10 @@ pub(crate) struct LaneOut {
     sent: u64,
     /// Numbers below were already repeated to one new incarnation.
     replayed: u64,
+    /// The receiver expects this number, and it was given up: say SKIP before anything else.
+    skip_from: Option<u64>,
+    /// The number our attach frame told as `base`: where a receiver without a state starts.
+    described: u64,
     /// Bytes written since the attach, and bytes the receiver allows since then.
     sent_bytes: u64,
     credit_bytes: u64,
@@ -108,11 +110,12 @@ impl LaneOut {
             kept: VecDeque::new(),
             kept_bytes: 0,
             done: 0,
-            received: 0,
             next: 0,
             cursor: Cursor::default(),
             sent: 0,
             replayed: 0,
+            skip_from: None,
+            described: 0,
             sent_bytes: 0,
             credit_bytes: 0,
             starved: false,
@@ -140,7 +143,7 @@ impl LaneOut {
         self.next += u64::from(frames);
         self.kept_bytes += len;
         let small = !segment.is_large() && len < LARGE && len <= turn;
-        if small && len as u64 <= self.credit_bytes.saturating_sub(self.sent_bytes) {
+        if small && len as u64 <= self.credit_left() {
             let appended = match self.kept.back_mut().and_then(|kept| Arc::get_mut(&mut kept.segment)) {
                 Some(tail) => tail.append(segment.bytes(), frames),
                 None => false,
@@ -153,6 +156,9 @@ impl LaneOut {
             self.cursor = Cursor { segment: self.kept.len(), frame: 0, offset: 0 };
             self.sent = self.next;
             self.sent_bytes += len as u64;
+            if let Some(from) = self.skip_from.take() {
+                self.sent_bytes += put_skip(head, self.lane, from, self.done);
+            }
             put_segment(head, self.lane, first, self.done);
             let bytes = segment.into_buffer().unwrap_or_default();
             return Some(Chunk { end: bytes.len(), body: ChunkBody::Own(bytes), start: 0 });
@@ -165,18 +171,27 @@ impl LaneOut {
     /// The next chunk of what is numbered and unwritten, as far as credit goes; its head is appended to `head`.
     pub(crate) fn next_chunk(&mut self, turn: usize, head: &mut Vec<u8>) -> Option<Chunk> {
         let kept = self.kept.get(self.cursor.segment)?;
-        let credit = self.credit_bytes.saturating_sub(self.sent_bytes);
+        let credit = self.credit_left();
         let Some(span) = kept.segment.span(self.cursor.frame, self.cursor.offset, credit, turn) else {
             self.starved = true;
             return None;
         };
         let number = kept.first + u64::from(self.cursor.frame);
+        if let Some(from) = self.skip_from.take() {
+            self.sent_bytes += put_skip(head, self.lane, from, self.done);
+        }
         put_segment(head, self.lane, number, self.done);
         kept.segment.put_header(self.cursor.frame, span, head);
         let chunk = Chunk { body: ChunkBody::Kept(kept.segment.clone()), start: span.start, end: span.end };
         self.advance(span);
         self.sent = self.sent.max(number + u64::from(span.frames));
         Some(chunk)
+    }
+
+    /// Bytes that may still be written, less what an owed SKIP takes.
+    fn credit_left(&self) -> u64 {
+        let owed = if self.skip_from.is_some() { HEADER + SKIP_BODY } else { 0 };
+        self.credit_bytes.saturating_sub(self.sent_bytes + owed as u64)
     }
 
     fn advance(&mut self, span: Span) {
@@ -193,7 +208,6 @@ impl LaneOut {
         if received > self.sent || done > received {
             return Err(Fault::AckedUnsent);
         }
-        self.received = self.received.max(received);
         self.credit_bytes = self.credit_bytes.max(credit);
         let mut freed = self.free_below(done);
         freed.wake = std::mem::take(&mut self.starved);
@@ -230,7 +244,8 @@ impl LaneOut {
     }
 
     /// This lane's half of an attach frame (the receiving half is the other side's business).
-    pub(crate) fn describe(&self, into: &mut LaneAttach) {
+    pub(crate) fn describe(&mut self, into: &mut LaneAttach) {
+        self.described = self.done;
         into.base = self.done;
         into.sent = self.sent;
     }
@@ -242,23 +257,34 @@ impl LaneOut {
         let mut unknown = 0;
         let mut freed = Freed::default();
         let from = if resumed {
-            if told.received > self.sent || told.received < self.done {
+            if told.received > self.sent {
                 return Err(Fault::AckedUnsent);
             }
             // What is done is told by the acknowledgement that follows, together with its exceptions.
-            told.received
+            self.skip_from = (told.received < self.done).then_some(told.received);
+            told.received.max(self.done)
         } else {
             freed = self.free_below(self.replayed.max(self.done));
             unknown = std::mem::take(&mut freed.messages);
-            self.replayed = self.sent;
+            self.replayed = self.whole_below(self.sent);
+            self.skip_from = (self.described < self.done).then_some(self.described);
             self.done
         };
-        self.received = from;
         self.sent_bytes = 0;
         self.credit_bytes = told.window;
         self.starved = false;
         self.seek(from);
         Ok((freed, unknown))
+    }
+
+    /// The start of the big message that `number` falls into, else `number`: a message of which the last piece was never
+    /// written cannot have been handed over.
+    fn whole_below(&self, number: u64) -> u64 {
+        let inside = |kept: &&Kept| kept.first < number && number < kept.first + u64::from(kept.segment.frames);
+        match self.kept.iter().rev().find(inside) {
+            Some(kept) if kept.segment.is_large() => kept.first,
+            _ => number,
+        }
     }
 
     /// Puts the cursor on number `number`.
@@ -302,5 +328,16 @@ impl LaneOut {
         (self.done, self.sent, self.next)
     }
 }
+
+/// Appends a SKIP over the numbers `from..to`; returns the credit it takes.
+fn put_skip(head: &mut Vec<u8>, lane: Lane, from: u64, to: u64) -> u64 {
+    put_segment(head, lane, from, from);
+    let header = FrameHeader::on_lane(FrameType::Skip, lane, flags::NUMBERED, 0, SKIP_BODY as u32);
+    head.extend_from_slice(&header.to_bytes());
+    head.extend_from_slice(&(to - from).to_le_bytes());
+    (HEADER + SKIP_BODY) as u64
+}
+
+const SKIP_BODY: usize = 8;
 
 const _: () = assert!(LARGE * 2 <= SEGMENT_BYTES);

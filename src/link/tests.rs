@@ -108,6 +108,11 @@ impl Pair {
                     }
                     core.delivered(self.conn);
                 }
+                FrameType::Skip => {
+                    let (count, bytes) =
+                        (crate::wire::u64_at(frame.body, 0).unwrap(), frame.body.len() + crate::wire::HEADER);
+                    core.on_other(self.conn, lane.unwrap(), |lane| lane.skip(count, bytes)).unwrap();
+                }
                 other => panic!("{other:?}"),
             }
         }
