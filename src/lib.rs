@@ -12,4 +12,12 @@ pub mod wire;
 
 pub mod transport;
 
+pub mod handshake;
+
 mod link;
+
+mod session;
+
+pub use error::SendError;
+pub use ident::PeerId;
+pub use session::{Batch, LinkStats, Message, PeerHandle};

@@ -73,6 +73,13 @@ impl Segment {
         matches!(self.content, Content::Large { .. })
     }
 
+    /// The bytes, as [`Segment::bytes`] shows them.
+    pub(crate) fn into_payload(self) -> Vec<u8> {
+        match self.content {
+            Content::Plain(bytes) | Content::Large { payload: bytes, .. } => bytes,
+        }
+    }
+
     /// The buffer of a plain segment, for reuse.
     pub(crate) fn into_buffer(self) -> Option<Vec<u8>> {
         match self.content {

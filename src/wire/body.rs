@@ -145,6 +145,23 @@ pub fn decode_prefix<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> 
     options().allow_trailing_bytes().deserialize(bytes).map_err(bad_body)
 }
 
+/// Encodes an application's typed message.
+///
+/// # Errors
+/// [`WireError::BadBody`]: longer than `limit` bytes, or the type refuses to be serialised.
+pub fn encode_payload<T: Serialize>(message: &T, limit: usize) -> Result<Vec<u8>, WireError> {
+    bincode::DefaultOptions::new().with_fixint_encoding().with_limit(limit as u64).serialize(message).map_err(bad_body)
+}
+
+/// Decodes an application's typed message, all of it.
+///
+/// # Errors
+/// [`WireError::BadBody`]: malformed, or bytes are left over.
+pub fn decode_payload<T: DeserializeOwned>(payload: &[u8]) -> Result<T, WireError> {
+    let options = bincode::DefaultOptions::new().with_fixint_encoding().with_limit(payload.len() as u64);
+    options.reject_trailing_bytes().deserialize(payload).map_err(bad_body)
+}
+
 fn options() -> impl Options {
     bincode::DefaultOptions::new().with_fixint_encoding().with_limit(MAX_BODY as u64)
 }
