@@ -12,4 +12,6 @@ pub mod wire;
 
 pub mod transport;
 
+pub mod handshake;
+
 mod link;
