@@ -1,7 +1,8 @@
 //! Who is there: the handshake that turns a fresh connection into one with a proven peer.
 //!
 //! Owns: the identity key, through [`Identity`]; one machine per connection that has no session yet.
-//! Threads: `acceptor` drives the machines, `work-n` run their [`Work`]. Locks: none. Blocks on: see [`identity`](Identity).
+//! Threads: `acceptor` drives the machines, `work-n` run their [`Work`]. Locks: none.
+//! Blocks on: the disk, when [`Identity`] is loaded.
 //! Upholds: nobody is a peer who has not signed, with the key the name is made of, over both sides' fresh hellos.
 //!
 //! ```text
