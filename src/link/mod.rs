@@ -26,7 +26,7 @@ use crate::error::RejectCause;
 use crate::ident::{ConnectionId, PeerId};
 use crate::wire::{Ack, FrameHeader, LANES, Lane};
 
-pub(crate) use attach::{Answer, Decision, Offer};
+pub(crate) use attach::{Decision, Offer};
 pub(crate) use lane_in::{AckDue, Claim, Piece, Reassembly};
 pub(crate) use lane_out::{Chunk, ChunkBody};
 pub(crate) use segment::{LARGE, SEGMENT_BYTES, Segment};

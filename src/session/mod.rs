@@ -86,8 +86,10 @@ pub(crate) struct PeerLink {
     reads: AtomicU64,
     /// The sender thread will look at owed acknowledgements within the ack delay.
     ack_timer: AtomicBool,
-    /// A handler is running, and since which scan of the supervisor.
+    /// A handler is running.
     busy: AtomicBool,
+    /// The token this side proposes if it decides the first attach.
+    pub(crate) token: [u8; 16],
 }
 
 impl std::fmt::Debug for PeerLink {
@@ -98,7 +100,13 @@ impl std::fmt::Debug for PeerLink {
 
 impl PeerLink {
     /// A link that has never been attached.
-    pub(crate) fn new(core: LinkCore, id: PeerId, settings: Arc<SessionSettings>, consumer: Consumer) -> Self {
+    pub(crate) fn new(
+        core: LinkCore,
+        id: PeerId,
+        token: [u8; 16],
+        settings: Arc<SessionSettings>,
+        consumer: Consumer,
+    ) -> Self {
         let (handler, inbox) = match consumer {
             Consumer::Handler(handler) => (Some(handler), None),
             Consumer::Channel(channel) => (None, Some(Inbox::new(channel))),
@@ -114,6 +122,7 @@ impl PeerLink {
             reads: AtomicU64::new(0),
             ack_timer: AtomicBool::new(false),
             busy: AtomicBool::new(false),
+            token,
         }
     }
 
@@ -345,7 +354,7 @@ impl Session {
         link.outbox.detach(self.conn);
         let mut core = link.core.lock();
         let unacked_bytes = core.unacked_bytes();
-        let decision = core.gone(self.conn, crate::handshake::random_bytes());
+        let decision = core.gone(self.conn, link.token);
         drop(core);
         link.delivered.notify_all();
         let report = SessionEnded { session: self.clone(), reason, retry_after, unacked_bytes, decision };
