@@ -7,6 +7,8 @@ mod threads;
 
 pub mod error;
 
+pub mod config;
+
 #[cfg_attr(not(feature = "internal"), allow(dead_code, reason = "the wire is whole; not every part has a caller yet"))]
 pub mod wire;
 
