@@ -13,3 +13,5 @@ pub mod config;
 pub mod wire;
 
 pub mod transport;
+
+mod connections;
