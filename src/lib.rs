@@ -5,6 +5,7 @@ pub mod ident;
 mod sync;
 mod threads;
 
+pub mod config;
 pub mod error;
 
 #[cfg_attr(not(feature = "internal"), allow(dead_code, reason = "the wire is whole; not every part has a caller yet"))]
@@ -18,6 +19,14 @@ mod link;
 
 mod session;
 
+mod registry;
+
+mod connections;
+
+mod node;
+
+pub use config::Config;
 pub use error::SendError;
 pub use ident::PeerId;
+pub use node::{Event, Node, NodeBuilder, PeerInfo, ShutdownReport};
 pub use session::{Batch, LinkStats, Message, PeerHandle};
