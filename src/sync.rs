@@ -7,6 +7,6 @@
 #[cfg(not(shuttle))]
 pub(crate) use crossbeam_channel as channel;
 #[cfg(not(shuttle))]
-pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
+pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 #[cfg(not(shuttle))]
 pub(crate) use std::sync::atomic;

@@ -12,46 +12,55 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::ident::PeerId;
-use crate::session::PeerLink;
-use crate::session::message::{Message, Payload, Source};
+use crate::session::message::{BatchCredit, Message, Part, PartContent, Payload, Source};
+use crate::session::peer::PeerHandle;
+use crate::session::peer_link::PeerLink;
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::channel::Sender;
-use crate::wire::{FrameHeader, HEADER, LANES, Lane};
+use crate::wire::{FrameHeader, HEADER};
 
-/// Messages that arrived together on one lane.
-#[derive(Debug)]
-pub(crate) struct Part {
-    /// The life of the receiving lanes they belong to.
-    pub(crate) generation: u32,
-    /// Their lane.
-    pub(crate) lane: Lane,
-    /// Number of the first.
-    pub(crate) first: u64,
-    /// Numbers below may be repeats.
-    pub(crate) repeat_below: u64,
-    /// How many.
-    pub(crate) messages: u32,
-    /// Credit they hold.
-    pub(crate) credit: u64,
-    /// The messages.
-    pub(crate) content: PartContent,
+/// Takes the messages of all peers, on each peer's receiver thread.
+pub(crate) type Handler = dyn Fn(&PeerHandle, Message<'_>) + Send + Sync;
+
+/// Where a node's messages go.
+#[derive(Clone)]
+pub(crate) enum Consumer {
+    /// The application's handler, on the receiver thread.
+    Handler(Arc<Handler>),
+    /// The application takes them from a channel.
+    Channel(Sender<Batch>),
 }
 
-/// How the messages of a part lie in memory.
-#[derive(Debug)]
-pub(crate) enum PartContent {
-    /// Whole frames, as they came.
-    Frames(Vec<u8>),
-    /// One message that came in pieces.
-    Whole { kind: u16, payload: Vec<u8> },
+/// Where one peer's messages go.
+#[derive(Clone)]
+pub(crate) enum Sink {
+    /// The application's handler.
+    Handler(Arc<Handler>),
+    /// Waiting for the application to take them.
+    Inbox(Arc<Inbox>),
 }
 
-impl Part {
-    pub(super) fn bytes(&self) -> &[u8] {
-        match &self.content {
-            PartContent::Frames(bytes) | PartContent::Whole { payload: bytes, .. } => bytes,
-        }
+/// A link, and where its messages go.
+#[derive(Clone)]
+pub(crate) struct Peer {
+    pub(crate) link: Arc<PeerLink>,
+    pub(crate) sink: Sink,
+}
+
+impl Peer {
+    /// A peer of a node.
+    pub(crate) fn new(link: PeerLink, consumer: Consumer) -> Self {
+        let sink = match consumer {
+            Consumer::Handler(handler) => Sink::Handler(handler),
+            Consumer::Channel(channel) => Sink::Inbox(Arc::new(Inbox::new(channel))),
+        };
+        Self { link: Arc::new(link), sink }
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peer").field("link", &self.link).finish_non_exhaustive()
     }
 }
 
@@ -76,7 +85,7 @@ impl Inbox {
     }
 
     /// Adds messages; hands a batch over if none is out.
-    pub(crate) fn put(&self, link: &Arc<PeerLink>, part: Part) {
+    pub(crate) fn put(self: &Arc<Self>, link: &Arc<PeerLink>, part: Part) {
         let mut state = self.state.lock();
         state.waiting.push(part);
         if !state.out {
@@ -88,7 +97,7 @@ impl Inbox {
     }
 
     /// The last batch was taken: hands the next over, if there is one.
-    fn next(&self, link: &Arc<PeerLink>) {
+    fn next(self: &Arc<Self>, link: &Arc<PeerLink>) {
         let mut state = self.state.lock();
         let parts = std::mem::take(&mut state.waiting);
         state.out = !parts.is_empty();
@@ -98,8 +107,8 @@ impl Inbox {
         }
     }
 
-    fn hand_over(&self, link: &Arc<PeerLink>, parts: Vec<Part>) {
-        let batch = Batch::new(link.clone(), parts);
+    fn hand_over(self: &Arc<Self>, link: &Arc<PeerLink>, parts: Vec<Part>) {
+        let batch = Batch::new(self.clone(), link.clone(), parts);
         // No receiver any more: the node is gone, and with it everybody who could be told. One batch per link and a
         // channel for all links there may be: it is not full.
         let _ = self.to_application.try_send(batch);
@@ -111,6 +120,7 @@ impl Inbox {
 /// The peer may send more as the messages of a batch are dropped: an application that keeps them slows that peer down,
 /// and no other.
 pub struct Batch {
+    inbox: Arc<Inbox>,
     credit: Arc<BatchCredit>,
     parts: VecDeque<Arc<Part>>,
     /// Position in the first part: messages taken, offset of the next.
@@ -120,19 +130,14 @@ pub struct Batch {
 }
 
 impl Batch {
-    fn new(link: Arc<PeerLink>, parts: Vec<Part>) -> Self {
-        let mut held = [0; LANES];
-        for part in &parts {
-            held[part.lane.index()] += part.credit;
-        }
-        let held = held.map(AtomicU64::new);
-        let credit = Arc::new(BatchCredit { link, held });
-        Self { credit, parts: parts.into_iter().map(Arc::new).collect(), taken: 0, offset: 0, per_message: false }
+    fn new(inbox: Arc<Inbox>, link: Arc<PeerLink>, parts: Vec<Part>) -> Self {
+        let credit = Arc::new(BatchCredit::of(link, &parts));
+        Self { inbox, credit, parts: parts.into_iter().map(Arc::new).collect(), taken: 0, offset: 0, per_message: false }
     }
 
     /// Whose messages these are.
     pub fn peer(&self) -> PeerId {
-        self.credit.link.id
+        self.credit.link().id
     }
 
     /// How many messages are left in it.
@@ -152,7 +157,7 @@ impl Batch {
     }
 
     fn finish(&self, part: &Part, taken: u32) {
-        self.credit.link.finish(part.generation, part.lane, part.first + u64::from(taken), 0, None);
+        self.credit.link().finish(part.generation, part.lane, part.first + u64::from(taken), 0, None);
     }
 }
 
@@ -199,41 +204,14 @@ impl Iterator for Batch {
 impl Drop for Batch {
     fn drop(&mut self) {
         for part in self.parts.drain(..) {
-            self.credit.link.finish(part.generation, part.lane, part.first + u64::from(part.messages), 0, None);
+            self.credit.link().finish(part.generation, part.lane, part.first + u64::from(part.messages), 0, None);
         }
-        let link = &self.credit.link;
-        if let Some(inbox) = &link.inbox {
-            inbox.next(link);
-        }
+        self.inbox.next(self.credit.link());
     }
 }
 
 impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batch").field("peer", &self.peer()).field("messages", &self.len()).finish_non_exhaustive()
-    }
-}
-
-/// The credit that the messages of a batch hold; returned when the last of them is dropped.
-#[derive(Debug)]
-pub(crate) struct BatchCredit {
-    link: Arc<PeerLink>,
-    held: [AtomicU64; LANES],
-}
-
-impl BatchCredit {
-    pub(super) fn link(&self) -> &Arc<PeerLink> {
-        &self.link
-    }
-
-    /// A reply pays `credit` back when it is written.
-    pub(super) fn paid(&self, lane: Lane, credit: u64) {
-        self.held[lane.index()].fetch_sub(credit, Ordering::Relaxed);
-    }
-}
-
-impl Drop for BatchCredit {
-    fn drop(&mut self) {
-        self.link.release(self.held.each_ref().map(|held| held.load(Ordering::Relaxed)));
     }
 }

@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use crate::error::SendError;
 use crate::ident::PeerId;
-use crate::session::PeerLink;
-use crate::session::inbox::{BatchCredit, Part};
 use crate::session::outbox::Wait;
+use crate::session::peer_link::PeerLink;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::wire::{LANES, Lane};
 
 /// A message that came from a peer.
@@ -148,5 +148,75 @@ impl fmt::Debug for Message<'_> {
             .field("number", &self.number)
             .field("bytes", &self.payload().len())
             .finish_non_exhaustive()
+    }
+}
+
+/// Messages that arrived together on one lane.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// The life of the receiving lanes they belong to.
+    pub(crate) generation: u32,
+    /// Their lane.
+    pub(crate) lane: Lane,
+    /// Number of the first.
+    pub(crate) first: u64,
+    /// Numbers below may be repeats.
+    pub(crate) repeat_below: u64,
+    /// How many.
+    pub(crate) messages: u32,
+    /// Credit they hold.
+    pub(crate) credit: u64,
+    /// The messages.
+    pub(crate) content: PartContent,
+}
+
+/// How the messages of a part lie in memory.
+#[derive(Debug)]
+pub(crate) enum PartContent {
+    /// Whole frames, as they came.
+    Frames(Vec<u8>),
+    /// One message that came in pieces.
+    Whole { kind: u16, payload: Vec<u8> },
+}
+
+impl Part {
+    pub(super) fn bytes(&self) -> &[u8] {
+        match &self.content {
+            PartContent::Frames(bytes) | PartContent::Whole { payload: bytes, .. } => bytes,
+        }
+    }
+}
+
+/// The credit that the messages of a batch hold; returned when the last of them is dropped.
+#[derive(Debug)]
+pub(crate) struct BatchCredit {
+    link: Arc<PeerLink>,
+    held: [AtomicU64; LANES],
+}
+
+impl BatchCredit {
+    /// What these parts hold.
+    pub(super) fn of(link: Arc<PeerLink>, parts: &[Part]) -> Self {
+        let mut held = [0; LANES];
+        for part in parts {
+            held[part.lane.index()] += part.credit;
+        }
+        Self { link, held: held.map(AtomicU64::new) }
+    }
+
+    /// The peer they came from.
+    pub(super) fn link(&self) -> &Arc<PeerLink> {
+        &self.link
+    }
+
+    /// A reply pays `credit` back when it is written.
+    pub(super) fn paid(&self, lane: Lane, credit: u64) {
+        self.held[lane.index()].fetch_sub(credit, Ordering::Relaxed);
+    }
+}
+
+impl Drop for BatchCredit {
+    fn drop(&mut self) {
+        self.link.release(self.held.each_ref().map(|held| held.load(Ordering::Relaxed)));
     }
 }

@@ -12,8 +12,9 @@ use serde::Serialize;
 
 use crate::error::{SendError, SendErrorKind};
 use crate::ident::PeerId;
+use crate::session::handling;
 use crate::session::outbox::Wait;
-use crate::session::{PeerLink, receiver};
+use crate::session::peer_link::PeerLink;
 use crate::wire::{self, Lane};
 
 /// A peer of a node, to send to. Cheap to clone; keep one per peer, it is the fast path.
@@ -53,10 +54,6 @@ impl PeerHandle {
         Self { link }
     }
 
-    pub(crate) fn from_ref(link: &Arc<PeerLink>) -> Self {
-        Self::new(link.clone())
-    }
-
     pub(crate) fn link(&self) -> &Arc<PeerLink> {
         &self.link
     }
@@ -90,7 +87,7 @@ impl PeerHandle {
     /// # Blocking
     /// As [`PeerHandle::send`].
     pub fn send_kind<P: AsRef<[u8]> + Into<Vec<u8>>>(&self, kind: u16, payload: P) -> Result<(), SendError> {
-        if receiver::in_handler() {
+        if handling::in_handler() {
             return Err(SendError { kind: SendErrorKind::WouldBlock, payload: payload.into() });
         }
         self.link.push(Lane::Normal, kind, payload, Wait::UpTo(self.link.settings.send_deadline))
@@ -115,7 +112,7 @@ impl PeerHandle {
     where
         P: AsRef<[u8]> + Into<Vec<u8>>,
     {
-        if receiver::in_handler() {
+        if handling::in_handler() {
             return Err(SendError { kind: SendErrorKind::WouldBlock, payload: payload.into() });
         }
         self.link.push(Lane::Normal, 0, payload, Wait::UpTo(timeout))

@@ -13,10 +13,13 @@ use std::time::Duration;
 
 use crate::error::{CloseReason, DisconnectReason, RejectCause};
 use crate::link::{Claim, LinkCore, NoClaim, Piece, Reassembly};
-use crate::session::inbox::{Part, PartContent};
-use crate::session::message::{Message, Payload, Source};
+use crate::session::handling;
+use crate::session::inbox::{Handler, Peer, Sink};
+use crate::session::message::{Message, Part, PartContent, Payload, Source};
 use crate::session::outbox::Goodbye;
-use crate::session::{PeerHandle, PeerLink, Session, SessionEnded};
+use crate::session::peer::PeerHandle;
+use crate::session::peer_link::PeerLink;
+use crate::session::state::{Session, SessionEnded};
 use crate::sync::atomic::Ordering;
 use crate::sync::channel::Sender;
 use crate::transport::ReadHalf;
@@ -27,33 +30,19 @@ const RUN: u32 = 128;
 /// A reassembly buffer up to this size is kept for the next big message.
 const KEPT_BUFFER: usize = 4 * 1024 * 1024;
 
-thread_local! {
-    /// The link whose handler runs on this thread (as an address), and whether more messages wait behind this one.
-    static HANDLING: Cell<(usize, bool)> = const { Cell::new((0, false)) };
-}
-
-/// Whether this thread runs a handler: nothing may block here.
-pub(super) fn in_handler() -> bool {
-    HANDLING.get().0 != 0
-}
-
-/// Whether this thread handles a message of `link` and more of them wait: answers are written together.
-#[inline]
-pub(super) fn more_to_come(link: &Arc<PeerLink>) -> bool {
-    HANDLING.get() == (Arc::as_ptr(link) as usize, true)
-}
-
 /// Runs until the stream ends, the session is replaced, or the peer breaks the protocol.
 pub(crate) fn recv_loop(
-    link: &Arc<PeerLink>,
+    peer: &Peer,
     session: &Arc<Session>,
     mut read: Box<dyn ReadHalf>,
     mut decoder: Decoder,
     ended: &Sender<SessionEnded>,
 ) {
     decoder.set_limit(MAX_BODY);
+    let link = &peer.link;
+    let handle = PeerHandle::new(link.clone());
     let mut receiver =
-        Receiver { link, session, peer: PeerHandle::from_ref(link), spare: Vec::new(), retry_after: Duration::ZERO };
+        Receiver { link, sink: &peer.sink, session, handle, spare: Vec::new(), retry_after: Duration::ZERO };
     let cause = loop {
         match receiver.take_all(&mut decoder) {
             Ok(()) => {}
@@ -96,8 +85,9 @@ impl From<WireError> for End {
 
 struct Receiver<'a> {
     link: &'a Arc<PeerLink>,
+    sink: &'a Sink,
     session: &'a Arc<Session>,
-    peer: PeerHandle,
+    handle: PeerHandle,
     /// A reassembly buffer for the next big message.
     spare: Vec<u8>,
     retry_after: Duration,
@@ -130,9 +120,9 @@ impl Receiver<'_> {
         let more = decoder.pending().len() > run.bytes;
         let bytes = decoder.take_run(run);
         let Run { lane, frames, .. } = run;
-        match (&self.link.handler, &self.link.inbox) {
-            (Some(_), _) => self.handle_run(generation, lane, claim, frames, bytes, more),
-            (None, Some(inbox)) => {
+        match self.sink {
+            Sink::Handler(handler) => self.handle_run(handler.as_ref(), generation, lane, claim, frames, bytes, more),
+            Sink::Inbox(inbox) => {
                 let content = PartContent::Frames(bytes.to_vec());
                 let part = Part {
                     generation,
@@ -147,13 +137,13 @@ impl Receiver<'_> {
                 self.delivered();
                 Ok(())
             }
-            (None, None) => Ok(()),
         }
     }
 
     /// Calls the handler for each message of a claimed run.
     fn handle_run(
         &self,
+        handler: &Handler,
         generation: u32,
         lane: Lane,
         claim: Claim,
@@ -161,7 +151,6 @@ impl Receiver<'_> {
         bytes: &[u8],
         more: bool,
     ) -> Result<(), End> {
-        let Some(handler) = &self.link.handler else { return Ok(()) };
         let replied = Cell::new(0);
         // Position of the message being handled: offset in `bytes`, index in the run.
         let at = Cell::new((0usize, 0u32));
@@ -172,7 +161,7 @@ impl Receiver<'_> {
                 while at.get().1 < frames {
                     let (offset, index) = at.get();
                     let Some((header, payload)) = message_at(bytes, offset) else { return };
-                    HANDLING.set((Arc::as_ptr(self.link) as usize, more || index + 1 < frames));
+                    handling::mark(self.link.address(), more || index + 1 < frames);
                     at.set((offset + HEADER + payload.len(), index + 1));
                     let number = claim.first + u64::from(index);
                     let message = Message {
@@ -185,10 +174,10 @@ impl Receiver<'_> {
                         source: Source::Handler { link: self.link, replied: &replied },
                         replied: Cell::new(false),
                     };
-                    handler(&self.peer, message);
+                    handler(&self.handle, message);
                 }
             }));
-            HANDLING.set((0, false));
+            handling::mark(0, false);
             if outcome.is_err() {
                 panicked = true;
                 let number = claim.first + u64::from(at.get().1) - 1;
@@ -305,17 +294,19 @@ impl Receiver<'_> {
         let Reassembly { kind, bytes: payload, .. } = big;
         let credit = self.link.core.lock().big_credit(lane, payload.len());
         let number = claim.first;
-        if let Some(inbox) = &self.link.inbox {
-            let content = PartContent::Whole { kind, payload };
-            let (first, repeat_below) = (number, claim.repeat_below);
-            inbox.put(self.link, Part { generation, lane, first, repeat_below, messages: 1, credit, content });
-            self.delivered();
-            return Ok(());
-        }
-        let Some(handler) = &self.link.handler else { return Ok(()) };
+        let handler = match self.sink {
+            Sink::Handler(handler) => handler,
+            Sink::Inbox(inbox) => {
+                let content = PartContent::Whole { kind, payload };
+                let (first, repeat_below) = (number, claim.repeat_below);
+                inbox.put(self.link, Part { generation, lane, first, repeat_below, messages: 1, credit, content });
+                self.delivered();
+                return Ok(());
+            }
+        };
         let replied = Cell::new(0);
         self.link.busy.store(true, Ordering::Relaxed);
-        HANDLING.set((Arc::as_ptr(self.link) as usize, more));
+        handling::mark(self.link.address(), more);
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let message = Message {
                 kind,
@@ -327,9 +318,9 @@ impl Receiver<'_> {
                 source: Source::Handler { link: self.link, replied: &replied },
                 replied: Cell::new(false),
             };
-            handler(&self.peer, message);
+            handler(&self.handle, message);
         }));
-        HANDLING.set((0, false));
+        handling::mark(0, false);
         self.link.busy.store(false, Ordering::Relaxed);
         let credit = credit - replied.get();
         if outcome.is_ok() {

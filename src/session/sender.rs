@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use crate::error::{CloseReason, DisconnectReason};
 use crate::link::AckDue;
 use crate::session::outbox::{Goodbye, Token};
+use crate::session::peer_link::PeerLink;
+use crate::session::state::{Session, SessionEnded};
 use crate::session::writer::Writer;
-use crate::session::{PeerLink, Session, SessionEnded};
 use crate::sync::atomic::Ordering;
 use crate::sync::channel::{Receiver, RecvTimeoutError, Sender};
 use crate::wire;
@@ -89,7 +90,7 @@ fn work(
                 None => {}
                 Some(goodbye) => return say_goodbye(link, session, writer, goodbye),
             }
-            if !writer.gather(link, std::mem::take(&mut acks)) {
+            if !link.gather(&mut writer, std::mem::take(&mut acks)) {
                 break;
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! Owns: the sending half of the session's connection and what of the present turn is not written yet.
 //! Threads: `tx-<peer>` normally; a caller that finds the peer idle; `rx-<peer>` for acknowledgements.
-//! Locks: takes the link lock, then the outbox lock, to gather; none while it writes.
+//! Locks: none itself; whoever gathers holds the link lock, nobody holds one while it writes.
 //! Blocks on: [`Writer::write`] waits for the socket; [`Writer::try_write`] never.
 //! Upholds: bytes of one session leave in the order they were numbered; a turn that was begun is finished before the
 //! next is gathered, whoever holds the token then.
@@ -12,10 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::ident::ConnectionId;
-use crate::link::{Chunk, ChunkBody};
-use crate::session::PeerLink;
+use crate::link::{Chunk, ChunkBody, LinkCore, Taken};
 use crate::transport::WriteHalf;
-use crate::wire::{FrameType, Goodbye, put_beat, put_body};
+use crate::wire::{FrameType, Goodbye, Lane, put_beat, put_body};
 
 /// A caller that wrote by itself less than this ago, and heard nothing since, is probably in a loop: the sender thread
 /// batches better.
@@ -72,19 +71,17 @@ impl Writer {
     }
 
     /// Gathers the next turn: acknowledgements that are due (all of them along with data, or with `acks`), and the next
-    /// chunk. False when there is nothing to write.
-    pub(crate) fn gather(&mut self, link: &PeerLink, acks: bool) -> bool {
+    /// chunk, which may come out of a queue through `take`. False when there is nothing to write.
+    pub(crate) fn gather(&mut self, core: &mut LinkCore, take: impl FnMut(Lane) -> Option<Taken>, acks: bool) -> bool {
         self.begin();
-        let mut core = link.core.lock();
-        let mut taking = link.outbox.taking();
-        self.chunk = core.next_chunk(self.conn, &mut self.head, |lane| taking.take(lane));
-        drop(taking);
+        self.chunk = core.next_chunk(self.conn, &mut self.head, take);
         core.put_acks(self.conn, acks || self.chunk.is_some(), &mut self.control);
-        drop(core);
-        if let Some(buffer) = self.spare.take() {
-            link.outbox.recycle(buffer);
-        }
         self.has_residue()
+    }
+
+    /// A buffer that may be used again.
+    pub(crate) fn take_spare(&mut self) -> Option<Vec<u8>> {
+        self.spare.take()
     }
 
     fn begin(&mut self) {
