@@ -20,14 +20,14 @@ mod link;
 
 mod session;
 
-//mod registry;
+mod registry;
 
-//mod connections;
+mod connections;
 
-//mod node;
+mod node;
 
 pub use config::Config;
 pub use error::SendError;
 pub use ident::PeerId;
-//pub use node::{Event, Node, NodeBuilder, PeerInfo, ShutdownReport};
+pub use node::{Event, Node, NodeBuilder, PeerInfo, ShutdownReport};
 pub use session::{Batch, LinkStats, Message, PeerHandle};

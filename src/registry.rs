@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use crate::handshake::Slot;
 use crate::ident::{ConnectionId, PeerId, SessionKind};
-use crate::session::{PeerLink, SessionThreads};
+use crate::session::{Peer, PeerLink, Session};
 use crate::sync::RwLock;
+use crate::threads::Thread;
 
 /// How many of what there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +49,7 @@ pub(crate) enum SessionsError {
 #[derive(Debug)]
 struct Registry {
     limits: RegistryLimits,
-    links: HashMap<PeerId, Arc<PeerLink>>,
+    peers: HashMap<PeerId, Peer>,
     sessions: HashMap<ConnectionId, Entry>,
     inbound: usize,
     outbound: usize,
@@ -60,7 +61,9 @@ struct Registry {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) link: Arc<PeerLink>,
-    pub(crate) threads: SessionThreads,
+    pub(crate) session: Arc<Session>,
+    /// Added once they run.
+    pub(crate) threads: Vec<Thread>,
     /// Given back when the entry is dropped, outside the lock.
     pub(crate) slot: SessionSlot,
 }
@@ -106,7 +109,7 @@ impl SharedRegistry {
     pub(crate) fn new(limits: RegistryLimits) -> Self {
         Self(Arc::new(RwLock::new(Registry {
             limits,
-            links: HashMap::new(),
+            peers: HashMap::new(),
             sessions: HashMap::new(),
             inbound: 0,
             outbound: 0,
@@ -126,38 +129,34 @@ impl SharedRegistry {
 
     /// The link of a peer.
     pub(crate) fn link(&self, peer: &PeerId) -> Option<Arc<PeerLink>> {
-        self.0.read().links.get(peer).cloned()
+        self.0.read().peers.get(peer).map(|peer| peer.link.clone())
     }
 
-    /// The link of a peer; a new one, made by `make`, if there is none.
+    /// A peer; a new one, made by `make`, if it is not known.
     ///
     /// # Errors
     /// There are as many links as there may be, or the node is shutting down.
-    pub(crate) fn link_or_insert(
-        &self,
-        peer: PeerId,
-        make: impl FnOnce() -> Arc<PeerLink>,
-    ) -> Result<Arc<PeerLink>, SessionsError> {
-        if let Some(link) = self.link(&peer) {
-            return Ok(link);
+    pub(crate) fn peer_or_insert(&self, id: PeerId, make: impl FnOnce() -> Peer) -> Result<Peer, SessionsError> {
+        if let Some(peer) = self.0.read().peers.get(&id) {
+            return Ok(peer.clone());
         }
         let made = make();
         let mut registry = self.0.write();
         if registry.closed {
             return Err(SessionsError::Closed);
         }
-        if registry.links.len() >= registry.limits.links && !registry.links.contains_key(&peer) {
+        if registry.peers.len() >= registry.limits.links && !registry.peers.contains_key(&id) {
             return Err(SessionsError::TooManyLinks);
         }
-        Ok(registry.links.entry(peer).or_insert(made).clone())
+        Ok(registry.peers.entry(id).or_insert(made).clone())
     }
 
     /// All links.
     pub(crate) fn links(&self) -> Vec<Arc<PeerLink>> {
-        self.0.read().links.values().cloned().collect()
+        self.0.read().peers.values().map(|peer| peer.link.clone()).collect()
     }
 
-    /// Registers a session that runs; it is half open no longer.
+    /// Registers a session that is about to run; it is half open no longer.
     pub(crate) fn register(&self, conn: ConnectionId, mut entry: Entry) {
         let mut registry = self.0.write();
         if std::mem::take(&mut entry.slot.half_open) {
@@ -168,12 +167,23 @@ impl SharedRegistry {
         debug_assert!(replaced.is_none(), "connection ids are never given twice");
     }
 
+    /// Adds a session's threads. They come back if the session ended meanwhile.
+    pub(crate) fn add_threads(&self, conn: ConnectionId, threads: Vec<Thread>) -> Option<Vec<Thread>> {
+        match self.0.write().sessions.get_mut(&conn) {
+            Some(entry) => {
+                entry.threads = threads;
+                None
+            }
+            None => Some(threads),
+        }
+    }
+
     /// Takes a session out; the caller drops the entry, and with it the slot.
     pub(crate) fn unregister(&self, conn: ConnectionId) -> Option<Entry> {
         self.0.write().sessions.remove(&conn)
     }
 
-    /// Calls `look` with what `pick` takes from every session, without the lock.
+    /// What `pick` takes from every session.
     pub(crate) fn sessions<T>(&self, pick: impl Fn(&Entry) -> T) -> Vec<T> {
         self.0.read().sessions.values().map(pick).collect()
     }

@@ -16,161 +16,31 @@
 mod acceptor;
 mod backoff;
 mod pending;
+mod shared;
 mod supervisor;
 mod work;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use crate::config::{self, Config};
-use crate::error::{DialError, DisconnectReason};
-use crate::handshake::{HandshakeConfig, WorkDone, random_bytes};
-use crate::ident::{ConnectionId, Incarnation, PeerId, SessionKind};
-use crate::link::{Decision, LinkCore, LinkLimits};
-use crate::metrics::Metrics;
-use crate::registry::{SessionsError, SharedRegistry};
-use crate::session::{Consumer, PeerLink, SessionEnded, SessionSettings};
+use crate::ident::PeerId;
 use crate::threads::{self, Thread};
 use crate::transport::{Listener, Transport};
 
-pub(crate) use backoff::ReconnectPolicy;
+pub(crate) use shared::{Commands, DialRequest, Lifecycle, Report, Secrets, Shared, Started, Times};
+
+use shared::Command;
 
 /// Threads for the CPU steps of handshakes and the application's policy.
 const WORKERS: usize = 2;
 const STACK: usize = 256 * 1024;
 
-/// What all threads of the connections manager share; nothing in it changes after the start.
-pub(crate) struct Shared {
-    pub(crate) registry: SharedRegistry,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) handshake: Arc<HandshakeConfig>,
-    pub(crate) me: PeerId,
-    pub(crate) settings: Arc<SessionSettings>,
-    pub(crate) link_limits: LinkLimits,
-    pub(crate) consumer: Consumer,
-    pub(crate) times: Times,
-    /// Where lifecycle reports go.
-    pub(crate) reports: Sender<Report>,
-    /// Zero of the clock that offers are compared on.
-    pub(crate) start: Instant,
-}
-
-/// The deadlines of connections.
-#[derive(Debug, Clone)]
-pub(crate) struct Times {
-    pub(crate) connect: Duration,
-    pub(crate) handshake: Duration,
-    pub(crate) idle: Duration,
-    pub(crate) write: Duration,
-    pub(crate) resume: Duration,
-    pub(crate) stable_after: Duration,
-    pub(crate) backoff: config::Backoff,
-}
-
-impl Times {
-    /// From the configuration.
-    pub(crate) fn of(config: &Config) -> Self {
-        Self {
-            connect: config.connect_timeout,
-            handshake: config.handshake_timeout,
-            idle: config.idle_timeout,
-            write: config.write_timeout,
-            resume: config.resume_window,
-            stable_after: config.stable_after,
-            backoff: config.backoff.clone(),
-        }
-    }
-}
-
-impl Shared {
-    /// The link of a peer, made if there is none.
-    ///
-    /// # Errors
-    /// There are as many links as there may be, or the node is shutting down.
-    pub(crate) fn link(&self, peer: PeerId) -> Result<Arc<PeerLink>, SessionsError> {
-        self.registry.link_or_insert(peer, || {
-            // Without randomness there is no identity and no node: it was there at the start, and a state named by
-            // the clock and a counter stays distinct even if the system should fail to give more.
-            let token = random_bytes().unwrap_or_else(|_| fastrand::u128(..).to_le_bytes());
-            let core = LinkCore::new(self.me, peer, self.link_limits, fastrand::u64(1..));
-            Arc::new(PeerLink::new(core, peer, token, self.settings.clone(), self.consumer.clone()))
-        })
-    }
-
-    /// Now, on the clock that offers are compared on.
-    pub(crate) fn now(&self) -> u64 {
-        self.start.elapsed().as_micros() as u64
-    }
-}
-
-/// A dial that somebody waits for, or that the supervisor keeps.
-#[derive(Debug, Clone)]
-pub(crate) struct DialRequest {
-    /// Who must answer; `None` takes whoever proves itself.
-    pub(crate) peer: Option<PeerId>,
-    pub(crate) addr: SocketAddr,
-    /// Told the outcome.
-    pub(crate) waiter: Option<Sender<Result<PeerId, DialError>>>,
-}
-
-/// What the acceptor thread is asked to do.
-pub(crate) enum Command {
-    Dial(DialRequest),
-    Worked(ConnectionId, WorkDone),
-    /// A link has decided about connections.
-    Decided(Arc<PeerLink>, Decision),
-    Stop,
-}
-
-/// What happens to connections; handled by the supervisor, in order.
-#[derive(Debug)]
-pub(crate) enum Report {
-    Started(Started),
-    Ended(SessionEnded),
-    DialFailed(DialRequestOutcome),
-    /// A node asks for a peer to be kept connected.
-    Keep(PeerId, Vec<SocketAddr>),
-    /// Stop dialling; with `true`, end.
-    Stop(bool),
-}
-
-/// A session that started.
-#[derive(Debug, Clone)]
-pub(crate) struct Started {
-    pub(crate) peer: PeerId,
-    pub(crate) conn: ConnectionId,
-    pub(crate) kind: SessionKind,
-    pub(crate) incarnation: Incarnation,
-    /// The other side's process is another one than before.
-    pub(crate) restarted: bool,
-    pub(crate) local_addr: SocketAddr,
-    pub(crate) remote_addr: SocketAddr,
-    pub(crate) advertised: Option<SocketAddr>,
-}
-
-/// A dial that failed.
-#[derive(Debug)]
-pub(crate) struct DialRequestOutcome {
-    pub(crate) peer: Option<PeerId>,
-    pub(crate) error: DialError,
-    pub(crate) retry_after: Duration,
-}
-
-/// What a node's application is told; see `node::Event`.
-#[derive(Debug, Clone)]
-pub(crate) enum Lifecycle {
-    Started(Started),
-    Ended { peer: PeerId, conn: ConnectionId, kind: SessionKind, reason: DisconnectReason, unacked_bytes: usize },
-    DialFailed { peer: Option<PeerId>, error: DialError },
-}
-
 /// The threads of the connections manager, and how to reach them.
-#[derive(Debug)]
 pub(crate) struct Connections {
-    commands: acceptor::Commands,
+    commands: Commands,
     reports: Sender<Report>,
     acceptor: Option<Thread>,
     rest: Vec<Thread>,
@@ -191,7 +61,7 @@ impl Connections {
         let poll = mio::Poll::new()?;
         // Bounded by what sends into it: the half-open budget, the links, the application's dials.
         let (sender, receiver) = unbounded();
-        let commands = acceptor::Commands::new(sender, &poll)?;
+        let commands = Commands::new(sender, acceptor::waker(&poll)?);
         let (jobs, work) = unbounded();
         let acceptor = acceptor::Acceptor::new(poll, shared.clone(), transport, listeners, receiver, jobs)?;
         let mut connections = Self { commands, reports: shared.reports.clone(), acceptor: None, rest: Vec::new() };

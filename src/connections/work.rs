@@ -6,8 +6,7 @@
 
 use crossbeam_channel::Receiver;
 
-use crate::connections::Command;
-use crate::connections::acceptor::Commands;
+use crate::connections::shared::{Command, Commands};
 use crate::handshake::Work;
 use crate::ident::ConnectionId;
 

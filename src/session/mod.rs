@@ -28,91 +28,84 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::error::{CloseReason, DisconnectReason};
+use crate::error::CloseReason;
 use crate::ident::{ConnectionId, SessionKind};
-use crate::sync::channel::{Receiver, Sender};
+use crate::sync::channel::Receiver;
 use crate::threads::{self, Thread};
 use crate::transport::{Connection, ReadHalf};
 use crate::wire::Decoder;
 
 pub(crate) use handling::in_handler;
 pub use inbox::Batch;
-pub(crate) use inbox::{Consumer, Peer};
+pub(crate) use inbox::{Consumer, Handler, Peer};
 pub use message::Message;
 pub(crate) use outbox::QueueLimits;
 pub use peer::{LinkStats, PeerHandle};
 pub(crate) use peer_link::{PeerLink, SessionSettings};
-pub(crate) use state::{Pulse, Session, SessionEnded};
+pub(crate) use state::{OnEnd, Pulse, Session, SessionEnded};
 
 use writer::Writer;
 
-/// A session's threads, for whoever waits for their end.
+/// A session that is attached and does not run yet.
 #[derive(Debug)]
-pub(crate) struct SessionThreads {
+pub(crate) struct Prepared {
     pub(crate) session: Arc<Session>,
-    pub(crate) threads: Vec<Thread>,
+    peer: Peer,
+    read: Box<dyn ReadHalf>,
+    wake: Receiver<()>,
 }
 
-/// Attaches an established connection to its link and starts its two threads. `decoder` holds what was read beyond the
-/// handshake, `unsent` what of it is not written yet.
-///
-/// # Errors
-/// A thread could not be started; the connection is closed and nothing runs. The caller tells the link.
-pub(crate) fn start(
+/// Attaches an established connection to its link. `unsent` is what of the handshake is not written yet.
+pub(crate) fn prepare(
     peer: &Peer,
     conn: ConnectionId,
     kind: SessionKind,
     connection: Connection,
-    decoder: Decoder,
     unsent: &[u8],
-    ended: &Sender<SessionEnded>,
-) -> io::Result<SessionThreads> {
-    let link = &peer.link;
+) -> Prepared {
     let Connection { read, write, closer, .. } = connection;
-    let session = Arc::new(Session::new(conn, link.id, kind, closer));
+    let session = Arc::new(Session::new(conn, peer.link.id, kind, closer));
     let mut writer = Writer::new(conn, write, Instant::now());
     writer.control(unsent);
-    let wake = link.outbox.attach(Box::new(writer));
-    let name = link.id.short();
-    let rx = start_rx(peer, &session, read, decoder, ended, &name);
-    let tx = rx.and_then(|rx| Ok((rx, start_tx(link, &session, wake, ended, &name)?)));
-    match tx {
-        Ok((rx, tx)) => Ok(SessionThreads { session, threads: vec![tx, rx] }),
-        Err(error) => {
-            link.outbox.detach(conn);
-            session.gate.close(DisconnectReason::Local(CloseReason::NoResources));
-            // Stands in for the sender thread; a receiver thread that did start reports the end itself.
-            session.leave(link, ended, Duration::ZERO);
-            Err(error)
+    let wake = peer.link.outbox.attach(Box::new(writer));
+    Prepared { session, peer: peer.clone(), read, wake }
+}
+
+impl Prepared {
+    /// Starts the two threads. `decoder` holds what was read beyond the handshake.
+    ///
+    /// # Errors
+    /// A thread could not be started: the connection is closed, and the end is reported as of any session.
+    pub(crate) fn run(self, decoder: Decoder, on_end: &OnEnd) -> io::Result<Vec<Thread>> {
+        let Self { session, peer, read, wake } = self;
+        let name = peer.link.id.short();
+        let rx = {
+            let (peer, session, on_end) = (peer.clone(), session.clone(), on_end.clone());
+            let stack = peer.link.settings.rx_stack;
+            threads::spawn("rx", &name, stack, move || receiver::recv_loop(&peer, &session, read, decoder, &on_end))
+        };
+        let rx = match rx {
+            Ok(rx) => rx,
+            Err(error) => {
+                session.close(&peer.link, CloseReason::NoResources);
+                // In place of both threads.
+                session.leave(&peer.link, on_end, Duration::ZERO);
+                session.leave(&peer.link, on_end, Duration::ZERO);
+                return Err(error);
+            }
+        };
+        let tx = {
+            let (link, session, on_end) = (peer.link.clone(), session.clone(), on_end.clone());
+            let stack = link.settings.tx_stack;
+            threads::spawn("tx", &name, stack, move || sender::send_loop(&link, &session, &wake, &on_end))
+        };
+        match tx {
+            Ok(tx) => Ok(vec![tx, rx]),
+            Err(error) => {
+                session.close(&peer.link, CloseReason::NoResources);
+                session.leave(&peer.link, on_end, Duration::ZERO);
+                Err(error)
+            }
         }
     }
-}
-
-fn start_rx(
-    peer: &Peer,
-    session: &Arc<Session>,
-    read: Box<dyn ReadHalf>,
-    decoder: Decoder,
-    ended: &Sender<SessionEnded>,
-    name: &str,
-) -> io::Result<Thread> {
-    let (peer, session, ended) = (peer.clone(), session.clone(), ended.clone());
-    let stack = peer.link.settings.rx_stack;
-    threads::spawn("rx", name, stack, move || {
-        receiver::recv_loop(&peer, &session, read, decoder, &ended);
-    })
-}
-
-fn start_tx(
-    link: &Arc<PeerLink>,
-    session: &Arc<Session>,
-    wake: Receiver<()>,
-    ended: &Sender<SessionEnded>,
-    name: &str,
-) -> io::Result<Thread> {
-    let (link, session, ended) = (link.clone(), session.clone(), ended.clone());
-    let stack = link.settings.tx_stack;
-    threads::spawn("tx", name, stack, move || {
-        sender::send_loop(&link, &session, &wake, &ended);
-    })
 }

@@ -179,7 +179,7 @@ impl PeerLink {
     }
 
     /// Reuses the buffers an acknowledgement freed, and wakes a writer that waited for it.
-    pub(super) fn see_to_freed(&self, acked: Acked) {
+    pub(crate) fn see_to_freed(&self, acked: Acked) {
         for segment in acked.segments {
             if let Some(buffer) = Arc::into_inner(segment).and_then(Segment::into_buffer) {
                 self.outbox.recycle(buffer);
@@ -188,6 +188,11 @@ impl PeerLink {
         if acked.wake {
             self.outbox.kick(false).wake();
         }
+    }
+
+    /// Whether a handler runs now.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed)
     }
 
     /// Whether everything accepted has ended at the other side.

@@ -19,9 +19,8 @@ use crate::session::message::{Message, Part, PartContent, Payload, Source};
 use crate::session::outbox::Goodbye;
 use crate::session::peer::PeerHandle;
 use crate::session::peer_link::PeerLink;
-use crate::session::state::{Session, SessionEnded};
+use crate::session::state::{OnEnd, Session};
 use crate::sync::atomic::Ordering;
-use crate::sync::channel::Sender;
 use crate::transport::ReadHalf;
 use crate::wire::{self, Ack, Decoder, FrameHeader, FrameType, HEADER, Lane, MAX_BODY, Run, WireError};
 
@@ -36,7 +35,7 @@ pub(crate) fn recv_loop(
     session: &Arc<Session>,
     mut read: Box<dyn ReadHalf>,
     mut decoder: Decoder,
-    ended: &Sender<SessionEnded>,
+    on_end: &OnEnd,
 ) {
     decoder.set_limit(MAX_BODY);
     let link = &peer.link;
@@ -66,7 +65,7 @@ pub(crate) fn recv_loop(
         None => session.gate.close(DisconnectReason::Local(CloseReason::Superseded)),
     }
     link.outbox.detach(session.conn);
-    session.leave(link, ended, retry_after);
+    session.leave(link, on_end, retry_after);
 }
 
 /// Why the loop ends.

@@ -14,10 +14,10 @@ use crate::error::{CloseReason, DisconnectReason};
 use crate::link::AckDue;
 use crate::session::outbox::{Goodbye, Token};
 use crate::session::peer_link::PeerLink;
-use crate::session::state::{Session, SessionEnded};
+use crate::session::state::{OnEnd, Session};
 use crate::session::writer::Writer;
 use crate::sync::atomic::Ordering;
-use crate::sync::channel::{Receiver, RecvTimeoutError, Sender};
+use crate::sync::channel::{Receiver, RecvTimeoutError};
 use crate::wire;
 
 /// Runs until the session ends: replaced, closed, failed, or said goodbye.
@@ -25,7 +25,7 @@ pub(crate) fn send_loop(
     link: &Arc<PeerLink>,
     session: &Arc<Session>,
     wake: &Receiver<()>,
-    ended: &Sender<SessionEnded>,
+    on_end: &OnEnd,
 ) {
     let mut timer = Timer { acks: None, beat: Instant::now() + link.settings.heartbeat };
     let mut acks = false;
@@ -56,7 +56,7 @@ pub(crate) fn send_loop(
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
-    session.leave(link, ended, Duration::ZERO);
+    session.leave(link, on_end, Duration::ZERO);
 }
 
 /// When the thread wakes by itself.

@@ -15,7 +15,6 @@ use crate::session::gate::Gate;
 use crate::session::outbox::Goodbye;
 use crate::session::peer_link::PeerLink;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::channel::Sender;
 use crate::transport::Closer;
 
 /// What threads share about one connection of a peer.
@@ -47,6 +46,9 @@ impl Session {
         }
     }
 }
+
+/// Told of a session's end, once, by the last of its threads. Must not block.
+pub(crate) type OnEnd = Arc<dyn Fn(SessionEnded) + Send + Sync>;
 
 /// Reported once by the last thread of a session.
 #[derive(Debug)]
@@ -83,7 +85,7 @@ impl Session {
     }
 
     /// A thread of the session is done; the last one detaches the link and reports.
-    pub(super) fn leave(self: &Arc<Self>, link: &Arc<PeerLink>, ended: &Sender<SessionEnded>, retry_after: Duration) {
+    pub(super) fn leave(self: &Arc<Self>, link: &Arc<PeerLink>, on_end: &OnEnd, retry_after: Duration) {
         let Some(reason) = self.gate.leave() else { return };
         link.outbox.detach(self.conn);
         let mut core = link.core.lock();
@@ -92,8 +94,7 @@ impl Session {
         drop(core);
         link.delivered.notify_all();
         let report = SessionEnded { session: self.clone(), reason, retry_after, unacked_bytes, decision };
-        // Nobody listens any more: the node is past the point where it waits for sessions.
-        let _ = ended.send(report);
+        on_end(report);
     }
 }
 
