@@ -286,16 +286,12 @@ impl Outbox {
         let mut state = self.state.lock();
         let state = &mut *state;
         let Some(tx) = state.tx.as_mut().filter(|tx| tx.conn == conn) else { return Token::Gone };
-        tx.kicked = false;
+        // It wants the token for something: if it is away, whoever gives it back wakes the thread again.
+        tx.kicked = state.writer.is_none();
+        tx.waits = tx.kicked;
         match state.writer.take() {
-            Some(writer) => {
-                tx.waits = false;
-                Token::Here(writer)
-            }
-            None => {
-                tx.waits = true;
-                Token::Away
-            }
+            Some(writer) => Token::Here(writer),
+            None => Token::Away,
         }
     }
 
@@ -419,7 +415,12 @@ pub(crate) struct OutboxCounts {
 impl State {
     /// Decides who writes what was just appended.
     fn kick(&mut self, inline: bool, reads: u64) -> Kick {
-        let Some(tx) = self.tx.as_mut().filter(|tx| tx.waits) else { return Kick::No };
+        let Some(tx) = &mut self.tx else { return Kick::No };
+        if !tx.waits {
+            // It may have looked at this lane already: it looks again before it sleeps.
+            tx.kicked = true;
+            return Kick::No;
+        }
         let Some(writer) = self.writer.as_mut() else {
             // Whoever writes now finds it when giving the token back.
             return Kick::No;
