@@ -187,6 +187,33 @@ impl Outbox {
 
     // ---- appending
 
+    /// Appends a small message, if nothing beyond appending is to be done: there is room in the queue and in the open
+    /// segment's buffer, and the sender thread is at work. False has done nothing: [`Outbox::push`] does it all.
+    ///
+    /// This is where a small message's nanoseconds go: one uncontended lock, two copies, four counters.
+    #[inline]
+    pub(crate) fn push_fast(&self, lane: Lane, kind: u16, payload: &[u8]) -> bool {
+        let len = HEADER + payload.len();
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let queue = &mut state.lanes[lane.index()];
+        let fits = queue.open.len() + len <= queue.open.capacity().min(SEGMENT_BYTES);
+        if !fits || !queue.has_room(len, self.limits) || state.closed {
+            return false;
+        }
+        match &mut state.tx {
+            // It may have looked at this lane already: it looks again before it sleeps.
+            Some(tx) if !tx.waits => tx.kicked = true,
+            _ if queue.starved => {}
+            _ => return false,
+        }
+        queue.append(lane, kind, 0, payload);
+        queue.messages += 1;
+        queue.bytes += len;
+        state.accepted += 1;
+        true
+    }
+
     /// Appends a message, waiting for room if it may. `reads` is the number of reads of the peer's stream so far: a
     /// caller that answers what just came may write at once; `inline` is false where more is to follow at once.
     ///
@@ -438,10 +465,12 @@ impl State {
 
 impl Queue {
     /// One message larger than the bound is accepted when the lane is empty.
+    #[inline]
     fn has_room(&self, len: usize, limits: QueueLimits) -> bool {
         self.messages == 0 || (self.messages < limits.messages && self.bytes + len <= limits.bytes)
     }
 
+    #[inline]
     fn append(&mut self, lane: Lane, kind: u16, flags: u8, payload: &[u8]) {
         let flags = flags | flags::NUMBERED | flags::WHOLE;
         let header = FrameHeader::on_lane(FrameType::Data, lane, flags, kind, payload.len() as u32);

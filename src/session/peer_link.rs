@@ -78,6 +78,12 @@ impl PeerLink {
         }
     }
 
+    /// Appends a small message to a busy peer; false has done nothing.
+    #[inline]
+    pub(crate) fn push_fast(&self, lane: Lane, kind: u16, payload: &[u8]) -> bool {
+        payload.len() <= LARGE.min(self.settings.max_message) && self.outbox.push_fast(lane, kind, payload)
+    }
+
     /// Appends a message and sees to it that somebody writes it.
     pub(crate) fn push<P>(self: &Arc<Self>, lane: Lane, kind: u16, payload: P, wait: Wait) -> Result<(), SendError>
     where
