@@ -160,7 +160,7 @@ impl LaneOut {
                 self.sent_bytes += put_skip(head, self.lane, from, self.done);
             }
             put_segment(head, self.lane, first, self.done);
-            let bytes = segment.into_buffer().unwrap_or_default();
+            let bytes = segment.into_payload();
             return Some(Chunk { end: bytes.len(), body: ChunkBody::Own(bytes), start: 0 });
         }
         self.kept.push_back(Kept { first, segment: Arc::new(segment) });

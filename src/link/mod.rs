@@ -229,7 +229,7 @@ impl LinkCore {
         conn: ConnectionId,
         head: &mut Vec<u8>,
         mut take: impl FnMut(Lane) -> Option<Taken>,
-    ) -> Option<Chunk> {
+    ) -> Option<(Lane, Chunk)> {
         if self.attached() != Some(conn) {
             return None;
         }
@@ -249,8 +249,8 @@ impl LinkCore {
             } else {
                 None
             };
-            if chunk.is_some() {
-                return chunk;
+            if let Some(chunk) = chunk {
+                return Some((lane, chunk));
             }
         }
         None

@@ -68,7 +68,7 @@ impl Pair {
             (lane == Lane::Normal && !queue.is_empty())
                 .then(|| Taken { segment: queue.remove(0), debt: Default::default() })
         });
-        if let Some(chunk) = &chunk {
+        if let Some((_, chunk)) = &chunk {
             bytes.extend_from_slice(&chunk.body.bytes()[chunk.start..chunk.end]);
         }
         self.streams[1 - side].feed(&bytes);

@@ -29,6 +29,9 @@ const SPARES: usize = 16;
 /// Buffers start with this and grow under load; smaller ones are not worth keeping.
 const SPARE_BYTES: usize = 4 * 1024;
 
+/// Buffers of big messages above this are freed.
+const LARGEST_SPARE: usize = 2 * 1024 * 1024;
+
 /// Bounds of a peer's queue, per lane.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct QueueLimits {
@@ -45,6 +48,8 @@ pub(crate) struct Outbox {
     room: Condvar,
     limits: QueueLimits,
     spares: (Sender<Vec<u8>>, Receiver<Vec<u8>>),
+    /// Buffers of big messages, for the next ones.
+    large: (Sender<Vec<u8>>, Receiver<Vec<u8>>),
 }
 
 #[derive(Debug)]
@@ -182,7 +187,7 @@ impl Outbox {
             starved: false,
         });
         let state = State { lanes, tx: None, writer: None, blocked: 0, closed: false, accepted: 0 };
-        Self { state: Mutex::new(state), room: Condvar::new(), limits, spares: bounded(SPARES) }
+        Self { state: Mutex::new(state), room: Condvar::new(), limits, spares: bounded(SPARES), large: bounded(SPARES) }
     }
 
     // ---- appending
@@ -343,7 +348,8 @@ impl Outbox {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let Some(tx) = state.tx.as_mut().filter(|tx| tx.conn == writer.conn()) else { return Kick::No };
-        let more = tx.kicked || writer.has_residue() || state.lanes.iter().any(|lane| lane.messages > 0 && !lane.starved);
+        let more =
+            tx.kicked || writer.has_residue() || state.lanes.iter().any(|lane| lane.messages > 0 && !lane.starved);
         state.writer = Some(writer);
         if !more || !tx.waits {
             return Kick::No;
@@ -406,9 +412,25 @@ impl Outbox {
         }
     }
 
+    /// Gives the buffer of a big message back for reuse.
+    pub(crate) fn recycle_large(&self, buffer: Vec<u8>) {
+        if buffer.capacity() <= LARGEST_SPARE {
+            let _ = self.large.0.try_send(buffer);
+        }
+    }
+
+    /// A copy of a big message, in a buffer that was used before if there is one: memory that was just freed and
+    /// allocated again costs more than the copy.
+    pub(crate) fn copy_large(&self, payload: &[u8]) -> Vec<u8> {
+        let mut buffer = self.large.1.try_recv().unwrap_or_default();
+        buffer.clear();
+        buffer.extend_from_slice(payload);
+        buffer
+    }
+
     /// Frees the spare buffers of an idle peer.
     pub(crate) fn shrink(&self) {
-        while self.spares.1.try_recv().is_ok() {}
+        while self.spares.1.try_recv().is_ok() || self.large.1.try_recv().is_ok() {}
     }
 
     /// Refuses all further messages and wakes whoever waits for room.
