@@ -118,8 +118,15 @@ impl LinkCore {
     }
 
     /// The other side's ATTACH came on a proven connection. `now` is on the clock of [`Offer::started`].
+    ///
+    /// An attach on a connection that the link has given up in the meantime, or that the decider has, is no fault: it
+    /// was on its way, and the connection is closed.
     pub(crate) fn on_attach(&mut self, conn: ConnectionId, told: &Attach, now: u64) -> Answer {
         let mut decision = Decision::default();
+        if !self.knows(conn) {
+            decision.close.push((conn, CloseReason::Superseded));
+            return Ok(decision);
+        }
         let offer = match self.attachment {
             Attachment::Attaching { offer } if self.decides() && offer.conn == conn => {
                 if told.epoch != self.epoch || Some(told.token) != self.token {
@@ -160,6 +167,15 @@ impl LinkCore {
         Ok(decision)
     }
 
+    /// Whether this connection is attached, about to be, or waits.
+    fn knows(&self, conn: ConnectionId) -> bool {
+        let chosen = match self.attachment {
+            Attachment::Attaching { offer } | Attachment::Attached { offer, .. } => offer.conn == conn,
+            Attachment::Detached => false,
+        };
+        chosen || self.held.iter().any(|held| held.conn == conn)
+    }
+
     /// Adopts the other side's positions.
     fn meet(&mut self, told: &Attach, decision: &mut Decision) -> Result<(), Fault> {
         if self.peer_state == Some(told.state) {
@@ -198,11 +214,7 @@ impl LinkCore {
     pub(crate) fn gone(&mut self, conn: ConnectionId, nonce: [u8; 16]) -> Decision {
         let mut decision = Decision::default();
         self.held.retain(|held| held.conn != conn);
-        let over = match self.attachment {
-            Attachment::Attaching { offer } | Attachment::Attached { offer, .. } => offer.conn == conn,
-            Attachment::Detached => false,
-        };
-        if over {
+        if self.knows(conn) {
             self.attachment = Attachment::Detached;
             if self.decides() && !self.held.is_empty() {
                 let next = self.held.remove(0);

@@ -60,6 +60,15 @@ impl Pair {
         assert_eq!((second.attached, last.attached), (Some(self.conn), Some(self.conn)));
     }
 
+    /// A new connection, proven at both sides; the decider's attach is on its way.
+    fn propose(&mut self, incarnation: u64) -> Attach {
+        self.conn.0 += 1;
+        self.clock += 1;
+        let offer = Offer { conn: self.conn, started: self.clock, incarnation };
+        self.cores[1].offer(offer, [9; 16]);
+        self.cores[0].offer(offer, [7; 16]).say.unwrap().1
+    }
+
     /// Writes one chunk of `side`'s queue to the other's stream; false when there is nothing to write.
     fn write(&mut self, side: usize, queue: &mut Vec<Segment>) -> bool {
         let mut bytes = Vec::new();
@@ -228,6 +237,28 @@ fn a_wrong_token_and_an_old_epoch_are_refused() {
         assert_eq!(pair.cores[1].on_attach(offer.conn, &attach, 9).unwrap_err(), fault);
         pair.cores[1].gone(offer.conn, [0; 16]);
     }
+}
+
+/// The link closes `conn` and does nothing else.
+fn only_closes(answer: Answer, conn: ConnectionId) -> bool {
+    answer.is_ok_and(|Decision { say, attached, close, .. }| {
+        say.is_none() && attached.is_none() && close == [(conn, crate::error::CloseReason::Superseded)]
+    })
+}
+
+#[test]
+fn an_attach_read_after_its_connection_was_given_up_is_no_fault() {
+    let mut pair = Pair::new(LIMITS);
+    let attach = pair.propose(1);
+    let answer = pair.cores[1].on_attach(pair.conn, &attach, 1).unwrap().say.unwrap().1;
+    for core in &mut pair.cores {
+        core.gone(pair.conn, [0; 16]);
+    }
+    // Both readers still had it buffered.
+    assert!(only_closes(pair.cores[1].on_attach(pair.conn, &attach, 2), pair.conn));
+    assert!(only_closes(pair.cores[0].on_attach(pair.conn, &answer, 2), pair.conn));
+    pair.connect();
+    assert_eq!(pair.cores[0].on_attach(pair.conn, &answer, 3).unwrap_err(), Fault::BadAttach, "attached already");
 }
 
 #[test]
