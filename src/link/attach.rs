@@ -138,9 +138,19 @@ impl LinkCore {
                 let Some(position) = self.held.iter().position(|held| held.conn == conn) else {
                     return Err(Fault::BadAttach);
                 };
-                let same_state = self.peer_state == Some(told.state);
-                if same_state && (told.epoch <= self.epoch || self.token != Some(told.token)) {
-                    return Err(if told.epoch > self.epoch { Fault::BadToken } else { Fault::BadAttach });
+                if self.peer_state == Some(told.state) {
+                    if self.token != Some(told.token) {
+                        return Err(Fault::BadToken);
+                    }
+                    if told.epoch == self.epoch {
+                        return Err(Fault::BadAttach);
+                    }
+                    if told.epoch < self.epoch {
+                        // The decider has given this connection up and chosen a later one, whose attach came first.
+                        self.held.swap_remove(position);
+                        decision.close.push((conn, CloseReason::Superseded));
+                        return Ok(decision);
+                    }
                 }
                 let offer = self.held.swap_remove(position);
                 self.epoch = told.epoch;

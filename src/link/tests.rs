@@ -262,6 +262,23 @@ fn an_attach_read_after_its_connection_was_given_up_is_no_fault() {
 }
 
 #[test]
+fn an_attach_that_a_later_one_overtook_is_no_fault() {
+    let mut pair = Pair::new(LIMITS);
+    pair.connect();
+    pair.cut();
+    let overtaken = pair.propose(1);
+    let old = pair.conn;
+    // The decider gives it up; the other side does not know yet.
+    pair.cores[0].gone(old, [0; 16]);
+    pair.connect();
+    assert!(only_closes(pair.cores[1].on_attach(old, &overtaken, 9), old));
+    assert_eq!(pair.cores[1].attached(), Some(pair.conn));
+    let mut queue = queue_of(&[10]);
+    pair.settle(&mut queue);
+    assert_eq!(pair.cores[0].counts().acked, 1);
+}
+
+#[test]
 fn an_overlapping_connection_is_a_duplicate_and_a_later_one_supersedes() {
     let mut pair = Pair::new(LIMITS);
     pair.clock = 10;
