@@ -42,7 +42,7 @@ mod decoder;
 
 pub use body::{
     Ack, Attach, Confirm, Goodbye, Hello, LaneAttach, MAGIC, Rejection, VERSION_MAX, VERSION_MIN, decode,
-    decode_prefix, encode, put_body,
+    decode_payload, decode_prefix, encode, encode_payload, put_body,
 };
 pub use decoder::{Decoder, Frame, Run};
 
