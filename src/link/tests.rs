@@ -1,3 +1,4 @@
+use super::attach::Answer;
 use super::*;
 use crate::wire::{Attach, Decoder, FrameType, MAX_BODY, MAX_PIECE, decode, flags};
 use proptest::prelude::*;
