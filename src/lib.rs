@@ -29,5 +29,5 @@ mod node;
 pub use config::Config;
 pub use error::SendError;
 pub use ident::PeerId;
-pub use node::{Event, Node, NodeBuilder, PeerInfo, ShutdownReport};
+pub use node::{Event, Node, NodeBuilder, PeerInfo, PeerReport, ShutdownReport};
 pub use session::{Batch, LinkStats, Message, PeerHandle};

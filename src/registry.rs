@@ -198,6 +198,7 @@ impl SharedRegistry {
         self.0.write().closed = true;
     }
 
+    #[cfg(test)]
     /// Connections counted now: inbound, outbound, and those of inbound that are half open.
     pub(crate) fn counts(&self) -> (usize, usize, usize) {
         let registry = self.0.read();

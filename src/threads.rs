@@ -35,6 +35,7 @@ pub fn spawn(role: &str, id: &str, stack: usize, body: impl FnOnce() + Send + 's
     }
     name.truncate(keep);
     let (alive, ended) = bounded::<()>(0);
+    #[expect(clippy::disallowed_methods, reason = "the one place that starts threads")]
     let handle = std::thread::Builder::new().name(name.clone()).stack_size(stack).spawn(move || {
         let _ended_when_dropped = alive;
         body();
@@ -46,11 +47,6 @@ impl Thread {
     /// The name the system shows.
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// Whether this is the thread that asks.
-    pub fn is_current(&self) -> bool {
-        self.handle.thread().id() == std::thread::current().id()
     }
 
     /// Waits for the thread's end, until `deadline` at the latest.

@@ -22,7 +22,7 @@ use crate::handshake::{Handshake, Work, random_bytes};
 use crate::ident::{ConnectionId, SessionKind};
 use crate::link::{Decision, Offer};
 use crate::registry::{Entry, SessionSlot};
-use crate::session::{self, Peer, PeerLink};
+use crate::session::{self, PeerLink};
 use crate::transport::{Listener, PendingConnection, Transport};
 use crate::wire::{self, Attach, Decoder, FrameType, MAX_HANDSHAKE_BODY};
 

@@ -7,51 +7,13 @@
 
 use crate::error::CloseReason;
 use crate::ident::ConnectionId;
+use crate::link::core::LinkCore;
+#[cfg(test)]
+use crate::link::core::Mutation;
+use crate::link::fault::Fault;
 use crate::link::lane_out::Freed;
-use crate::link::{Acked, Fault, LinkCore};
+use crate::link::offer::{Answer, Attachment, Decision, Offer};
 use crate::wire::{Attach, LaneAttach};
-
-/// A proven connection of the peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Offer {
-    /// The connection.
-    pub(crate) conn: ConnectionId,
-    /// When it was accepted or dialled, on a clock that only rises.
-    pub(crate) started: u64,
-    /// The life of the process that proved itself on it; higher is newer.
-    pub(crate) incarnation: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Attachment {
-    Detached,
-    /// The decider said ATTACH and waits for the other side's.
-    Attaching {
-        offer: Offer,
-    },
-    Attached {
-        offer: Offer,
-        since: u64,
-    },
-}
-
-/// What becomes of connections after an event.
-#[derive(Debug, Default)]
-pub(crate) struct Decision {
-    /// Say this attach on this connection (and, if `attached`, start its session).
-    pub(crate) say: Option<(ConnectionId, Attach)>,
-    /// This connection is attached now: start its session.
-    pub(crate) attached: Option<ConnectionId>,
-    /// End these connections, with the reason.
-    pub(crate) close: Vec<(ConnectionId, CloseReason)>,
-    /// What the other side's positions ended.
-    pub(crate) acked: Acked,
-    /// The other side's state is a new one (and there was one before).
-    pub(crate) restarted: bool,
-}
-
-/// The answer to an attach frame.
-pub(crate) type Answer = Result<Decision, Fault>;
 
 impl LinkCore {
     fn decides(&self) -> bool {
@@ -104,7 +66,7 @@ impl LinkCore {
             outgoing.describe(lane);
             incoming.describe(lane);
             #[cfg(test)]
-            if self.mutation == Some(super::Mutation::CreditKept) {
+            if self.mutation == Some(Mutation::CreditKept) {
                 lane.window += crate::wire::MAX_PIECE as u64;
             }
         }
@@ -216,7 +178,7 @@ impl LinkCore {
             for (lane, incoming) in told.lanes.iter().zip(&mut self.incoming) {
                 incoming.start_anew(lane);
                 #[cfg(test)]
-                if self.mutation == Some(super::Mutation::RepeatsUnmarked) {
+                if self.mutation == Some(Mutation::RepeatsUnmarked) {
                     incoming.unmark_repeats();
                 }
             }
@@ -224,7 +186,7 @@ impl LinkCore {
         let resumed = told.knows == Some(self.state_id);
         for (told, outgoing) in told.lanes.iter().zip(&mut self.outgoing) {
             #[cfg(test)]
-            if self.mutation == Some(super::Mutation::ResumeAtSent) && resumed {
+            if self.mutation == Some(Mutation::ResumeAtSent) && resumed {
                 let (_, sent, _) = outgoing.positions();
                 outgoing.attach(&LaneAttach { received: sent, ..*told }, resumed, met_before)?;
                 continue;

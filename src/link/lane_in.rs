@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 
 use crate::error::RejectCause;
-use crate::link::Fault;
+use crate::link::fault::Fault;
 use crate::wire::{Ack, FrameHeader, Lane, LaneAttach, Rejection, flags, u64_at};
 
 /// Positions and credit of one lane.
@@ -266,9 +266,8 @@ impl LaneIn {
     /// How soon an acknowledgement is due.
     pub(crate) fn ack_due(&self) -> AckDue {
         let credit = self.credit();
-        if self.ack_now && self.done > self.told.done {
-            AckDue::Now
-        } else if credit - self.told.granted >= self.window / 4 {
+        let waited_for = self.ack_now && self.done > self.told.done;
+        if waited_for || credit - self.told.granted >= self.window / 4 {
             AckDue::Now
         } else if credit > self.told.granted || self.received > self.told.received || self.done > self.told.done {
             AckDue::Later

@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::link::Fault;
+use crate::link::fault::Fault;
 use crate::link::segment::{LARGE, SEGMENT_BYTES, Segment, Span};
 use crate::wire::{FrameHeader, FrameType, HEADER, Lane, LaneAttach, flags, put_segment};
 

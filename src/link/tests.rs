@@ -1,6 +1,9 @@
-use super::attach::Answer;
+use super::core::SMALLEST_WINDOW;
+use super::offer::Answer;
 use super::*;
-use crate::wire::{Attach, Decoder, FrameType, MAX_BODY, MAX_PIECE, decode, flags};
+use crate::error::RejectCause;
+use crate::ident::{ConnectionId, PeerId};
+use crate::wire::{Attach, Decoder, FrameHeader, FrameType, Lane, MAX_BODY, MAX_PIECE, decode, flags};
 use proptest::prelude::*;
 
 fn peer(n: u8) -> PeerId {

@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{bounded, unbounded};
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::connections::{Connections, Report, Secrets, Shared, Times};
 use crate::error::{ConfigError, StartError};
 use crate::handshake::{AcceptAll, HandshakeConfig, HandshakePolicy, Identity};
@@ -31,6 +31,13 @@ const LINKS_AWAY: usize = 1024;
 /// Events that wait for the application.
 const EVENTS: usize = 1024;
 
+impl Node {
+    /// A builder: configuration, handler, start.
+    pub fn builder() -> NodeBuilder {
+        NodeBuilder::new()
+    }
+}
+
 /// Builds a [`Node`].
 #[must_use = "a builder starts nothing until `start`"]
 pub struct NodeBuilder {
@@ -43,7 +50,7 @@ pub struct NodeBuilder {
 }
 
 impl NodeBuilder {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         Self {
             config: Config::default(),
             handler: None,
@@ -202,10 +209,6 @@ fn settings(config: &Config, handler: bool) -> SessionSettings {
 }
 
 fn tcp_options(config: &Config) -> TcpOptions {
-    let mut options = TcpOptions::default();
-    options.nodelay = config.tcp.nodelay;
-    options.keepalive = config.tcp.keepalive;
-    options.user_timeout = config.tcp.user_timeout;
-    options.notsent_low_water_mark = config.tcp.notsent_low_water_mark;
-    options
+    let config::Tcp { nodelay, keepalive, user_timeout, notsent_low_water_mark, .. } = config.tcp;
+    TcpOptions { nodelay, keepalive, user_timeout, notsent_low_water_mark }
 }

@@ -30,6 +30,7 @@ pub use shutdown::{PeerReport, ShutdownReport};
 
 use events::Changes;
 use receive::Inlet;
+use shutdown::Closing;
 
 /// How long a dropped node may take to shut down.
 const DROP_DEADLINE: Duration = Duration::from_secs(2);
@@ -58,11 +59,6 @@ pub struct PeerInfo {
 }
 
 impl Node {
-    /// A builder: configuration, handler, start.
-    pub fn builder() -> NodeBuilder {
-        NodeBuilder::new()
-    }
-
     /// Who this node is.
     pub fn id(&self) -> PeerId {
         self.shared.me
@@ -229,7 +225,13 @@ impl Node {
     /// # Blocking
     /// Up to `deadline` from now; less if everything is drained before.
     pub fn shutdown(&self, deadline: Duration) -> ShutdownReport {
-        shutdown::shut_down(self, Instant::now() + deadline)
+        let closing = Closing {
+            shared: &self.shared,
+            connections: &self.connections,
+            inlet: self.inlet.as_ref(),
+            changes: &self.changes,
+        };
+        shutdown::shut_down(&closing, Instant::now() + deadline)
     }
 }
 

@@ -10,10 +10,14 @@
 
 use std::time::{Duration, Instant};
 
+use crate::connections::{Connections, Shared};
 use crate::error::CloseReason;
-use crate::ident::PeerId;
-use crate::node::Node;
+use crate::ident::{ConnectionId, PeerId};
+use crate::node::events::Changes;
+use crate::node::receive::Inlet;
+use crate::registry::Entry;
 use crate::session::{self, PeerHandle};
+use crate::sync::Mutex;
 
 /// How often a draining link is looked at: acknowledgements come within the ack delay, five milliseconds.
 const LOOK: Duration = Duration::from_millis(2);
@@ -49,8 +53,16 @@ impl ShutdownReport {
     }
 }
 
-/// Shuts `node` down.
-pub(super) fn shut_down(node: &Node, deadline: Instant) -> ShutdownReport {
+/// The parts of a node that a shutdown ends.
+pub(super) struct Closing<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) connections: &'a Mutex<Option<Connections>>,
+    pub(super) inlet: Option<&'a Inlet>,
+    pub(super) changes: &'a Changes,
+}
+
+/// Shuts a node down.
+pub(super) fn shut_down(node: &Closing<'_>, deadline: Instant) -> ShutdownReport {
     let registry = &node.shared.registry;
     let links = registry.links();
     links.iter().for_each(|link| link.outbox.close());
@@ -97,7 +109,7 @@ pub(super) fn shut_down(node: &Node, deadline: Instant) -> ShutdownReport {
         }
     }
     threads.extend(connections.join(deadline));
-    if let Some(inlet) = &node.inlet {
+    if let Some(inlet) = node.inlet {
         inlet.end();
     }
     node.changes.happened();
@@ -111,7 +123,7 @@ pub(super) fn shut_down(node: &Node, deadline: Instant) -> ShutdownReport {
 }
 
 /// Waits for a closed session's end; one that does not end is taken out, with its threads.
-fn wait_for_end(node: &Node, conn: crate::ident::ConnectionId, deadline: Instant) -> Option<crate::registry::Entry> {
+fn wait_for_end(node: &Closing<'_>, conn: ConnectionId, deadline: Instant) -> Option<Entry> {
     let registry = &node.shared.registry;
     loop {
         let seen = node.changes.count();

@@ -9,7 +9,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::error::{CloseReason, DisconnectReason};
+use crate::error::DisconnectReason;
 use crate::sync::Mutex;
 use crate::transport::Closer;
 
@@ -65,14 +65,6 @@ impl Gate {
         }
         Some(cause.unwrap_or(DisconnectReason::Lost(io::ErrorKind::UnexpectedEof)))
     }
-
-    /// The reason we gave, if we are the ones who end it.
-    pub(crate) fn is_ours(&self) -> Option<CloseReason> {
-        match self.state.lock().cause {
-            Some(DisconnectReason::Local(reason)) => Some(reason),
-            _ => None,
-        }
-    }
 }
 
 fn rank(cause: &DisconnectReason) -> u8 {
@@ -86,6 +78,7 @@ fn rank(cause: &DisconnectReason) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::CloseReason;
     use crate::sync::atomic::{AtomicU32, Ordering};
 
     #[derive(Debug, Default)]

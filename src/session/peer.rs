@@ -54,10 +54,6 @@ impl PeerHandle {
         Self { link }
     }
 
-    pub(crate) fn link(&self) -> &Arc<PeerLink> {
-        &self.link
-    }
-
     /// Who the peer is.
     pub fn id(&self) -> PeerId {
         self.link.id

@@ -75,6 +75,14 @@ enum End {
     Stale,
 }
 
+/// A run of messages that is this thread's to deliver.
+struct Claimed {
+    generation: u32,
+    lane: Lane,
+    claim: Claim,
+    frames: u32,
+}
+
 impl From<WireError> for End {
     fn from(error: WireError) -> Self {
         log::debug!(target: "threadwire::session", "{error}");
@@ -119,7 +127,10 @@ impl Receiver<'_> {
         let bytes = decoder.take_run(run);
         let Run { lane, frames, .. } = run;
         match self.sink {
-            Sink::Handler(handler) => self.handle_run(handler.as_ref(), generation, lane, claim, frames, bytes, more),
+            Sink::Handler(handler) => {
+                let claimed = Claimed { generation, lane, claim, frames };
+                self.handle_run(handler.as_ref(), claimed, bytes, more)
+            }
             Sink::Inbox(inbox) => {
                 let content = PartContent::Frames(bytes.to_vec());
                 let part = Part {
@@ -139,16 +150,8 @@ impl Receiver<'_> {
     }
 
     /// Calls the handler for each message of a claimed run.
-    fn handle_run(
-        &self,
-        handler: &Handler,
-        generation: u32,
-        lane: Lane,
-        claim: Claim,
-        frames: u32,
-        bytes: &[u8],
-        more: bool,
-    ) -> Result<(), End> {
+    fn handle_run(&self, handler: &Handler, claimed: Claimed, bytes: &[u8], more: bool) -> Result<(), End> {
+        let Claimed { generation, lane, claim, frames } = claimed;
         let replied = Cell::new(0);
         // Position of the message being handled: offset in `bytes`, index in the run.
         let at = Cell::new((0usize, 0u32));

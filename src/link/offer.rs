@@ -1,0 +1,65 @@
+//! What a link is offered, and what it decides: plain data between the link and whoever runs its connections.
+//!
+//! Owns: nothing. Threads: any. Locks: none. Blocks on: nothing.
+//! Upholds: a decision is complete: carrying it out needs no second look at the link.
+
+use std::sync::Arc;
+
+use crate::error::{CloseReason, RejectCause};
+use crate::ident::ConnectionId;
+use crate::link::fault::Fault;
+use crate::link::segment::Segment;
+use crate::wire::Attach;
+
+/// A proven connection of the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Offer {
+    /// The connection.
+    pub(crate) conn: ConnectionId,
+    /// When it was accepted or dialled, on a clock that only rises.
+    pub(crate) started: u64,
+    /// The life of the process that proved itself on it; higher is newer.
+    pub(crate) incarnation: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Attachment {
+    Detached,
+    /// The decider said ATTACH and waits for the other side's.
+    Attaching {
+        offer: Offer,
+    },
+    Attached {
+        offer: Offer,
+        since: u64,
+    },
+}
+
+/// What becomes of connections after an event.
+#[derive(Debug, Default)]
+pub(crate) struct Decision {
+    /// Say this attach on this connection (and, if `attached`, start its session).
+    pub(crate) say: Option<(ConnectionId, Attach)>,
+    /// This connection is attached now: start its session.
+    pub(crate) attached: Option<ConnectionId>,
+    /// End these connections, with the reason.
+    pub(crate) close: Vec<(ConnectionId, CloseReason)>,
+    /// What the other side's positions ended.
+    pub(crate) acked: Acked,
+    /// The other side's state is a new one (and there was one before).
+    pub(crate) restarted: bool,
+}
+
+/// The answer to an attach frame.
+pub(crate) type Answer = Result<Decision, Fault>;
+
+/// What an acknowledgement led to.
+#[derive(Debug, Default)]
+pub(crate) struct Acked {
+    /// Buffers nobody needs any more.
+    pub(crate) segments: Vec<Arc<Segment>>,
+    /// The writer waited for this.
+    pub(crate) wake: bool,
+    /// Messages that the receiver rejected.
+    pub(crate) rejected: Vec<(u64, RejectCause)>,
+}
