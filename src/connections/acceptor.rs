@@ -190,8 +190,7 @@ impl Acceptor {
         self.last_conn += 1;
         let conn = ConnectionId(self.last_conn);
         let token = Token(LISTENER + self.listeners.len() + conn.0 as usize);
-        let registered =
-            self.poll.registry().register(stream.source(), token, Interest::READABLE | Interest::WRITABLE);
+        let registered = self.poll.registry().register(stream.source(), token, Interest::READABLE | Interest::WRITABLE);
         let started = self.shared.now();
         let (decoder, out) = (Decoder::new(MAX_HANDSHAKE_BODY), Vec::new());
         let pending = Pending { conn, kind, stream, slot, decoder, out, stage, deadline, started, peer: None, request };

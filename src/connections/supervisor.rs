@@ -207,7 +207,8 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             kept.next = kept.next.wrapping_add(1);
             // All addresses of a round are tried at once; the delay comes after the round.
             let round_over = kept.next.is_multiple_of(kept.addrs.len().max(1));
-            let delay = if round_over { kept.policy.next_delay(&mut self.rng).max(retry_after) } else { Duration::ZERO };
+            let delay =
+                if round_over { kept.policy.next_delay(&mut self.rng).max(retry_after) } else { Duration::ZERO };
             kept.state = State::Waiting(Instant::now() + delay);
             // The other side may have dialled us meanwhile: then this one lost to that.
             let link = peer.and_then(|peer| self.shared.registry.link(&peer));

@@ -118,8 +118,15 @@ impl LinkCore {
     }
 
     /// The other side's ATTACH came on a proven connection. `now` is on the clock of [`Offer::started`].
+    ///
+    /// An attach on a connection that the link has given up in the meantime, or that the decider has, is no fault: it
+    /// was on its way, and the connection is closed.
     pub(crate) fn on_attach(&mut self, conn: ConnectionId, told: &Attach, now: u64) -> Answer {
         let mut decision = Decision::default();
+        if !self.knows(conn) {
+            decision.close.push((conn, CloseReason::Superseded));
+            return Ok(decision);
+        }
         let offer = match self.attachment {
             Attachment::Attaching { offer } if self.decides() && offer.conn == conn => {
                 if told.epoch != self.epoch || Some(told.token) != self.token {
@@ -131,9 +138,24 @@ impl LinkCore {
                 let Some(position) = self.held.iter().position(|held| held.conn == conn) else {
                     return Err(Fault::BadAttach);
                 };
-                let same_state = self.peer_state == Some(told.state);
-                if same_state && (told.epoch <= self.epoch || self.token != Some(told.token)) {
-                    return Err(if told.epoch > self.epoch { Fault::BadToken } else { Fault::BadAttach });
+                if self.is_of_earlier_life(self.held[position]) {
+                    self.held.swap_remove(position);
+                    decision.close.push((conn, CloseReason::Superseded));
+                    return Ok(decision);
+                }
+                if self.peer_state == Some(told.state) {
+                    if self.token != Some(told.token) {
+                        return Err(Fault::BadToken);
+                    }
+                    if told.epoch == self.epoch {
+                        return Err(Fault::BadAttach);
+                    }
+                    if told.epoch < self.epoch {
+                        // The decider has given this connection up and chosen a later one, whose attach came first.
+                        self.held.swap_remove(position);
+                        decision.close.push((conn, CloseReason::Superseded));
+                        return Ok(decision);
+                    }
                 }
                 let offer = self.held.swap_remove(position);
                 self.epoch = told.epoch;
@@ -144,8 +166,7 @@ impl LinkCore {
                 self.attachment = Attachment::Detached;
                 let answer = self.describe();
                 self.meet(told, &mut decision)?;
-                self.attachment = Attachment::Attached { offer, since: now };
-                self.counts.sessions += 1;
+                self.attached_now(offer, now);
                 decision.say = Some((conn, answer));
                 decision.attached = Some(conn);
                 return Ok(decision);
@@ -153,16 +174,37 @@ impl LinkCore {
             _ => return Err(Fault::BadAttach),
         };
         self.meet(told, &mut decision)?;
-        self.attachment = Attachment::Attached { offer, since: now };
-        self.counts.sessions += 1;
+        self.attached_now(offer, now);
         decision.attached = Some(conn);
         decision.close.extend(self.held.drain(..).map(|held| (held.conn, CloseReason::Duplicate)));
         Ok(decision)
     }
 
+    fn attached_now(&mut self, offer: Offer, now: u64) {
+        self.attachment = Attachment::Attached { offer, since: now };
+        self.latest = Some((offer.incarnation, now));
+        self.counts.sessions += 1;
+    }
+
+    /// Whether this connection began before we met a newer life of the peer than the one that proved itself on it: what
+    /// is still read from it was said by a process that has ended.
+    fn is_of_earlier_life(&self, offer: Offer) -> bool {
+        self.latest.is_some_and(|(incarnation, since)| offer.incarnation < incarnation && offer.started <= since)
+    }
+
+    /// Whether this connection is attached, about to be, or waits.
+    fn knows(&self, conn: ConnectionId) -> bool {
+        let chosen = match self.attachment {
+            Attachment::Attaching { offer } | Attachment::Attached { offer, .. } => offer.conn == conn,
+            Attachment::Detached => false,
+        };
+        chosen || self.held.iter().any(|held| held.conn == conn)
+    }
+
     /// Adopts the other side's positions.
     fn meet(&mut self, told: &Attach, decision: &mut Decision) -> Result<(), Fault> {
-        if self.peer_state == Some(told.state) {
+        let met_before = self.peer_state == Some(told.state);
+        if met_before {
             for (lane, incoming) in told.lanes.iter().zip(&self.incoming) {
                 incoming.check_resume(lane)?;
             }
@@ -184,10 +226,10 @@ impl LinkCore {
             #[cfg(test)]
             if self.mutation == Some(super::Mutation::ResumeAtSent) && resumed {
                 let (_, sent, _) = outgoing.positions();
-                outgoing.attach(&LaneAttach { received: sent, ..*told }, resumed)?;
+                outgoing.attach(&LaneAttach { received: sent, ..*told }, resumed, met_before)?;
                 continue;
             }
-            let (Freed { segments, .. }, unknown) = outgoing.attach(told, resumed)?;
+            let (Freed { segments, .. }, unknown) = outgoing.attach(told, resumed, met_before)?;
             self.counts.unknown += unknown;
             decision.acked.segments.extend(segments);
         }
@@ -198,11 +240,7 @@ impl LinkCore {
     pub(crate) fn gone(&mut self, conn: ConnectionId, nonce: [u8; 16]) -> Decision {
         let mut decision = Decision::default();
         self.held.retain(|held| held.conn != conn);
-        let over = match self.attachment {
-            Attachment::Attaching { offer } | Attachment::Attached { offer, .. } => offer.conn == conn,
-            Attachment::Detached => false,
-        };
-        if over {
+        if self.knows(conn) {
             self.attachment = Attachment::Detached;
             if self.decides() && !self.held.is_empty() {
                 let next = self.held.remove(0);

@@ -80,14 +80,6 @@ impl Segment {
         }
     }
 
-    /// The buffer of a plain segment, for reuse.
-    pub(crate) fn into_buffer(self) -> Option<Vec<u8>> {
-        match self.content {
-            Content::Plain(bytes) => Some(bytes),
-            Content::Large { .. } => None,
-        }
-    }
-
     /// Appends encoded whole messages to a plain segment with room for them; false leaves it as it was.
     pub(crate) fn append(&mut self, more: &[u8], frames: u32) -> bool {
         match &mut self.content {

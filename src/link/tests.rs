@@ -1,3 +1,4 @@
+use super::attach::Answer;
 use super::*;
 use crate::wire::{Attach, Decoder, FrameType, MAX_BODY, MAX_PIECE, decode, flags};
 use proptest::prelude::*;
@@ -60,6 +61,15 @@ impl Pair {
         assert_eq!((second.attached, last.attached), (Some(self.conn), Some(self.conn)));
     }
 
+    /// A new connection, proven at both sides; the decider's attach is on its way.
+    fn propose(&mut self, incarnation: u64) -> Attach {
+        self.conn.0 += 1;
+        self.clock += 1;
+        let offer = Offer { conn: self.conn, started: self.clock, incarnation };
+        self.cores[1].offer(offer, [9; 16]);
+        self.cores[0].offer(offer, [7; 16]).say.unwrap().1
+    }
+
     /// Writes one chunk of `side`'s queue to the other's stream; false when there is nothing to write.
     fn write(&mut self, side: usize, queue: &mut Vec<Segment>) -> bool {
         let mut bytes = Vec::new();
@@ -68,7 +78,7 @@ impl Pair {
             (lane == Lane::Normal && !queue.is_empty())
                 .then(|| Taken { segment: queue.remove(0), debt: Default::default() })
         });
-        if let Some(chunk) = &chunk {
+        if let Some((_, chunk)) = &chunk {
             bytes.extend_from_slice(&chunk.body.bytes()[chunk.start..chunk.end]);
         }
         self.streams[1 - side].feed(&bytes);
@@ -230,6 +240,70 @@ fn a_wrong_token_and_an_old_epoch_are_refused() {
     }
 }
 
+/// The link closes `conn` and does nothing else.
+fn only_closes(answer: Answer, conn: ConnectionId) -> bool {
+    answer.is_ok_and(|Decision { say, attached, close, .. }| {
+        say.is_none() && attached.is_none() && close == [(conn, crate::error::CloseReason::Superseded)]
+    })
+}
+
+#[test]
+fn an_attach_read_after_its_connection_was_given_up_is_no_fault() {
+    let mut pair = Pair::new(LIMITS);
+    let attach = pair.propose(1);
+    let answer = pair.cores[1].on_attach(pair.conn, &attach, 1).unwrap().say.unwrap().1;
+    for core in &mut pair.cores {
+        core.gone(pair.conn, [0; 16]);
+    }
+    // Both readers still had it buffered.
+    assert!(only_closes(pair.cores[1].on_attach(pair.conn, &attach, 2), pair.conn));
+    assert!(only_closes(pair.cores[0].on_attach(pair.conn, &answer, 2), pair.conn));
+    pair.connect();
+    assert_eq!(pair.cores[0].on_attach(pair.conn, &answer, 3).unwrap_err(), Fault::BadAttach, "attached already");
+}
+
+#[test]
+fn an_attach_that_a_later_one_overtook_is_no_fault() {
+    let mut pair = Pair::new(LIMITS);
+    pair.connect();
+    pair.cut();
+    let overtaken = pair.propose(1);
+    let old = pair.conn;
+    // The decider gives it up; the other side does not know yet.
+    pair.cores[0].gone(old, [0; 16]);
+    pair.connect();
+    assert!(only_closes(pair.cores[1].on_attach(old, &overtaken, 9), old));
+    assert_eq!(pair.cores[1].attached(), Some(pair.conn));
+    let mut queue = queue_of(&[10]);
+    pair.settle(&mut queue);
+    assert_eq!(pair.cores[0].counts().acked, 1);
+}
+
+#[test]
+fn an_attach_of_a_life_that_has_ended_does_not_bring_it_back() {
+    let mut pair = Pair::new(LIMITS);
+    pair.connect();
+    pair.cut();
+    let ghost = pair.propose(1);
+    let old = pair.conn;
+    // The decider restarts; what it said before is still on its way.
+    pair.state += 1;
+    pair.cores[0] = LinkCore::new(peer(1), peer(2), LIMITS, pair.state);
+    let attach = pair.propose(2);
+    let answer = pair.cores[1].on_attach(pair.conn, &attach, pair.clock).unwrap();
+    assert!(answer.restarted);
+    pair.cores[0].on_attach(pair.conn, &answer.say.unwrap().1, pair.clock).unwrap();
+    assert!(only_closes(pair.cores[1].on_attach(old, &ghost, 9), old));
+    assert_eq!(pair.cores[1].attached(), Some(pair.conn));
+    // A clock may have been set back: a lower incarnation is taken once it cannot be a ghost any more.
+    pair.cut();
+    pair.state += 1;
+    pair.cores[0] = LinkCore::new(peer(1), peer(2), LIMITS, pair.state);
+    pair.clock = 20;
+    let attach = pair.propose(1);
+    assert_eq!(pair.cores[1].on_attach(pair.conn, &attach, 21).unwrap().attached, Some(pair.conn));
+}
+
 #[test]
 fn an_overlapping_connection_is_a_duplicate_and_a_later_one_supersedes() {
     let mut pair = Pair::new(LIMITS);
@@ -265,6 +339,25 @@ fn a_second_restart_without_an_answer_ends_messages_as_unknown() {
     pair.settle(&mut queue_of(&[30]));
     assert_eq!(pair.delivered[1].len(), 1);
     assert_eq!(pair.cores[0].counts().acked, 1);
+}
+
+#[test]
+fn attaches_whose_answer_is_lost_are_no_restarts() {
+    let mut pair = Pair::new(LIMITS);
+    let mut queue = queue_of(&[10, 20]);
+    for _ in 0..4 {
+        // The side that does not decide is attached and writes; the decider hears nothing of it.
+        let attach = pair.propose(1);
+        pair.cores[1].on_attach(pair.conn, &attach, pair.clock).unwrap();
+        assert!(pair.write(1, &mut queue));
+        pair.cut();
+    }
+    pair.connect();
+    while pair.write(1, &mut queue) | (pair.read(0, 100) > 0) {}
+    pair.settle(&mut Vec::new());
+    assert_eq!(pair.delivered[0].len(), 2);
+    let counts = pair.cores[1].counts();
+    assert_eq!((counts.acked, counts.unknown), (2, 0));
 }
 
 #[derive(Debug, Clone)]

@@ -170,10 +170,8 @@ impl NodeBuilder {
             changes,
         };
         for peer in &config.peers {
-            node.add_peer(peer.id, peer.addresses.iter().copied()).map_err(|error| ConfigError {
-                place: format!("peer {:?}", peer.name),
-                what: error.to_string(),
-            })?;
+            node.add_peer(peer.id, peer.addresses.iter().copied())
+                .map_err(|error| ConfigError { place: format!("peer {:?}", peer.name), what: error.to_string() })?;
         }
         Ok(node)
     }

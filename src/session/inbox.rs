@@ -132,7 +132,14 @@ pub struct Batch {
 impl Batch {
     fn new(inbox: Arc<Inbox>, link: Arc<PeerLink>, parts: Vec<Part>) -> Self {
         let credit = Arc::new(BatchCredit::of(link, &parts));
-        Self { inbox, credit, parts: parts.into_iter().map(Arc::new).collect(), taken: 0, offset: 0, per_message: false }
+        Self {
+            inbox,
+            credit,
+            parts: parts.into_iter().map(Arc::new).collect(),
+            taken: 0,
+            offset: 0,
+            per_message: false,
+        }
     }
 
     /// Whose messages these are.

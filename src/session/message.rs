@@ -36,7 +36,11 @@ pub struct Message<'a> {
 pub(super) enum Payload<'a> {
     Borrowed(&'a [u8]),
     /// Part of a batch's bytes.
-    Shared { part: Arc<Part>, start: usize, end: usize },
+    Shared {
+        part: Arc<Part>,
+        start: usize,
+        end: usize,
+    },
     Owned(Vec<u8>),
 }
 

@@ -29,6 +29,9 @@ const SPARES: usize = 16;
 /// Buffers start with this and grow under load; smaller ones are not worth keeping.
 const SPARE_BYTES: usize = 4 * 1024;
 
+/// Buffers of big messages above this are freed.
+const LARGEST_SPARE: usize = 2 * 1024 * 1024;
+
 /// Bounds of a peer's queue, per lane.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct QueueLimits {
@@ -45,6 +48,8 @@ pub(crate) struct Outbox {
     room: Condvar,
     limits: QueueLimits,
     spares: (Sender<Vec<u8>>, Receiver<Vec<u8>>),
+    /// Buffers of big messages, for the next ones.
+    large: (Sender<Vec<u8>>, Receiver<Vec<u8>>),
 }
 
 #[derive(Debug)]
@@ -182,10 +187,37 @@ impl Outbox {
             starved: false,
         });
         let state = State { lanes, tx: None, writer: None, blocked: 0, closed: false, accepted: 0 };
-        Self { state: Mutex::new(state), room: Condvar::new(), limits, spares: bounded(SPARES) }
+        Self { state: Mutex::new(state), room: Condvar::new(), limits, spares: bounded(SPARES), large: bounded(SPARES) }
     }
 
     // ---- appending
+
+    /// Appends a small message, if nothing beyond appending is to be done: there is room in the queue and in the open
+    /// segment's buffer, and the sender thread is at work. False has done nothing: [`Outbox::push`] does it all.
+    ///
+    /// This is where a small message's nanoseconds go: one uncontended lock, two copies, four counters.
+    #[inline]
+    pub(crate) fn push_fast(&self, lane: Lane, kind: u16, payload: &[u8]) -> bool {
+        let len = HEADER + payload.len();
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let queue = &mut state.lanes[lane.index()];
+        let fits = queue.open.len() + len <= queue.open.capacity().min(SEGMENT_BYTES);
+        if !fits || !queue.has_room(len, self.limits) || state.closed {
+            return false;
+        }
+        match &mut state.tx {
+            // It may have looked at this lane already: it looks again before it sleeps.
+            Some(tx) if !tx.waits => tx.kicked = true,
+            _ if queue.starved => {}
+            _ => return false,
+        }
+        queue.append(lane, kind, 0, payload);
+        queue.messages += 1;
+        queue.bytes += len;
+        state.accepted += 1;
+        true
+    }
 
     /// Appends a message, waiting for room if it may. `reads` is the number of reads of the peer's stream so far: a
     /// caller that answers what just came may write at once; `inline` is false where more is to follow at once.
@@ -316,7 +348,8 @@ impl Outbox {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let Some(tx) = state.tx.as_mut().filter(|tx| tx.conn == writer.conn()) else { return Kick::No };
-        let more = tx.kicked || writer.has_residue() || state.lanes.iter().any(|lane| lane.messages > 0 && !lane.starved);
+        let more =
+            tx.kicked || writer.has_residue() || state.lanes.iter().any(|lane| lane.messages > 0 && !lane.starved);
         state.writer = Some(writer);
         if !more || !tx.waits {
             return Kick::No;
@@ -379,9 +412,25 @@ impl Outbox {
         }
     }
 
+    /// Gives the buffer of a big message back for reuse.
+    pub(crate) fn recycle_large(&self, buffer: Vec<u8>) {
+        if buffer.capacity() <= LARGEST_SPARE {
+            let _ = self.large.0.try_send(buffer);
+        }
+    }
+
+    /// A copy of a big message, in a buffer that was used before if there is one: memory that was just freed and
+    /// allocated again costs more than the copy.
+    pub(crate) fn copy_large(&self, payload: &[u8]) -> Vec<u8> {
+        let mut buffer = self.large.1.try_recv().unwrap_or_default();
+        buffer.clear();
+        buffer.extend_from_slice(payload);
+        buffer
+    }
+
     /// Frees the spare buffers of an idle peer.
     pub(crate) fn shrink(&self) {
-        while self.spares.1.try_recv().is_ok() {}
+        while self.spares.1.try_recv().is_ok() || self.large.1.try_recv().is_ok() {}
     }
 
     /// Refuses all further messages and wakes whoever waits for room.
@@ -438,10 +487,12 @@ impl State {
 
 impl Queue {
     /// One message larger than the bound is accepted when the lane is empty.
+    #[inline]
     fn has_room(&self, len: usize, limits: QueueLimits) -> bool {
         self.messages == 0 || (self.messages < limits.messages && self.bytes + len <= limits.bytes)
     }
 
+    #[inline]
     fn append(&mut self, lane: Lane, kind: u16, flags: u8, payload: &[u8]) {
         let flags = flags | flags::NUMBERED | flags::WHOLE;
         let header = FrameHeader::on_lane(FrameType::Data, lane, flags, kind, payload.len() as u32);

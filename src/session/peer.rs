@@ -90,6 +90,9 @@ impl PeerHandle {
         if handling::in_handler() {
             return Err(SendError { kind: SendErrorKind::WouldBlock, payload: payload.into() });
         }
+        if self.link.push_fast(Lane::Normal, kind, payload.as_ref()) {
+            return Ok(());
+        }
         self.link.push(Lane::Normal, kind, payload, Wait::UpTo(self.link.settings.send_deadline))
     }
 

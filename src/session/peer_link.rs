@@ -59,12 +59,7 @@ impl std::fmt::Debug for PeerLink {
 
 impl PeerLink {
     /// A link that has never been attached.
-    pub(crate) fn new(
-        core: LinkCore,
-        id: PeerId,
-        token: [u8; 16],
-        settings: Arc<SessionSettings>,
-    ) -> Self {
+    pub(crate) fn new(core: LinkCore, id: PeerId, token: [u8; 16], settings: Arc<SessionSettings>) -> Self {
         Self {
             id,
             core: Mutex::new(core),
@@ -76,6 +71,12 @@ impl PeerLink {
             busy: AtomicBool::new(false),
             token,
         }
+    }
+
+    /// Appends a small message to a busy peer; false has done nothing.
+    #[inline]
+    pub(crate) fn push_fast(&self, lane: Lane, kind: u16, payload: &[u8]) -> bool {
+        payload.len() <= LARGE.min(self.settings.max_message) && self.outbox.push_fast(lane, kind, payload)
     }
 
     /// Appends a message and sees to it that somebody writes it.
@@ -90,7 +91,10 @@ impl PeerLink {
         let reads = self.reads.load(Ordering::Relaxed);
         let inline = !handling::more_to_come(self.address());
         let kick = if len > LARGE {
-            let item = Item::Large(Segment::large(lane, kind, 0, payload.into()));
+            // What needs no drop is borrowed (or an array): it is copied once, into memory that is at hand.
+            let owned =
+                if std::mem::needs_drop::<P>() { payload.into() } else { self.outbox.copy_large(payload.as_ref()) };
+            let item = Item::Large(Segment::large(lane, kind, 0, owned));
             self.outbox.push(lane, item, wait, inline, reads).map_err(|(kind, item)| match item {
                 Item::Large(segment) => SendError { kind, payload: segment.into_payload() },
                 Item::Small { payload, .. } => SendError { kind, payload: payload.to_vec() },
@@ -181,8 +185,11 @@ impl PeerLink {
     /// Reuses the buffers an acknowledgement freed, and wakes a writer that waited for it.
     pub(crate) fn see_to_freed(&self, acked: Acked) {
         for segment in acked.segments {
-            if let Some(buffer) = Arc::into_inner(segment).and_then(Segment::into_buffer) {
-                self.outbox.recycle(buffer);
+            match Arc::into_inner(segment) {
+                Some(segment) if segment.is_large() => self.outbox.recycle_large(segment.into_payload()),
+                Some(segment) => self.outbox.recycle(segment.into_payload()),
+                // Still being written: the writer frees it.
+                None => {}
             }
         }
         if acked.wake {

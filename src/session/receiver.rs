@@ -114,8 +114,7 @@ impl Receiver<'_> {
             decoder.take_run(run);
             return Ok(());
         }
-        let (claim, generation) =
-            self.claim(|core| core.claim(conn, run.lane, run.frames, run.bytes, run.ack_now))?;
+        let (claim, generation) = self.claim(|core| core.claim(conn, run.lane, run.frames, run.bytes, run.ack_now))?;
         let more = decoder.pending().len() > run.bytes;
         let bytes = decoder.take_run(run);
         let Run { lane, frames, .. } = run;
@@ -221,9 +220,9 @@ impl Receiver<'_> {
                 self.quick(|core| core.on_other(conn, lane, |other| other.unknown(HEADER + body.len())))
             }
             None => Ok(()),
-            Some(
-                FrameType::Hello | FrameType::Confirm | FrameType::Attach | FrameType::Skip | FrameType::Abort,
-            ) => Err(WireError::Unexpected(header.tag & 0x0f).into()),
+            Some(FrameType::Hello | FrameType::Confirm | FrameType::Attach | FrameType::Skip | FrameType::Abort) => {
+                Err(WireError::Unexpected(header.tag & 0x0f).into())
+            }
         }
     }
 

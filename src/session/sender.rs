@@ -21,12 +21,7 @@ use crate::sync::channel::{Receiver, RecvTimeoutError};
 use crate::wire;
 
 /// Runs until the session ends: replaced, closed, failed, or said goodbye.
-pub(crate) fn send_loop(
-    link: &Arc<PeerLink>,
-    session: &Arc<Session>,
-    wake: &Receiver<()>,
-    on_end: &OnEnd,
-) {
+pub(crate) fn send_loop(link: &Arc<PeerLink>, session: &Arc<Session>, wake: &Receiver<()>, on_end: &OnEnd) {
     let mut timer = Timer { acks: None, beat: Instant::now() + link.settings.heartbeat };
     let mut acks = false;
     loop {

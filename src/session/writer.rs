@@ -20,19 +20,27 @@ use crate::wire::{FrameType, Goodbye, Lane, put_beat, put_body};
 /// batches better.
 const LOOP: Duration = Duration::from_micros(20);
 
+/// A turn is gathered until it holds this many bytes: one call of the system writes all of it.
+const TURN: usize = 192 * 1024;
+/// The most chunks in a turn.
+const CHUNKS: usize = 8;
+
 /// The token.
 #[derive(Debug)]
 pub(crate) struct Writer {
     conn: ConnectionId,
     half: Arc<dyn WriteHalf>,
-    /// Control frames of this turn, then the head of its chunk.
+    /// Control frames of this turn.
     control: Vec<u8>,
-    head: Vec<u8>,
-    chunk: Option<Chunk>,
+    /// The heads of its chunks, back to back.
+    heads: Vec<u8>,
+    /// Its chunks, each with the end of its head.
+    chunks: Vec<(usize, Chunk)>,
+    /// Bytes of the turn, and how many of them are written.
+    len: usize,
+    written: usize,
     /// A buffer of an earlier turn, for reuse.
     spare: Option<Vec<u8>>,
-    /// How much of control, head and chunk is written.
-    written: usize,
     /// When something was last written, and the reads of the stream at the last inline write.
     last: Instant,
     reads: u64,
@@ -41,8 +49,18 @@ pub(crate) struct Writer {
 impl Writer {
     /// The token of a new session.
     pub(crate) fn new(conn: ConnectionId, half: Arc<dyn WriteHalf>, now: Instant) -> Self {
-        let (control, head) = (Vec::with_capacity(256), Vec::with_capacity(64));
-        Self { conn, half, control, head, chunk: None, spare: None, written: 0, last: now, reads: 0 }
+        Self {
+            conn,
+            half,
+            control: Vec::with_capacity(256),
+            heads: Vec::with_capacity(64),
+            chunks: Vec::with_capacity(CHUNKS),
+            len: 0,
+            written: 0,
+            spare: None,
+            last: now,
+            reads: 0,
+        }
     }
 
     /// The connection it writes on.
@@ -57,7 +75,7 @@ impl Writer {
 
     /// Whether a turn was begun and is not written to its end.
     pub(crate) fn has_residue(&self) -> bool {
-        self.written < self.len()
+        self.written < self.len
     }
 
     /// Whether a caller should write by itself: something came from the peer since the last such write, or it was a
@@ -70,12 +88,27 @@ impl Writer {
         self.last.elapsed() > LOOP
     }
 
-    /// Gathers the next turn: acknowledgements that are due (all of them along with data, or with `acks`), and the next
-    /// chunk, which may come out of a queue through `take`. False when there is nothing to write.
-    pub(crate) fn gather(&mut self, core: &mut LinkCore, take: impl FnMut(Lane) -> Option<Taken>, acks: bool) -> bool {
+    /// Gathers the next turn: acknowledgements that are due (all of them along with data, or with `acks`), and chunks,
+    /// which may come out of a queue through `take`. False when there is nothing to write.
+    pub(crate) fn gather(
+        &mut self,
+        core: &mut LinkCore,
+        mut take: impl FnMut(Lane) -> Option<Taken>,
+        acks: bool,
+    ) -> bool {
         self.begin();
-        self.chunk = core.next_chunk(self.conn, &mut self.head, take);
-        core.put_acks(self.conn, acks || self.chunk.is_some(), &mut self.control);
+        while self.len < TURN && self.chunks.len() < CHUNKS {
+            let before = self.heads.len();
+            let Some((lane, chunk)) = core.next_chunk(self.conn, &mut self.heads, &mut take) else { break };
+            self.len += self.heads.len() - before + (chunk.end - chunk.start);
+            self.chunks.push((self.heads.len(), chunk));
+            if lane == Lane::Bulk {
+                // One piece, then another look at what is more urgent.
+                break;
+            }
+        }
+        core.put_acks(self.conn, acks || !self.chunks.is_empty(), &mut self.control);
+        self.len += self.control.len();
         self.has_residue()
     }
 
@@ -87,11 +120,14 @@ impl Writer {
     fn begin(&mut self) {
         debug_assert!(!self.has_residue());
         self.written = 0;
+        self.len = 0;
         self.control.clear();
-        self.head.clear();
+        self.heads.clear();
         // Retention may be the last owner from here on; a buffer of our own is used again.
-        if let Some(Chunk { body: ChunkBody::Own(buffer), .. }) = self.chunk.take() {
-            self.spare = Some(buffer);
+        for (_, chunk) in self.chunks.drain(..) {
+            if let ChunkBody::Own(buffer) = chunk.body {
+                self.spare = Some(buffer);
+            }
         }
     }
 
@@ -99,12 +135,14 @@ impl Writer {
     pub(crate) fn beat(&mut self, busy: bool) {
         self.begin();
         put_beat(&mut self.control, busy);
+        self.len = self.control.len();
     }
 
     /// Begins a turn of control frames that are encoded already.
     pub(crate) fn control(&mut self, frames: &[u8]) {
         self.begin();
         self.control.extend_from_slice(frames);
+        self.len = self.control.len();
     }
 
     /// Begins a turn that says goodbye.
@@ -113,6 +151,7 @@ impl Writer {
         if let Err(error) = put_body(&mut self.control, FrameType::Goodbye, goodbye) {
             log::debug!(target: "threadwire::session", "{}: goodbye without words: {error}", self.conn);
         }
+        self.len = self.control.len();
     }
 
     /// Writes the turn to its end.
@@ -124,7 +163,9 @@ impl Writer {
     /// Until the socket took everything, or the connection ended.
     pub(crate) fn write(&mut self) -> io::Result<()> {
         while self.has_residue() {
-            match self.half.write(&self.rest())? {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let count = self.rest(&mut slices);
+            match self.half.write(&slices[..count])? {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
                 wrote => self.written += wrote,
             }
@@ -139,7 +180,9 @@ impl Writer {
     /// # Errors
     /// The connection failed: the next blocking write will say so to the session's own thread.
     pub(crate) fn try_write(&mut self) -> io::Result<()> {
-        let wrote = self.half.try_write(&self.rest())?;
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let count = self.rest(&mut slices);
+        let wrote = self.half.try_write(&slices[..count])?;
         self.written += wrote;
         if !self.has_residue() {
             self.begin();
@@ -155,24 +198,30 @@ impl Writer {
         }
     }
 
-    fn body(&self) -> &[u8] {
-        match &self.chunk {
-            Some(chunk) => &chunk.body.bytes()[chunk.start..chunk.end],
-            None => &[],
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.control.len() + self.head.len() + self.chunk.as_ref().map_or(0, |chunk| chunk.end - chunk.start)
-    }
-
-    /// What is not written yet.
-    fn rest(&self) -> [IoSlice<'_>; 3] {
+    /// What is not written yet, in order; returns how many slices that are.
+    fn rest<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
         let mut skip = self.written;
-        [&self.control[..], &self.head, self.body()].map(|part| {
+        let mut count = 0;
+        let mut add = |part: &'a [u8]| {
             let skipped = skip.min(part.len());
             skip -= skipped;
-            IoSlice::new(&part[skipped..])
-        })
+            if skipped < part.len()
+                && let Some(slice) = slices.get_mut(count)
+            {
+                *slice = IoSlice::new(&part[skipped..]);
+                count += 1;
+            }
+        };
+        add(&self.control);
+        let mut head = 0;
+        for (head_end, chunk) in &self.chunks {
+            add(&self.heads[head..*head_end]);
+            add(&chunk.body.bytes()[chunk.start..chunk.end]);
+            head = *head_end;
+        }
+        count
     }
 }
+
+/// The most slices of a turn: the control frames, a head and a body for each chunk.
+const SLICES: usize = 1 + 2 * CHUNKS;

@@ -11,7 +11,7 @@ use bincode::Options;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{LANES, MAX_BODY, WireError};
+use super::{FrameHeader, FrameType, LANES, MAX_BODY, WireError};
 
 /// First bytes of every hello.
 pub const MAGIC: [u8; 4] = *b"TWIR";
@@ -127,6 +127,17 @@ pub struct Goodbye {
 /// [`WireError::BadBody`]: larger than a frame may be.
 pub fn encode<T: Serialize>(body: &T) -> Result<Vec<u8>, WireError> {
     options().serialize(body).map_err(bad_body)
+}
+
+/// Appends a control frame with a bincode body.
+///
+/// # Errors
+/// The body is larger than its limit.
+pub fn put_body<T: Serialize>(out: &mut Vec<u8>, frame: FrameType, body: &T) -> Result<(), WireError> {
+    let bytes = encode(body)?;
+    out.extend_from_slice(&FrameHeader::control(frame, bytes.len() as u32).to_bytes());
+    out.extend_from_slice(&bytes);
+    Ok(())
 }
 
 /// Decodes a body, all of it.

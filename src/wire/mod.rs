@@ -41,8 +41,8 @@ mod body;
 mod decoder;
 
 pub use body::{
-    Ack, Attach, Confirm, Goodbye, Hello, LaneAttach, MAGIC, Rejection, VERSION_MAX, VERSION_MIN, decode, decode_payload,
-    decode_prefix, encode, encode_payload,
+    Ack, Attach, Confirm, Goodbye, Hello, LaneAttach, MAGIC, Rejection, VERSION_MAX, VERSION_MIN, decode,
+    decode_payload, decode_prefix, encode, encode_payload, put_body,
 };
 pub use decoder::{Decoder, Frame, Run};
 
@@ -246,17 +246,6 @@ pub fn put_segment(out: &mut Vec<u8>, lane: Lane, first: u64, base: u64) {
 pub fn put_beat(out: &mut Vec<u8>, busy: bool) {
     out.extend_from_slice(&FrameHeader::control(FrameType::Beat, 1).to_bytes());
     out.push(u8::from(busy));
-}
-
-/// Appends a control frame with a bincode body.
-///
-/// # Errors
-/// The body is larger than its limit.
-pub fn put_body<T: serde::Serialize>(out: &mut Vec<u8>, frame: FrameType, body: &T) -> Result<(), WireError> {
-    let bytes = encode(body)?;
-    out.extend_from_slice(&FrameHeader::control(frame, bytes.len() as u32).to_bytes());
-    out.extend_from_slice(&bytes);
-    Ok(())
 }
 
 /// Reads a little-endian u64 at `at`.

@@ -1,0 +1,8 @@
+//! What every transport must do, and what the faults of the memory transport do.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod contract;
+mod faults;
+mod memory;
+mod support;
