@@ -1,0 +1,81 @@
+//! The other end: does what it is asked until it is asked no more.
+//!
+//! Owns: the other end's raw connection and node. Threads: one, a process's main thread or `receiver`.
+//! Locks: none. Blocks on: the next question; within a question, on the run it is about.
+//! Upholds: every failure is answered, so that the measuring end shows it with what it was doing.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use crate::control::{Answer, Ask, Line};
+use crate::failure::{Context, Failure};
+use crate::raw;
+use crate::wire::Responder;
+
+/// How long a run may take.
+const RUN: Duration = Duration::from_secs(600);
+
+/// Answers until the line ends.
+///
+/// # Errors
+/// The line is broken; a failure of what was asked is an answer.
+pub fn serve(mut line: Line) -> Result<(), Failure> {
+    let mut end = OtherEnd::default();
+    while let Some(ask) = line.receive(None)? {
+        let answer = end.answer(&ask, &mut line).unwrap_or_else(|what| Answer::Failed { what: what.to_string() });
+        line.send(&answer)?;
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct OtherEnd {
+    raw: Option<raw::Reader>,
+    node: Option<Responder>,
+}
+
+impl OtherEnd {
+    /// The last answer to a question; an earlier one is sent from here.
+    fn answer(&mut self, ask: &Ask, line: &mut Line) -> Result<Answer, Failure> {
+        match *ask {
+            Ask::OpenRaw => {
+                let listener = TcpListener::bind("127.0.0.1:0").context("listening for the raw connection")?;
+                line.send(&Answer::Listening { addr: listener.local_addr().context("the raw address")? })?;
+                self.raw = Some(raw::Reader::new(raw::accept(&listener)?));
+                Ok(Answer::Ready)
+            }
+            Ask::CountRaw { size, read } => {
+                line.send(&Answer::Ready)?;
+                self.raw()?.count(size, read).map(Answer::Counted)
+            }
+            Ask::EchoRaw { size } => {
+                line.send(&Answer::Ready)?;
+                self.raw()?.echo(size).map(|()| Answer::Ready)
+            }
+            Ask::OpenCounter => self.open(Responder::counter()?),
+            Ask::OpenEcho { reply } => self.open(Responder::echo(reply)?),
+            Ask::Count { size } => {
+                let node = self.node.as_ref().ok_or_else(|| Failure::new("there is no node yet"))?;
+                node.restart(size);
+                line.send(&Answer::Ready)?;
+                node.finish(RUN).map(Answer::Counted)
+            }
+            Ask::Close => {
+                if let Some(node) = self.node.take() {
+                    node.close()?;
+                }
+                Ok(Answer::Ready)
+            }
+        }
+    }
+
+    fn raw(&mut self) -> Result<&mut raw::Reader, Failure> {
+        self.raw.as_mut().ok_or_else(|| Failure::new("there is no raw connection yet"))
+    }
+
+    fn open(&mut self, node: Responder) -> Result<Answer, Failure> {
+        let (id, addr) = node.place()?;
+        self.node = Some(node);
+        Ok(Answer::Node { id, addr })
+    }
+}
