@@ -1,10 +1,12 @@
-//! The one import of locks and channels for the shells that a model checker drives.
+//! The one import of locks, atomics and channels for the shells that a model checker drives.
 //!
 //! Owns: nothing. Threads: any. Locks: defines them. Blocks on: nothing itself.
 //! Upholds: under `--cfg shuttle` the outbox, the write token, the attach fence and the close gate run on shuttle's
 //! scheduler, unchanged; otherwise these are parking_lot, std atomics and crossbeam-channel.
 
 #[cfg(not(shuttle))]
-pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+pub(crate) use crossbeam_channel as channel;
 #[cfg(not(shuttle))]
-pub use std::sync::atomic;
+pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+#[cfg(not(shuttle))]
+pub(crate) use std::sync::atomic;

@@ -149,4 +149,5 @@ pub trait Closer: Send + Sync + fmt::Debug {
 }
 
 pub mod memory;
+mod socket;
 pub mod tcp;

@@ -59,13 +59,11 @@ pub struct Confirm {
 /// One lane's part of an attach.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LaneAttach {
-    /// The sender has received all numbers below, from the incarnation named in `knows`.
+    /// The sender has received all numbers below, from the state named in `knows`.
     pub received: u64,
-    /// Of these, all below were handed over.
-    pub done: u64,
     /// The sender still keeps its own numbers from here on.
     pub base: u64,
-    /// Its own numbers below were written at least once; above `base` they may be repeats to a new incarnation.
+    /// Its own numbers below were written at least once; above `base` they may be repeats to a new state.
     pub sent: u64,
     /// Bytes of this lane the sender of the attach is ready to take from number `received` on.
     pub window: u64,
@@ -78,7 +76,9 @@ pub struct Attach {
     pub epoch: u64,
     /// The link's token: chosen by the decider at the first attach, proven by both at each later one.
     pub token: [u8; 16],
-    /// The incarnation of the *other* side that `received` and `done` speak of; `None` when there was none.
+    /// Names the sender's state of this link: a new number whenever it starts from nothing.
+    pub state: u64,
+    /// The state of the *other* side that `received` and `done` speak of; `None` when there was none.
     pub knows: Option<u64>,
     /// Positions per lane: reply, urgent, normal, bulk.
     pub lanes: [LaneAttach; LANES],
@@ -143,6 +143,23 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
 /// [`WireError::BadBody`]: malformed.
 pub fn decode_prefix<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
     options().allow_trailing_bytes().deserialize(bytes).map_err(bad_body)
+}
+
+/// Encodes an application's typed message.
+///
+/// # Errors
+/// [`WireError::BadBody`]: longer than `limit` bytes, or the type refuses to be serialised.
+pub fn encode_payload<T: Serialize>(message: &T, limit: usize) -> Result<Vec<u8>, WireError> {
+    bincode::DefaultOptions::new().with_fixint_encoding().with_limit(limit as u64).serialize(message).map_err(bad_body)
+}
+
+/// Decodes an application's typed message, all of it.
+///
+/// # Errors
+/// [`WireError::BadBody`]: malformed, or bytes are left over.
+pub fn decode_payload<T: DeserializeOwned>(payload: &[u8]) -> Result<T, WireError> {
+    let options = bincode::DefaultOptions::new().with_fixint_encoding().with_limit(payload.len() as u64);
+    options.reject_trailing_bytes().deserialize(payload).map_err(bad_body)
 }
 
 fn options() -> impl Options {

@@ -116,6 +116,11 @@ impl Decoder {
         self.start != self.end
     }
 
+    /// Whether nothing is pending and the buffer is larger than an idle peer's.
+    pub fn is_idle_and_large(&self) -> bool {
+        self.start == self.end && self.buffer.len() > Self::INITIAL
+    }
+
     /// Gives the memory of a big buffer back when nothing is pending.
     pub fn shrink(&mut self) {
         if self.start == self.end && self.buffer.len() > Self::INITIAL {

@@ -41,8 +41,8 @@ mod body;
 mod decoder;
 
 pub use body::{
-    Ack, Attach, Confirm, Goodbye, Hello, LaneAttach, MAGIC, Rejection, VERSION_MAX, VERSION_MIN, decode,
-    decode_prefix, encode,
+    Ack, Attach, Confirm, Goodbye, Hello, LaneAttach, MAGIC, Rejection, VERSION_MAX, VERSION_MIN, decode, decode_payload,
+    decode_prefix, encode, encode_payload,
 };
 pub use decoder::{Decoder, Frame, Run};
 

@@ -1,0 +1,208 @@
+//! The fields of a configuration: meaning, unit, default, and what to raise or lower each for.
+//!
+//! Owns: nothing. Threads: any. Locks: none. Blocks on: nothing.
+//! Upholds: the defaults pass their own check.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::sections::{Backoff, Peer, Tcp, Threads};
+use super::units::{self, GIB, KIB, MIB};
+
+/// All settings of a node.
+///
+/// Start from [`Config::default`] or [`Config::loopback`] and set fields, or read a file with [`Config::from_file`].
+/// In a file, durations are texts with a unit (`"100 ms"`, `"5 s"`, `"5 min"`, `"1 h"`), byte sizes are whole numbers
+/// or texts with a unit (`"256 KiB"`, `"8 MiB"`, `"1 GiB"`), and `"off"` stands for `None`. A field that a file leaves
+/// out keeps its default; a field that nobody knows is an error.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Config {
+    /// Where other nodes can connect. Port 0 lets the system choose; `None` (`"off"`): this node only dials.
+    ///
+    /// Default `127.0.0.1:50005`, which no other machine reaches. Set `0.0.0.0:50005` to be reached from the network,
+    /// over plain TCP only in a network you trust.
+    #[serde(deserialize_with = "units::addr_or_off")]
+    pub listen: Option<SocketAddr>,
+
+    /// The address that peers are told to dial this node at, when it knows better than they can see: behind a port
+    /// forwarding, or when `listen` is a wildcard. `None` (`"off"`, the default) tells them nothing.
+    #[serde(deserialize_with = "units::addr_or_off")]
+    pub advertise: Option<SocketAddr>,
+
+    /// The network's name, 1 to 64 bytes. Nodes of different networks refuse each other in the handshake.
+    ///
+    /// Default `threadwire`. Give every deployment its own, so that a test node never joins production.
+    pub network: String,
+
+    /// Folder of what must survive a restart: the identity key. Relative to the working directory; made if missing.
+    ///
+    /// Default `None` (leave it out of the file): the key, and so the node's `PeerId`, is new at each start.
+    pub data_dir: Option<PathBuf>,
+
+    /// Longest wait for a dialled connection to open. Default 5 s.
+    ///
+    /// Raise it for slow or lossy paths; lower it to try a peer's next address sooner.
+    #[serde(deserialize_with = "units::duration")]
+    pub connect_timeout: Duration,
+
+    /// Longest time for a whole handshake, on either side, however its bytes trickle. Default 5 s.
+    ///
+    /// Raise it for high latency; lower it to shed silent strangers sooner.
+    #[serde(deserialize_with = "units::duration")]
+    pub handshake_timeout: Duration,
+
+    /// After this long without anything to send, a heartbeat is sent. Default 10 s.
+    ///
+    /// Lower it to keep narrow NAT entries alive or to notice dead peers sooner; shorter than `idle_timeout`.
+    #[serde(deserialize_with = "units::duration")]
+    pub heartbeat: Duration,
+
+    /// After this long without a byte from the peer, its session is closed. Default 30 s.
+    ///
+    /// At least two or three heartbeats *of the other side*. Lower it to reconnect sooner; raise it for paths that
+    /// stall.
+    #[serde(deserialize_with = "units::duration")]
+    pub idle_timeout: Duration,
+
+    /// A write that makes no progress for this long ends the session. Default 20 s.
+    ///
+    /// Credit keeps a slow *application* out of this: only a dead path or a frozen process gets here.
+    #[serde(deserialize_with = "units::duration")]
+    pub write_timeout: Duration,
+
+    /// A message handler that runs longer than this is reported by name. Default 30 s. Nothing is closed for it.
+    ///
+    /// Lower it to find slow handlers; raise it when long work in a handler is meant.
+    #[serde(deserialize_with = "units::duration")]
+    pub handler_watchdog: Duration,
+
+    /// A connection must have held this long before the delays between reconnects start over. Default 10 s.
+    ///
+    /// Raise it for peers that accept and drop at once.
+    #[serde(deserialize_with = "units::duration")]
+    pub stable_after: Duration,
+
+    /// How long a link without a connection keeps what it has sent and not seen acknowledged. Default 5 min.
+    ///
+    /// A message that was written and not acknowledged when it ends is returned as *unknown*. Raise it to survive
+    /// longer cuts; lower it to learn sooner.
+    #[serde(deserialize_with = "units::duration")]
+    pub resume_window: Duration,
+
+    /// Longest wait for company before an acknowledgement travels alone. Default 5 ms, at most 1 s.
+    ///
+    /// Lower it for faster receipts on quiet links; raise it for fewer small packets. Whoever waits on a receipt asks
+    /// for it at once, whatever this says.
+    #[serde(deserialize_with = "units::duration")]
+    pub ack_delay: Duration,
+
+    /// How long a blocking send waits for room before it gives the message back. Default 30 s.
+    #[serde(deserialize_with = "units::duration")]
+    pub send_deadline: Duration,
+
+    /// Messages that may wait for one peer, not yet numbered for the wire. Default 65,536.
+    ///
+    /// Bounds the bookkeeping of many small messages; `queue_bytes` bounds the rest.
+    #[serde(deserialize_with = "units::count")]
+    pub queue_messages: usize,
+
+    /// Bytes that may wait for one peer, not yet numbered for the wire. Default 8 MiB.
+    ///
+    /// Raise it to ride out longer bursts and cuts; lower it to feel a slow peer sooner. A single larger message is
+    /// taken when its lane is empty.
+    #[serde(deserialize_with = "units::bytes")]
+    pub queue_bytes: usize,
+
+    /// Bytes of one link that may be sent and not acknowledged, kept to be sent again. Default 4 MiB, at least 256 KiB.
+    ///
+    /// Raise it above bandwidth times round trip for long fast paths (1 Gbit/s at 40 ms: 5 MB).
+    #[serde(deserialize_with = "units::bytes")]
+    pub window_bytes: usize,
+
+    /// Longest message this node sends or takes, in bytes. Default 64 MiB.
+    ///
+    /// Lower it to what the application really sends: it bounds what one peer can make this node hold.
+    #[serde(deserialize_with = "units::bytes")]
+    pub max_message: usize,
+
+    /// Bytes of messages the whole node may hold: waiting, unacknowledged and being received. Default 1 GiB.
+    ///
+    /// Must cover `max_message`, `queue_bytes`, `window_bytes`, and 256 KiB for each of `inbound` + `outbound` links.
+    #[serde(deserialize_with = "units::bytes")]
+    pub memory_bytes: usize,
+
+    /// Most peers that dialled us at one time. Default 512. Each costs two threads.
+    #[serde(deserialize_with = "units::count")]
+    pub inbound: usize,
+
+    /// Most peers that we dialled at one time. Default 64. Each costs two threads.
+    #[serde(deserialize_with = "units::count")]
+    pub outbound: usize,
+
+    /// Most connections in the middle of a handshake. Default 256. They cost no thread.
+    ///
+    /// Raise it for nodes that many peers reach at once, as after a restart.
+    #[serde(deserialize_with = "units::count")]
+    pub half_open: usize,
+
+    /// Delays between reconnects.
+    pub backoff: Backoff,
+
+    /// Options of TCP sockets.
+    pub tcp: Tcp,
+
+    /// Stacks of the threads of each peer.
+    pub threads: Threads,
+
+    /// Peers to dial from the start and to keep; `[[peer]]` in a file. Default none.
+    #[serde(rename = "peer")]
+    pub peers: Vec<Peer>,
+}
+
+impl Config {
+    /// The defaults, listening on a port of 127.0.0.1 that the system chooses: for tests, examples, first steps.
+    pub fn loopback() -> Self {
+        Self { listen: Some((Ipv4Addr::LOCALHOST, 0).into()), ..Self::default() }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: Some((Ipv4Addr::LOCALHOST, 50005).into()),
+            advertise: None,
+            network: "threadwire".to_owned(),
+            data_dir: None,
+            connect_timeout: Duration::from_secs(5),
+            handshake_timeout: Duration::from_secs(5),
+            heartbeat: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(20),
+            handler_watchdog: Duration::from_secs(30),
+            stable_after: Duration::from_secs(10),
+            resume_window: Duration::from_secs(5 * 60),
+            ack_delay: Duration::from_millis(5),
+            send_deadline: Duration::from_secs(30),
+            queue_messages: 65_536,
+            queue_bytes: 8 * MIB,
+            window_bytes: 4 * MIB,
+            max_message: 64 * MIB,
+            memory_bytes: GIB,
+            inbound: 512,
+            outbound: 64,
+            half_open: 256,
+            backoff: Backoff::default(),
+            tcp: Tcp::default(),
+            threads: Threads::default(),
+            peers: Vec::new(),
+        }
+    }
+}
+
+/// Memory that each link may count on: the least `window_bytes`, and each link's share of `memory_bytes`.
+pub(super) const LINK_FLOOR: usize = 256 * KIB;

@@ -1,0 +1,24 @@
+//! What can be set, with units, defaults and ranges: one type, one file format, one check.
+//!
+//! Owns: nothing. Threads: any. Locks: none. Blocks on: [`Config::from_file`] reads a file.
+//! Upholds: a value out of range or in contradiction to another is refused by name before anything starts; the
+//! `config.toml` beside the crate's manifest says what [`Config::default`] says (tests/config_file.rs).
+//!
+//! ```
+//! use threadwire::config::Config;
+//!
+//! let mut config = Config::loopback();
+//! config.idle_timeout = std::time::Duration::from_secs(60);
+//! config.validate()?;
+//! # Ok::<(), threadwire::error::ConfigError>(())
+//! ```
+
+mod check;
+mod fields;
+mod load;
+mod place;
+mod sections;
+mod units;
+
+pub use fields::Config;
+pub use sections::{Backoff, BackoffPolicy, Peer, Tcp, Threads};

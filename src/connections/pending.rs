@@ -1,0 +1,214 @@
+//! One connection on its way to a session: dialled or accepted, unproven, proven, waiting for its attach.
+//!
+//! Owns: the connection, its handshake, its slot, and what is read and not yet written. Threads: `acceptor` only.
+//! Locks: none. Blocks on: nothing: everything is non-blocking.
+//! Upholds: bytes are read only when the handshake can use them; what is to be said is written before the end.
+//!
+//! ```text
+//!  Dialling -> Shaking <-> (work) -> Proven (waits for ATTACH) -> the session
+//!      \__________\____________________\____-> Parting (a goodbye to flush) -> closed
+//! ```
+
+use std::io::{self, ErrorKind};
+use std::time::Instant;
+
+use crate::connections::shared::DialRequest;
+use crate::error::CloseReason;
+use crate::handshake::{Handshake, Proven, Step, Work, put_refusal};
+use crate::ident::{ConnectionId, SessionKind};
+use crate::registry::SessionSlot;
+use crate::session::Peer;
+use crate::transport::PendingConnection;
+use crate::wire::{Decoder, MAX_HANDSHAKE_BODY};
+
+/// A connection before its session.
+pub(crate) struct Pending {
+    pub(crate) conn: ConnectionId,
+    pub(crate) kind: SessionKind,
+    pub(crate) stream: Box<dyn PendingConnection>,
+    pub(crate) slot: SessionSlot,
+    pub(crate) decoder: Decoder,
+    /// Bytes to write beyond the handshake's own: attach frames, refusals.
+    pub(crate) out: Vec<u8>,
+    pub(crate) stage: Stage,
+    pub(crate) deadline: Instant,
+    /// When it was accepted or dialled, on the clock of offers.
+    pub(crate) started: u64,
+    /// Whose connection it is, once that is proven.
+    pub(crate) peer: Option<Peer>,
+    /// What was asked for, if we dialled.
+    pub(crate) request: Option<DialRequest>,
+}
+
+/// How far it is.
+pub(crate) enum Stage {
+    /// The dial is under way.
+    Dialling(Handshake),
+    /// Hello and confirm.
+    Shaking(Handshake),
+    /// Proven; the link has been offered the connection, or is about to.
+    Proven(Box<Proven>),
+    /// The goodbye is being written; then it is closed.
+    Parting,
+}
+
+/// What the acceptor has to do about it.
+pub(crate) enum Progress {
+    /// Wait for the next event.
+    Wait,
+    /// Have this done by a worker.
+    Work(Work),
+    /// It has just been proven: offer it to its link.
+    Offer,
+    /// An attach frame came.
+    Attach(Vec<u8>),
+    /// It is over; tell whoever dialled.
+    Over(Over),
+}
+
+/// Why a connection ends before its session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// The dial failed.
+    NotConnected(ErrorKind),
+    /// The stream failed or ended.
+    Lost(ErrorKind),
+    /// We refuse.
+    Rejected(CloseReason),
+    /// The other side refuses; not before so many milliseconds.
+    Refused(CloseReason, u64),
+    /// Said goodbye and flushed.
+    Parted,
+}
+
+impl Pending {
+    /// Goes as far as it gets without waiting.
+    pub(crate) fn advance(&mut self) -> Progress {
+        match self.try_advance() {
+            Ok(progress) => progress,
+            Err(error) => Progress::Over(Over::Lost(error.kind())),
+        }
+    }
+
+    fn try_advance(&mut self) -> io::Result<Progress> {
+        if let Stage::Dialling(_) = self.stage {
+            match self.stream.connected() {
+                Ok(true) => {}
+                Ok(false) => return Ok(Progress::Wait),
+                Err(error) => return Ok(Progress::Over(Over::NotConnected(error.kind()))),
+            }
+            if let Stage::Dialling(handshake) = std::mem::replace(&mut self.stage, Stage::Parting) {
+                self.stage = Stage::Shaking(handshake);
+            }
+        }
+        loop {
+            let step = match &mut self.stage {
+                Stage::Shaking(handshake) => handshake.step(&mut self.decoder),
+                Stage::Proven(_) => return self.wait_for_attach(),
+                Stage::Parting => {
+                    let flushed = self.flush()?;
+                    return Ok(if flushed { Progress::Over(Over::Parted) } else { Progress::Wait });
+                }
+                Stage::Dialling(_) => return Ok(Progress::Wait),
+            };
+            self.flush()?;
+            match step {
+                Step::NeedRead => {
+                    if !self.fill()? {
+                        return Ok(Progress::Wait);
+                    }
+                }
+                Step::Wait => return Ok(Progress::Wait),
+                Step::Work(work) => return Ok(Progress::Work(work)),
+                Step::Proven(proven) => {
+                    if let Stage::Shaking(handshake) = &mut self.stage {
+                        self.out.append(handshake.output());
+                    }
+                    self.stage = Stage::Proven(Box::new(proven));
+                    return Ok(Progress::Offer);
+                }
+                Step::Refuse { reason, text } => {
+                    log::debug!(target: "threadwire::accept", "{} {}: refused: {text}", self.conn, self.stream.remote_addr());
+                    if let Stage::Shaking(handshake) = &mut self.stage {
+                        self.out.append(handshake.output());
+                    }
+                    self.stage = Stage::Parting;
+                    self.flush()?;
+                    return Ok(Progress::Over(Over::Rejected(reason)));
+                }
+                Step::RefusedByPeer { reason, text, retry_after } => {
+                    log::debug!(target: "threadwire::accept", "{} {}: {text}", self.conn, self.stream.remote_addr());
+                    let millis = retry_after.map_or(0, |after| after.as_millis().min(60_000) as u64);
+                    return Ok(Progress::Over(Over::Refused(reason, millis)));
+                }
+            }
+        }
+    }
+
+    /// A proven connection: the next frame is the other side's attach, or its goodbye.
+    fn wait_for_attach(&mut self) -> io::Result<Progress> {
+        use crate::wire::{FrameType, Goodbye, decode_prefix};
+        self.flush()?;
+        loop {
+            match self.decoder.next_frame() {
+                Ok(None) => {}
+                Ok(Some(frame)) if frame.header.frame_type() == Some(FrameType::Attach) => {
+                    return Ok(Progress::Attach(frame.body.to_vec()));
+                }
+                Ok(Some(frame)) if frame.header.frame_type() == Some(FrameType::Goodbye) => {
+                    let Ok(goodbye) = decode_prefix::<Goodbye>(frame.body) else {
+                        return Ok(Progress::Over(Over::Rejected(CloseReason::ProtocolError)));
+                    };
+                    let millis = u64::from(goodbye.retry_after_ms.min(60_000));
+                    return Ok(Progress::Over(Over::Refused(CloseReason::from_code(goodbye.reason), millis)));
+                }
+                Ok(Some(_)) | Err(_) => return Ok(Progress::Over(Over::Rejected(CloseReason::ProtocolError))),
+            }
+            if !self.fill()? {
+                return Ok(Progress::Wait);
+            }
+        }
+    }
+
+    /// Says why, as far as that goes without waiting, and parts.
+    pub(crate) fn refuse(&mut self, reason: CloseReason) {
+        put_refusal(&mut self.out, reason, &reason.to_string(), None);
+        self.stage = Stage::Parting;
+        // Sixty bytes into a socket that took at most a few hundred before: they fit, or it is broken.
+        let _ = self.flush();
+    }
+
+    /// Writes what is there to be written; true when nothing is left.
+    pub(crate) fn flush(&mut self) -> io::Result<bool> {
+        loop {
+            let out = match &mut self.stage {
+                Stage::Shaking(handshake) if self.out.is_empty() => handshake.output(),
+                _ => &mut self.out,
+            };
+            if out.is_empty() {
+                return Ok(true);
+            }
+            match self.stream.try_write(out) {
+                Ok(wrote) => {
+                    out.drain(..wrote);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Reads once; false when nothing is there.
+    fn fill(&mut self) -> io::Result<bool> {
+        debug_assert!(self.decoder.capacity() <= 8 * MAX_HANDSHAKE_BODY + Decoder::LARGEST);
+        match self.stream.try_read(self.decoder.space()) {
+            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                self.decoder.filled(count);
+                Ok(true)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! What the threads of the connections manager share, and what they say to each other.
+//!
+//! Owns: nothing that changes. Threads: any. Locks: none. Blocks on: nothing.
+//! Upholds: threads talk by the messages defined here, never by shared state.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use crate::config::{self, Config};
+use crate::error::{DialError, DisconnectReason};
+use crate::handshake::{HandshakeConfig, WorkDone, random_bytes};
+use crate::ident::{ConnectionId, Incarnation, PeerId, SessionKind};
+use crate::link::{Decision, LinkCore, LinkLimits};
+use crate::metrics::Metrics;
+use crate::registry::{SessionsError, SharedRegistry};
+use crate::session::{Consumer, OnEnd, Peer, PeerLink, SessionEnded, SessionSettings};
+
+/// What all threads of the connections manager share; nothing in it changes after the start.
+pub(crate) struct Shared {
+    pub(crate) registry: SharedRegistry,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) handshake: Arc<HandshakeConfig>,
+    pub(crate) me: PeerId,
+    pub(crate) settings: Arc<SessionSettings>,
+    pub(crate) link_limits: LinkLimits,
+    pub(crate) consumer: Consumer,
+    pub(crate) times: Times,
+    pub(crate) secrets: Secrets,
+    /// Where lifecycle reports go.
+    pub(crate) reports: Sender<Report>,
+    /// Reports a session's end there.
+    pub(crate) on_end: OnEnd,
+    /// Zero of the clock that offers are compared on.
+    pub(crate) start: Instant,
+}
+
+/// The deadlines of connections.
+#[derive(Debug, Clone)]
+pub(crate) struct Times {
+    pub(crate) connect: Duration,
+    pub(crate) handshake: Duration,
+    pub(crate) idle: Duration,
+    pub(crate) write: Duration,
+    pub(crate) resume: Duration,
+    pub(crate) stable_after: Duration,
+    pub(crate) backoff: config::Backoff,
+}
+
+impl Times {
+    /// From the configuration.
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            connect: config.connect_timeout,
+            handshake: config.handshake_timeout,
+            idle: config.idle_timeout,
+            write: config.write_timeout,
+            resume: config.resume_window,
+            stable_after: config.stable_after,
+            backoff: config.backoff.clone(),
+        }
+    }
+}
+
+impl Shared {
+    /// A peer, with a link made for it if there is none.
+    ///
+    /// # Errors
+    /// There are as many links as there may be, or the node is shutting down.
+    pub(crate) fn peer(&self, id: PeerId) -> Result<Peer, SessionsError> {
+        self.registry.peer_or_insert(id, || {
+            let (token, state) = self.secrets.next();
+            let core = LinkCore::new(self.me, id, self.link_limits, state);
+            Peer::new(PeerLink::new(core, id, token, self.settings.clone()), self.consumer.clone())
+        })
+    }
+
+    /// Now, on the clock that offers are compared on.
+    pub(crate) fn now(&self) -> u64 {
+        self.start.elapsed().as_micros() as u64
+    }
+}
+
+/// A dial that somebody waits for, or that the supervisor keeps.
+#[derive(Debug, Clone)]
+pub(crate) struct DialRequest {
+    /// Who must answer; `None` takes whoever proves itself.
+    pub(crate) peer: Option<PeerId>,
+    pub(crate) addr: SocketAddr,
+    /// Told the outcome.
+    pub(crate) waiter: Option<Sender<Result<PeerId, DialError>>>,
+}
+
+/// What the acceptor thread is asked to do.
+pub(crate) enum Command {
+    Dial(DialRequest),
+    Worked(ConnectionId, WorkDone),
+    /// A link has decided about connections.
+    Decided(Arc<PeerLink>, Decision),
+    Stop,
+}
+
+/// What happens to connections; handled by the supervisor, in order.
+#[derive(Debug)]
+pub(crate) enum Report {
+    Started(Started),
+    Ended(SessionEnded),
+    DialFailed(DialFailure),
+    /// A node asks for a peer to be kept connected.
+    Keep(PeerId, Vec<SocketAddr>),
+    /// Stop dialling; with `true`, end.
+    Stop(bool),
+}
+
+/// A session that started.
+#[derive(Debug, Clone)]
+pub(crate) struct Started {
+    pub(crate) peer: PeerId,
+    pub(crate) conn: ConnectionId,
+    pub(crate) kind: SessionKind,
+    pub(crate) incarnation: Incarnation,
+    /// The other side's process is another one than before.
+    pub(crate) restarted: bool,
+    pub(crate) local_addr: SocketAddr,
+    pub(crate) remote_addr: SocketAddr,
+    pub(crate) advertised: Option<SocketAddr>,
+}
+
+/// A dial that failed.
+#[derive(Debug)]
+pub(crate) struct DialFailure {
+    pub(crate) peer: Option<PeerId>,
+    pub(crate) error: DialError,
+    pub(crate) retry_after: Duration,
+}
+
+/// What a node's application is told; see `node::Event`.
+#[derive(Debug, Clone)]
+pub(crate) enum Lifecycle {
+    Started(Started),
+    Ended { peer: PeerId, conn: ConnectionId, kind: SessionKind, reason: DisconnectReason, unacked_bytes: usize },
+    DialFailed { peer: Option<PeerId>, error: DialError },
+}
+
+/// Link tokens and the names of link states: secret, never the same twice, and without a failure once there is a seed.
+#[derive(Debug)]
+pub(crate) struct Secrets {
+    seed: [u8; 32],
+    count: AtomicU64,
+}
+
+impl Secrets {
+    /// From randomness of the system.
+    ///
+    /// # Errors
+    /// The system gives none.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self { seed: random_bytes()?, count: AtomicU64::new(0) })
+    }
+
+    /// A token, and a name.
+    pub(crate) fn next(&self) -> ([u8; 16], u64) {
+        let mut input = self.seed.to_vec();
+        input.extend_from_slice(&self.count.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+        let digest = ring::digest::digest(&ring::digest::SHA256, &input);
+        let (mut token, mut name) = ([0; 16], [0; 8]);
+        token.copy_from_slice(&digest.as_ref()[..16]);
+        name.copy_from_slice(&digest.as_ref()[16..24]);
+        (token, u64::from_le_bytes(name))
+    }
+}
+
+/// The way to the acceptor thread: a command, and a wake-up of its poll.
+#[derive(Clone)]
+pub(crate) struct Commands {
+    sender: Sender<Command>,
+    waker: Arc<mio::Waker>,
+}
+
+impl Commands {
+    /// Commands that wake a poll.
+    pub(crate) fn new(sender: Sender<Command>, waker: mio::Waker) -> Self {
+        Self { sender, waker: Arc::new(waker) }
+    }
+
+    /// Sends a command. After the acceptor's end it is dropped, and with it whoever waits for an answer learns of it.
+    pub(crate) fn send(&self, command: Command) {
+        if self.sender.send(command).is_ok()
+            && let Err(error) = self.waker.wake()
+        {
+            log::error!(target: "threadwire::accept", "waking the acceptor: {error}");
+        }
+    }
+}

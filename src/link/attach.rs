@@ -1,0 +1,214 @@
+//! Which connection a link is attached to: offers, the decider's choice, the exchange of positions.
+//!
+//! Owns: nothing (it is the attaching half of `LinkCore`). Threads: whoever holds the link lock. Locks: none itself.
+//! Blocks on: nothing.
+//! Upholds: only the decider chooses; the epoch rises before positions are said, so that the old session claims nothing
+//! more; a connection that overlapped with the one attached is a duplicate, a later one supersedes.
+
+use crate::error::CloseReason;
+use crate::ident::ConnectionId;
+use crate::link::lane_out::Freed;
+use crate::link::{Acked, Fault, LinkCore};
+use crate::wire::{Attach, LaneAttach};
+
+/// A proven connection of the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Offer {
+    /// The connection.
+    pub(crate) conn: ConnectionId,
+    /// When it was accepted or dialled, on a clock that only rises.
+    pub(crate) started: u64,
+    /// The life of the process that proved itself on it; higher is newer.
+    pub(crate) incarnation: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Attachment {
+    Detached,
+    /// The decider said ATTACH and waits for the other side's.
+    Attaching {
+        offer: Offer,
+    },
+    Attached {
+        offer: Offer,
+        since: u64,
+    },
+}
+
+/// What becomes of connections after an event.
+#[derive(Debug, Default)]
+pub(crate) struct Decision {
+    /// Say this attach on this connection (and, if `attached`, start its session).
+    pub(crate) say: Option<(ConnectionId, Attach)>,
+    /// This connection is attached now: start its session.
+    pub(crate) attached: Option<ConnectionId>,
+    /// End these connections, with the reason.
+    pub(crate) close: Vec<(ConnectionId, CloseReason)>,
+    /// What the other side's positions ended.
+    pub(crate) acked: Acked,
+    /// The other side's state is a new one (and there was one before).
+    pub(crate) restarted: bool,
+}
+
+/// The answer to an attach frame.
+pub(crate) type Answer = Result<Decision, Fault>;
+
+impl LinkCore {
+    fn decides(&self) -> bool {
+        self.me < self.peer
+    }
+
+    /// A connection has proven to be the peer's. `nonce` is fresh randomness, for the token of a first attach.
+    pub(crate) fn offer(&mut self, offer: Offer, nonce: [u8; 16]) -> Decision {
+        let mut decision = Decision::default();
+        if !self.decides() {
+            self.held.push(offer);
+            return decision;
+        }
+        match self.attachment {
+            Attachment::Detached => self.begin(offer, nonce, &mut decision),
+            Attachment::Attaching { offer: under_way } | Attachment::Attached { offer: under_way, .. }
+                if offer.incarnation < under_way.incarnation =>
+            {
+                decision.close.push((offer.conn, CloseReason::IdentityClash));
+            }
+            Attachment::Attaching { offer: under_way } if offer.incarnation == under_way.incarnation => {
+                self.held.push(offer);
+            }
+            Attachment::Attached { offer: present, since }
+                if offer.incarnation == present.incarnation && offer.started <= since =>
+            {
+                decision.close.push((offer.conn, CloseReason::Duplicate));
+            }
+            Attachment::Attaching { offer: old } | Attachment::Attached { offer: old, .. } => {
+                decision.close.push((old.conn, CloseReason::Superseded));
+                self.begin(offer, nonce, &mut decision);
+            }
+        }
+        decision
+    }
+
+    /// The decider's ATTACH: the old session is fenced off by it.
+    fn begin(&mut self, offer: Offer, nonce: [u8; 16], decision: &mut Decision) {
+        self.epoch += 1;
+        self.token.get_or_insert(nonce);
+        self.attachment = Attachment::Attaching { offer };
+        let attach = self.describe();
+        decision.say = Some((offer.conn, attach));
+    }
+
+    /// The attach frame of this side, as of now.
+    fn describe(&mut self) -> Attach {
+        let mut lanes = [LaneAttach::default(); crate::wire::LANES];
+        for ((lane, outgoing), incoming) in lanes.iter_mut().zip(&mut self.outgoing).zip(&mut self.incoming) {
+            outgoing.describe(lane);
+            incoming.describe(lane);
+            #[cfg(test)]
+            if self.mutation == Some(super::Mutation::CreditKept) {
+                lane.window += crate::wire::MAX_PIECE as u64;
+            }
+        }
+        Attach {
+            epoch: self.epoch,
+            token: self.token.unwrap_or_default(),
+            state: self.state_id,
+            knows: self.peer_state,
+            lanes,
+        }
+    }
+
+    /// The other side's ATTACH came on a proven connection. `now` is on the clock of [`Offer::started`].
+    pub(crate) fn on_attach(&mut self, conn: ConnectionId, told: &Attach, now: u64) -> Answer {
+        let mut decision = Decision::default();
+        let offer = match self.attachment {
+            Attachment::Attaching { offer } if self.decides() && offer.conn == conn => {
+                if told.epoch != self.epoch || Some(told.token) != self.token {
+                    return Err(if told.epoch == self.epoch { Fault::BadToken } else { Fault::BadAttach });
+                }
+                offer
+            }
+            _ if !self.decides() => {
+                let Some(position) = self.held.iter().position(|held| held.conn == conn) else {
+                    return Err(Fault::BadAttach);
+                };
+                let same_state = self.peer_state == Some(told.state);
+                if same_state && (told.epoch <= self.epoch || self.token != Some(told.token)) {
+                    return Err(if told.epoch > self.epoch { Fault::BadToken } else { Fault::BadAttach });
+                }
+                let offer = self.held.swap_remove(position);
+                self.epoch = told.epoch;
+                self.token = Some(told.token);
+                if let Attachment::Attached { offer: old, .. } = self.attachment {
+                    decision.close.push((old.conn, CloseReason::Superseded));
+                }
+                self.attachment = Attachment::Detached;
+                let answer = self.describe();
+                self.meet(told, &mut decision)?;
+                self.attachment = Attachment::Attached { offer, since: now };
+                self.counts.sessions += 1;
+                decision.say = Some((conn, answer));
+                decision.attached = Some(conn);
+                return Ok(decision);
+            }
+            _ => return Err(Fault::BadAttach),
+        };
+        self.meet(told, &mut decision)?;
+        self.attachment = Attachment::Attached { offer, since: now };
+        self.counts.sessions += 1;
+        decision.attached = Some(conn);
+        decision.close.extend(self.held.drain(..).map(|held| (held.conn, CloseReason::Duplicate)));
+        Ok(decision)
+    }
+
+    /// Adopts the other side's positions.
+    fn meet(&mut self, told: &Attach, decision: &mut Decision) -> Result<(), Fault> {
+        if self.peer_state == Some(told.state) {
+            for (lane, incoming) in told.lanes.iter().zip(&self.incoming) {
+                incoming.check_resume(lane)?;
+            }
+        } else {
+            decision.restarted = self.peer_state.is_some();
+            self.counts.restarts += u64::from(decision.restarted);
+            self.peer_state = Some(told.state);
+            self.generation = self.generation.wrapping_add(1);
+            for (lane, incoming) in told.lanes.iter().zip(&mut self.incoming) {
+                incoming.start_anew(lane);
+                #[cfg(test)]
+                if self.mutation == Some(super::Mutation::RepeatsUnmarked) {
+                    incoming.unmark_repeats();
+                }
+            }
+        }
+        let resumed = told.knows == Some(self.state_id);
+        for (told, outgoing) in told.lanes.iter().zip(&mut self.outgoing) {
+            #[cfg(test)]
+            if self.mutation == Some(super::Mutation::ResumeAtSent) && resumed {
+                let (_, sent, _) = outgoing.positions();
+                outgoing.attach(&LaneAttach { received: sent, ..*told }, resumed)?;
+                continue;
+            }
+            let (Freed { segments, .. }, unknown) = outgoing.attach(told, resumed)?;
+            self.counts.unknown += unknown;
+            decision.acked.segments.extend(segments);
+        }
+        Ok(())
+    }
+
+    /// A connection is over, attached or not. `nonce` as in [`LinkCore::offer`], for the next one that waits.
+    pub(crate) fn gone(&mut self, conn: ConnectionId, nonce: [u8; 16]) -> Decision {
+        let mut decision = Decision::default();
+        self.held.retain(|held| held.conn != conn);
+        let over = match self.attachment {
+            Attachment::Attaching { offer } | Attachment::Attached { offer, .. } => offer.conn == conn,
+            Attachment::Detached => false,
+        };
+        if over {
+            self.attachment = Attachment::Detached;
+            if self.decides() && !self.held.is_empty() {
+                let next = self.held.remove(0);
+                self.begin(next, nonce, &mut decision);
+            }
+        }
+        decision
+    }
+}

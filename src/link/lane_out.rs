@@ -1,0 +1,343 @@
+//! The sending side of one lane: numbers, retention, acknowledgements, credit.
+//!
+//! Owns: the numbered segments until they are done at the receiver, and the position of the next frame to write.
+//! Threads: whoever holds the link lock. Locks: none itself. Blocks on: nothing.
+//! Upholds: numbers are given once and in order; nothing below `done` is ever written again, nothing at or above it is
+//! forgotten; no frame is written beyond the receiver's credit.
+//!
+//! ```text
+//!        base = done            cursor                 next
+//!  ---------|---------------------|----------------------|------->  numbers
+//!   freed   |  written, kept      |  numbered, unwritten |  not numbered yet: the outbox
+//! ```
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::link::Fault;
+use crate::link::segment::{LARGE, SEGMENT_BYTES, Segment, Span};
+use crate::wire::{FrameHeader, FrameType, HEADER, Lane, LaneAttach, flags, put_segment};
+
+/// Retention of one lane.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct LaneOut {
+    lane: Lane,
+    /// Bytes that may be numbered and not done.
+    window: usize,
+    kept: VecDeque<Kept>,
+    kept_bytes: usize,
+    /// All numbers below are done at the receiver.
+    done: u64,
+    /// The next number to give.
+    next: u64,
+    cursor: Cursor,
+    /// All numbers below were written at least once.
+    sent: u64,
+    /// Numbers below were already repeated to one new incarnation.
+    replayed: u64,
+    /// The receiver expects this number, and it was given up: say SKIP before anything else.
+    skip_from: Option<u64>,
+    /// The number our attach frame told as `base`: where a receiver without a state starts.
+    described: u64,
+    /// Bytes written since the attach, and bytes the receiver allows since then.
+    sent_bytes: u64,
+    credit_bytes: u64,
+    /// The writer found something to write and no credit, or no window: tell it when that changes.
+    starved: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Kept {
+    first: u64,
+    segment: Arc<Segment>,
+}
+
+/// The next frame to write: in which kept segment, which of its frames, at which offset.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+struct Cursor {
+    segment: usize,
+    frame: u32,
+    offset: usize,
+}
+
+/// What to write next of a lane.
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    /// The bytes behind the head.
+    pub(crate) body: ChunkBody,
+    /// Which part of them.
+    pub(crate) start: usize,
+    /// Its end.
+    pub(crate) end: usize,
+}
+
+/// Where the bytes of a chunk lie.
+#[derive(Debug)]
+pub(crate) enum ChunkBody {
+    /// In retention.
+    Kept(Arc<Segment>),
+    /// In the buffer they were queued in; retention took a copy.
+    Own(Vec<u8>),
+}
+
+impl ChunkBody {
+    /// The bytes that a chunk's range points into.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Kept(segment) => segment.bytes(),
+            Self::Own(bytes) => bytes,
+        }
+    }
+}
+
+/// What an acknowledgement changed.
+#[derive(Debug, Default)]
+pub(crate) struct Freed {
+    /// Messages that ended.
+    pub(crate) messages: u64,
+    /// Segments that nobody needs any more.
+    pub(crate) segments: Vec<Arc<Segment>>,
+    /// The writer waited for this.
+    pub(crate) wake: bool,
+}
+
+impl LaneOut {
+    /// An empty lane that keeps up to `window` bytes.
+    pub(crate) fn new(lane: Lane, window: usize) -> Self {
+        Self {
+            lane,
+            window,
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            done: 0,
+            next: 0,
+            cursor: Cursor::default(),
+            sent: 0,
+            replayed: 0,
+            skip_from: None,
+            described: 0,
+            sent_bytes: 0,
+            credit_bytes: 0,
+            starved: false,
+        }
+    }
+
+    /// Whether another segment may be numbered now: all before are written, there is credit for a frame at least, and
+    /// the window has room (a message larger than the window is taken when the lane is empty).
+    pub(crate) fn can_number(&mut self) -> bool {
+        let open = self.sent_bytes < self.credit_bytes && (self.kept_bytes < self.window || self.kept.is_empty());
+        self.starved |= !open;
+        open && !self.has_unwritten()
+    }
+
+    /// Numbered and not written yet in this session.
+    pub(crate) fn has_unwritten(&self) -> bool {
+        self.cursor.segment < self.kept.len()
+    }
+
+    /// Numbers a segment and keeps it; nothing may be unwritten. A short plain segment that has credit is copied to
+    /// the end of retention and given back as the chunk to write, so that a buffer is not kept for a few bytes.
+    pub(crate) fn number(&mut self, segment: Segment, turn: usize, head: &mut Vec<u8>) -> Option<Chunk> {
+        debug_assert!(!self.has_unwritten());
+        let (first, frames, len) = (self.next, segment.frames, segment.len());
+        self.next += u64::from(frames);
+        self.kept_bytes += len;
+        let small = !segment.is_large() && len < LARGE && len <= turn;
+        if small && len as u64 <= self.credit_left() {
+            let appended = match self.kept.back_mut().and_then(|kept| Arc::get_mut(&mut kept.segment)) {
+                Some(tail) => tail.append(segment.bytes(), frames),
+                None => false,
+            };
+            if !appended {
+                let mut bytes = Vec::with_capacity(len.max(2 * LARGE));
+                bytes.extend_from_slice(segment.bytes());
+                self.kept.push_back(Kept { first, segment: Arc::new(Segment::plain(bytes, frames)) });
+            }
+            self.cursor = Cursor { segment: self.kept.len(), frame: 0, offset: 0 };
+            self.sent = self.next;
+            self.sent_bytes += len as u64;
+            if let Some(from) = self.skip_from.take() {
+                self.sent_bytes += put_skip(head, self.lane, from, self.done);
+            }
+            put_segment(head, self.lane, first, self.done);
+            let bytes = segment.into_buffer().unwrap_or_default();
+            return Some(Chunk { end: bytes.len(), body: ChunkBody::Own(bytes), start: 0 });
+        }
+        self.kept.push_back(Kept { first, segment: Arc::new(segment) });
+        self.cursor = Cursor { segment: self.kept.len() - 1, frame: 0, offset: 0 };
+        self.next_chunk(turn, head)
+    }
+
+    /// The next chunk of what is numbered and unwritten, as far as credit goes; its head is appended to `head`.
+    pub(crate) fn next_chunk(&mut self, turn: usize, head: &mut Vec<u8>) -> Option<Chunk> {
+        let kept = self.kept.get(self.cursor.segment)?;
+        let credit = self.credit_left();
+        let Some(span) = kept.segment.span(self.cursor.frame, self.cursor.offset, credit, turn) else {
+            self.starved = true;
+            return None;
+        };
+        let number = kept.first + u64::from(self.cursor.frame);
+        if let Some(from) = self.skip_from.take() {
+            self.sent_bytes += put_skip(head, self.lane, from, self.done);
+        }
+        put_segment(head, self.lane, number, self.done);
+        kept.segment.put_header(self.cursor.frame, span, head);
+        let chunk = Chunk { body: ChunkBody::Kept(kept.segment.clone()), start: span.start, end: span.end };
+        self.advance(span);
+        self.sent = self.sent.max(number + u64::from(span.frames));
+        Some(chunk)
+    }
+
+    /// Bytes that may still be written, less what an owed SKIP takes.
+    fn credit_left(&self) -> u64 {
+        let owed = if self.skip_from.is_some() { HEADER + SKIP_BODY } else { 0 };
+        self.credit_bytes.saturating_sub(self.sent_bytes + owed as u64)
+    }
+
+    fn advance(&mut self, span: Span) {
+        self.sent_bytes += span.wire_bytes as u64;
+        self.cursor.frame += span.frames;
+        self.cursor.offset = span.end;
+        if self.kept.get(self.cursor.segment).is_some_and(|kept| self.cursor.frame >= kept.segment.frames) {
+            self.cursor = Cursor { segment: self.cursor.segment + 1, frame: 0, offset: 0 };
+        }
+    }
+
+    /// Takes an acknowledgement.
+    pub(crate) fn acknowledge(&mut self, received: u64, done: u64, credit: u64) -> Result<Freed, Fault> {
+        if received > self.sent || done > received {
+            return Err(Fault::AckedUnsent);
+        }
+        self.credit_bytes = self.credit_bytes.max(credit);
+        let mut freed = self.free_below(done);
+        freed.wake = std::mem::take(&mut self.starved);
+        Ok(freed)
+    }
+
+    /// Ends all messages below `done`.
+    fn free_below(&mut self, done: u64) -> Freed {
+        let mut freed = Freed::default();
+        if done <= self.done {
+            return freed;
+        }
+        for kept in &self.kept {
+            if kept.first >= done {
+                break;
+            }
+            let frame = |number: u64| number.saturating_sub(kept.first).min(u64::from(u32::MAX)) as u32;
+            let ended = kept.segment.messages_below(frame(done)) - kept.segment.messages_below(frame(self.done));
+            freed.messages += u64::from(ended);
+        }
+        self.done = done;
+        while let Some(front) = self.kept.front()
+            && front.first + u64::from(front.segment.frames) <= done
+        {
+            self.kept_bytes -= front.segment.len();
+            if self.cursor.segment > 0 {
+                self.cursor.segment -= 1;
+            } else {
+                self.cursor = Cursor::default();
+            }
+            freed.segments.extend(self.kept.pop_front().map(|kept| kept.segment));
+        }
+        freed
+    }
+
+    /// This lane's half of an attach frame (the receiving half is the other side's business).
+    pub(crate) fn describe(&mut self, into: &mut LaneAttach) {
+        self.described = self.done;
+        into.base = self.done;
+        into.sent = self.sent;
+    }
+
+    /// Begins a session: the other side has `told.received` of what this link state sent (`resumed`), or nothing at
+    /// all. Returns the buffers this frees, and how many messages end unknown: repeated to one new incarnation already
+    /// and never answered.
+    pub(crate) fn attach(&mut self, told: &LaneAttach, resumed: bool) -> Result<(Freed, u64), Fault> {
+        let mut unknown = 0;
+        let mut freed = Freed::default();
+        let from = if resumed {
+            if told.received > self.sent {
+                return Err(Fault::AckedUnsent);
+            }
+            // What is done is told by the acknowledgement that follows, together with its exceptions.
+            self.skip_from = (told.received < self.done).then_some(told.received);
+            told.received.max(self.done)
+        } else {
+            freed = self.free_below(self.replayed.max(self.done));
+            unknown = std::mem::take(&mut freed.messages);
+            self.replayed = self.whole_below(self.sent);
+            self.skip_from = (self.described < self.done).then_some(self.described);
+            self.done
+        };
+        self.sent_bytes = 0;
+        self.credit_bytes = told.window;
+        self.starved = false;
+        self.seek(from);
+        Ok((freed, unknown))
+    }
+
+    /// The start of the big message that `number` falls into, else `number`: a message of which the last piece was never
+    /// written cannot have been handed over.
+    fn whole_below(&self, number: u64) -> u64 {
+        let inside = |kept: &&Kept| kept.first < number && number < kept.first + u64::from(kept.segment.frames);
+        match self.kept.iter().rev().find(inside) {
+            Some(kept) if kept.segment.is_large() => kept.first,
+            _ => number,
+        }
+    }
+
+    /// Puts the cursor on number `number`.
+    fn seek(&mut self, number: u64) {
+        let segment = self.kept.partition_point(|kept| kept.first + u64::from(kept.segment.frames) <= number);
+        self.cursor = match self.kept.get(segment) {
+            Some(kept) => {
+                let frame = number.saturating_sub(kept.first) as u32;
+                Cursor { segment, frame, offset: kept.segment.offset_of(frame) }
+            }
+            None => Cursor { segment, frame: 0, offset: 0 },
+        };
+    }
+
+    /// Forgets everything that is kept; returns how many messages that were.
+    pub(crate) fn give_up(&mut self) -> u64 {
+        let unknown = self.free_below(self.next).messages;
+        *self = Self::new(self.lane, self.window);
+        unknown
+    }
+
+    /// All numbers below are done.
+    pub(crate) fn done(&self) -> u64 {
+        self.done
+    }
+
+    /// Bytes numbered and not done.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.kept_bytes
+    }
+
+    /// Bytes written and not done: what a cut puts in doubt.
+    pub(crate) fn unacked_bytes(&self) -> usize {
+        let unwritten: usize = self.kept.iter().skip(self.cursor.segment).map(|kept| kept.segment.len()).sum();
+        self.kept_bytes - unwritten.min(self.kept_bytes)
+    }
+
+    /// First number still kept, next number to write for the first time, next number to give.
+    #[cfg(test)]
+    pub(crate) fn positions(&self) -> (u64, u64, u64) {
+        (self.done, self.sent, self.next)
+    }
+}
+
+/// Appends a SKIP over the numbers `from..to`; returns the credit it takes.
+fn put_skip(head: &mut Vec<u8>, lane: Lane, from: u64, to: u64) -> u64 {
+    put_segment(head, lane, from, from);
+    let header = FrameHeader::on_lane(FrameType::Skip, lane, flags::NUMBERED, 0, SKIP_BODY as u32);
+    head.extend_from_slice(&header.to_bytes());
+    head.extend_from_slice(&(to - from).to_le_bytes());
+    (HEADER + SKIP_BODY) as u64
+}
+
+const SKIP_BODY: usize = 8;
+
+const _: () = assert!(LARGE * 2 <= SEGMENT_BYTES);

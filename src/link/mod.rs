@@ -1,0 +1,506 @@
+//! The link: what two identities share across connections. Pure: no threads, no clock, no sockets.
+//!
+//! Owns: per lane the numbers, what is kept for repetition, the credit account and both positions; which connection is
+//! attached; the epoch and the token. Threads: whoever holds the link lock. Locks: none itself. Blocks on: nothing.
+//! Upholds: every message is claimed once and in order by the receiver; nothing is forgotten by the sender before it is
+//! done; of two connections of the same two peers, both sides attach the same one; a stale session claims nothing.
+//!
+//! ```text
+//!              offer (decider)                       on_attach (decider)
+//!  Detached ------------------> Attaching(conn, epoch) ---------------> Attached(conn, epoch)
+//!      ^  \____________________ on_attach (the other side) ________________/      |
+//!      |________________________________ gone(conn) _____________________________|
+//! ```
+//!
+//! The peer with the lower id is the **decider** of the link: it alone chooses the connection that is attached, and
+//! speaks first. That leaves nothing to agree on when both sides dial at once.
+
+mod attach;
+mod lane_in;
+mod lane_out;
+mod segment;
+
+use std::sync::Arc;
+
+use crate::error::RejectCause;
+use crate::ident::{ConnectionId, PeerId};
+use crate::wire::{Ack, FrameHeader, LANES, Lane};
+
+pub(crate) use attach::{Decision, Offer};
+pub(crate) use lane_in::{AckDue, Claim, Piece, Reassembly};
+pub(crate) use lane_out::{Chunk, ChunkBody};
+pub(crate) use segment::{LARGE, SEGMENT_BYTES, Segment};
+
+use attach::Attachment;
+use lane_in::LaneIn;
+use lane_out::LaneOut;
+
+/// The smallest window of a lane: one frame of the largest size must fit.
+const SMALLEST_WINDOW: usize = crate::wire::HEADER + crate::wire::MAX_BODY;
+
+/// How the other side broke the protocol of links. Ends the session, never the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "each variant's text says it")]
+pub(crate) enum Fault {
+    #[error("an acknowledgement of what was never sent, or one that takes another back")]
+    AckedUnsent,
+    #[error("number {came} where {expected} was to come")]
+    WrongNumber { expected: u64, came: u64 },
+    #[error("a numbered frame before its SEGMENT frame")]
+    Unannounced,
+    #[error("more bytes than were granted")]
+    BeyondCredit,
+    #[error("pieces of messages that do not fit together")]
+    MixedPieces,
+    #[error("an attach out of turn, or with an old epoch")]
+    BadAttach,
+    #[error("the link token is wrong")]
+    BadToken,
+}
+
+/// Why nothing was claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoClaim {
+    /// The session was replaced: drop what was read, end.
+    Stale,
+    /// An earlier session still delivers what it claimed: wait for it.
+    Busy,
+    /// The peer broke the protocol.
+    Fault(Fault),
+}
+
+impl From<Fault> for NoClaim {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// Sizes of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct LinkLimits {
+    /// Bytes numbered and not done, and bytes granted to the other side, over all lanes.
+    pub(crate) window_bytes: usize,
+    /// Longest message taken.
+    pub(crate) max_message: usize,
+}
+
+impl LinkLimits {
+    /// A lane's share of the window: half for normal traffic, the rest split among reply, urgent and bulk.
+    fn lane(self, lane: Lane) -> usize {
+        let share = match lane {
+            Lane::Normal => self.window_bytes / 2,
+            Lane::Reply => self.window_bytes / 4,
+            Lane::Urgent | Lane::Bulk => self.window_bytes / 8,
+        };
+        share.max(SMALLEST_WINDOW)
+    }
+}
+
+/// The state of one link.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct LinkCore {
+    me: PeerId,
+    peer: PeerId,
+    limits: LinkLimits,
+    /// Names this state: a new number whenever it starts from nothing.
+    state_id: u64,
+    /// The other side's state that the receiving lanes speak of.
+    peer_state: Option<u64>,
+    token: Option<[u8; 16]>,
+    epoch: u64,
+    attachment: Attachment,
+    /// Proven connections that wait: for the decider's word, or for the outcome of an attach under way.
+    held: Vec<Offer>,
+    outgoing: [LaneOut; LANES],
+    incoming: [LaneIn; LANES],
+    /// The session whose claimed messages are being delivered.
+    delivering: Option<ConnectionId>,
+    /// Rises whenever the receiving lanes start anew: what was claimed before ends without a number.
+    generation: u32,
+    counts: LinkCounts,
+    #[cfg(test)]
+    pub(crate) mutation: Option<Mutation>,
+}
+
+/// What became of messages, exactly.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(crate) struct LinkCounts {
+    /// Handed over at the other side.
+    pub(crate) acked: u64,
+    /// Rejected by the other side.
+    pub(crate) rejected: u64,
+    /// Written, and never answered.
+    pub(crate) unknown: u64,
+    /// Sessions attached so far.
+    pub(crate) sessions: u64,
+    /// Changes of the other side's state after the first.
+    pub(crate) restarts: u64,
+}
+
+/// What an acknowledgement led to.
+#[derive(Debug, Default)]
+pub(crate) struct Acked {
+    /// Buffers nobody needs any more.
+    pub(crate) segments: Vec<Arc<Segment>>,
+    /// The writer waited for this.
+    pub(crate) wake: bool,
+    /// Messages that the receiver rejected.
+    pub(crate) rejected: Vec<(u64, RejectCause)>,
+}
+
+/// Deliberate violations of the rules, to prove that the exploration finds them.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Mutation {
+    /// A stale session may still claim.
+    NoFence,
+    /// A session claims while an earlier one still delivers.
+    NoDeliveryGate,
+    /// Retention ends at `received`, not at `done`.
+    FreeAtReceived,
+    /// A new session starts after what was written, not after what was received.
+    ResumeAtSent,
+    /// Repeats to a new state are not announced.
+    RepeatsUnmarked,
+    /// More credit is said at an attach than is counted.
+    CreditKept,
+    /// Acknowledgements of a replaced session count.
+    StaleAck,
+}
+
+impl LinkCore {
+    /// A link that has never been attached. `state_id` must differ from that of any earlier state of this link.
+    pub(crate) fn new(me: PeerId, peer: PeerId, limits: LinkLimits, state_id: u64) -> Self {
+        Self {
+            me,
+            peer,
+            limits,
+            state_id,
+            peer_state: None,
+            token: None,
+            epoch: 0,
+            attachment: Attachment::Detached,
+            held: Vec::new(),
+            outgoing: Lane::ALL.map(|lane| LaneOut::new(lane, limits.lane(lane))),
+            incoming: Lane::ALL.map(|lane| LaneIn::new(lane, limits.lane(lane) as u64, limits.max_message as u64)),
+            delivering: None,
+            generation: 0,
+            counts: LinkCounts::default(),
+            #[cfg(test)]
+            mutation: None,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn mutated(&self, mutation: Mutation) -> bool {
+        self.mutation == Some(mutation)
+    }
+
+    /// The connection whose session is attached.
+    pub(crate) fn attached(&self) -> Option<ConnectionId> {
+        match self.attachment {
+            Attachment::Attached { offer, .. } => Some(offer.conn),
+            Attachment::Detached | Attachment::Attaching { .. } => None,
+        }
+    }
+
+    fn is_stale(&self, conn: ConnectionId) -> bool {
+        #[cfg(test)]
+        if self.mutated(Mutation::NoFence) {
+            return false;
+        }
+        self.attached() != Some(conn)
+    }
+
+    fn ignores_ack(&self, conn: ConnectionId) -> bool {
+        #[cfg(test)]
+        if self.mutated(Mutation::StaleAck) {
+            return false;
+        }
+        self.attached() != Some(conn)
+    }
+
+    // ---- sending: the holder of the write token of `conn`
+
+    /// The next thing to write on `conn`, most urgent lane first: what is numbered and unwritten, else what `take` hands
+    /// out of the queue of a lane that may number more. The chunk's head is appended to `head`.
+    pub(crate) fn next_chunk(
+        &mut self,
+        conn: ConnectionId,
+        head: &mut Vec<u8>,
+        mut take: impl FnMut(Lane) -> Option<Taken>,
+    ) -> Option<Chunk> {
+        if self.attached() != Some(conn) {
+            return None;
+        }
+        for lane in Lane::ALL {
+            let turn = if lane == Lane::Bulk { crate::wire::MAX_PIECE } else { SEGMENT_BYTES };
+            let out = &mut self.outgoing[lane.index()];
+            let chunk = if out.has_unwritten() {
+                out.next_chunk(turn, head)
+            } else if out.can_number()
+                && let Some(taken) = take(lane)
+            {
+                let chunk = out.number(taken.segment, turn, head);
+                for (lane, debt) in self.incoming.iter_mut().zip(taken.debt) {
+                    lane.release(debt);
+                }
+                chunk
+            } else {
+                None
+            };
+            if chunk.is_some() {
+                return chunk;
+            }
+        }
+        None
+    }
+
+    /// Appends the acknowledgements that are due; `all` includes those that could wait.
+    pub(crate) fn put_acks(&mut self, conn: ConnectionId, all: bool, out: &mut Vec<u8>) {
+        if self.attached() != Some(conn) {
+            return;
+        }
+        for lane in &mut self.incoming {
+            let due = lane.ack_due();
+            if due == AckDue::Now || (all && due == AckDue::Later) {
+                let ack = lane.take_ack();
+                put_ack(out, ack);
+            }
+        }
+    }
+
+    /// The most urgent acknowledgement that is due.
+    pub(crate) fn ack_due(&self) -> AckDue {
+        self.incoming.iter().map(LaneIn::ack_due).max().unwrap_or(AckDue::No)
+    }
+
+    // ---- receiving: the receiver thread of `conn`
+
+    /// Takes an acknowledgement. Stale ones are ignored.
+    pub(crate) fn on_ack(&mut self, conn: ConnectionId, ack: &Ack) -> Result<Acked, Fault> {
+        let mut acked = Acked::default();
+        if self.ignores_ack(conn) {
+            return Ok(acked);
+        }
+        let Some(lane) = Lane::from_bits(ack.lane) else { return Ok(acked) };
+        #[cfg(test)]
+        let done = if self.mutated(Mutation::FreeAtReceived) { ack.received } else { ack.done };
+        #[cfg(not(test))]
+        let done = ack.done;
+        let out = &mut self.outgoing[lane.index()];
+        let before = out.done();
+        let freed = out.acknowledge(ack.received, done, ack.window)?;
+        // The receiver repeats an exception until it knows that we know; ours are those that ended just now.
+        let new = ack.exceptions.iter().filter(|e| e.number >= before && e.number < ack.done);
+        acked.rejected.extend(new.map(|e| (e.number, RejectCause::from_code(e.cause))));
+        let rejected = acked.rejected.len() as u64;
+        if rejected > freed.messages {
+            return Err(Fault::AckedUnsent);
+        }
+        self.counts.rejected += rejected;
+        self.counts.acked += freed.messages - rejected;
+        acked.segments = freed.segments;
+        acked.wake = freed.wake;
+        Ok(acked)
+    }
+
+    /// Takes a SEGMENT frame.
+    pub(crate) fn on_segment(&mut self, conn: ConnectionId, lane: Lane, first: u64, base: u64) -> Result<(), NoClaim> {
+        if self.is_stale(conn) {
+            return Err(NoClaim::Stale);
+        }
+        Ok(self.incoming[lane.index()].announce(first, base)?)
+    }
+
+    /// Claims whole messages for delivery by the receiver thread of `conn`, which then calls [`LinkCore::delivered`].
+    pub(crate) fn claim(
+        &mut self,
+        conn: ConnectionId,
+        lane: Lane,
+        frames: u32,
+        bytes: usize,
+        ack_now: bool,
+    ) -> Result<Claim, NoClaim> {
+        self.may_deliver(conn)?;
+        let claim = self.incoming[lane.index()].claim(frames, bytes, ack_now)?;
+        self.delivering = Some(conn);
+        Ok(claim)
+    }
+
+    /// Claims one frame that is not a plain whole message; see [`LinkCore::claim`]. With `Piece::More` and
+    /// `Piece::Whole` the message under way comes along, to be put back by [`LinkCore::put_big`] in the first case.
+    pub(crate) fn claim_piece(
+        &mut self,
+        conn: ConnectionId,
+        lane: Lane,
+        header: FrameHeader,
+        body: &[u8],
+    ) -> Result<(Claim, Piece, Option<Reassembly>), NoClaim> {
+        self.may_deliver(conn)?;
+        let incoming = &mut self.incoming[lane.index()];
+        let (claim, piece) = incoming.claim_piece(header, body)?;
+        let big = match piece {
+            Piece::More(_) | Piece::Whole(_) => incoming.take_big(),
+            Piece::Discard | Piece::Rejected => None,
+        };
+        self.delivering = Some(conn);
+        Ok((claim, piece, big))
+    }
+
+    /// Takes a numbered frame without a message: SKIP, ABORT, or one of a newer version.
+    pub(crate) fn on_other(
+        &mut self,
+        conn: ConnectionId,
+        lane: Lane,
+        apply: impl FnOnce(&mut Other<'_>) -> Result<(), Fault>,
+    ) -> Result<(), NoClaim> {
+        self.may_deliver(conn)?;
+        Ok(apply(&mut Other(&mut self.incoming[lane.index()]))?)
+    }
+
+    fn may_deliver(&self, conn: ConnectionId) -> Result<(), NoClaim> {
+        if self.is_stale(conn) {
+            return Err(NoClaim::Stale);
+        }
+        #[cfg(test)]
+        if self.mutated(Mutation::NoDeliveryGate) {
+            return Ok(());
+        }
+        match self.delivering {
+            Some(other) if other != conn => Err(NoClaim::Busy),
+            _ => Ok(()),
+        }
+    }
+
+    /// Which life of the receiving lanes a claim belongs to; give it back to [`LinkCore::finish`].
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Puts back a message that is still under way.
+    pub(crate) fn put_big(&mut self, generation: u32, lane: Lane, big: Reassembly) {
+        if generation == self.generation {
+            self.incoming[lane.index()].put_big(big);
+        }
+    }
+
+    /// The receiver thread of `conn` has delivered what it claimed: another session may go on.
+    pub(crate) fn delivered(&mut self, conn: ConnectionId) {
+        if self.delivering == Some(conn) {
+            self.delivering = None;
+        }
+    }
+
+    /// Messages were handed over, or one of them rejected: all numbers of the lane below `upto` are over, and `credit`
+    /// bytes may come again.
+    pub(crate) fn finish(
+        &mut self,
+        generation: u32,
+        lane: Lane,
+        upto: u64,
+        credit: u64,
+        rejected: Option<(u64, RejectCause)>,
+    ) {
+        let incoming = &mut self.incoming[lane.index()];
+        if generation == self.generation {
+            incoming.finish(upto, credit, rejected);
+        } else {
+            incoming.release(credit);
+        }
+    }
+
+    /// Credit that a big message of `len` bytes holds.
+    pub(crate) fn big_credit(&self, lane: Lane, len: usize) -> u64 {
+        self.incoming[lane.index()].big_credit(len)
+    }
+
+    /// `credit` bytes of a lane may come again.
+    pub(crate) fn release(&mut self, lane: Lane, credit: u64) {
+        self.incoming[lane.index()].release(credit);
+    }
+
+    // ---- looking
+
+    /// What became of messages so far.
+    pub(crate) fn counts(&self) -> LinkCounts {
+        self.counts
+    }
+
+    /// Bytes numbered and not done, over all lanes.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.outgoing.iter().map(LaneOut::kept_bytes).sum()
+    }
+
+    /// Bytes written and not done, over all lanes.
+    pub(crate) fn unacked_bytes(&self) -> usize {
+        self.outgoing.iter().map(LaneOut::unacked_bytes).sum()
+    }
+
+    /// Numbers received per lane: for a goodbye.
+    pub(crate) fn received(&self) -> [u64; LANES] {
+        std::array::from_fn(|lane| self.incoming[lane].positions().0)
+    }
+
+    /// Forgets what is kept: the resume window ended. Returns how many messages end unknown.
+    pub(crate) fn give_up(&mut self, state_id: u64) -> u64 {
+        let unknown: u64 = self.outgoing.iter_mut().map(LaneOut::give_up).sum();
+        self.counts.unknown += unknown;
+        self.state_id = state_id;
+        unknown
+    }
+
+    #[cfg(test)]
+    pub(crate) fn out_positions(&self, lane: Lane) -> (u64, u64, u64) {
+        self.outgoing[lane.index()].positions()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn in_positions(&self, lane: Lane) -> (u64, u64) {
+        self.incoming[lane.index()].positions()
+    }
+}
+
+/// A segment out of a queue, and the credit of questions (per lane) that it pays back by being written.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    /// The frames.
+    pub(crate) segment: Segment,
+    /// Bytes per lane of the questions it answers.
+    pub(crate) debt: [u64; LANES],
+}
+
+/// What numbered frames without a message may do to a lane.
+pub(crate) struct Other<'a>(&'a mut LaneIn);
+
+impl Other<'_> {
+    /// ABORT.
+    pub(crate) fn abort(&mut self, bytes: usize) -> Result<(), Fault> {
+        self.0.abort(bytes)
+    }
+
+    /// SKIP.
+    pub(crate) fn skip(&mut self, count: u64, bytes: usize) -> Result<(), Fault> {
+        self.0.skip(count, bytes)
+    }
+
+    /// A type of a newer version.
+    pub(crate) fn unknown(&mut self, bytes: usize) -> Result<(), Fault> {
+        self.0.unknown(bytes)
+    }
+}
+
+/// Appends an ACK frame, with as many exceptions as one frame holds.
+fn put_ack(out: &mut Vec<u8>, mut ack: Ack) {
+    const MOST_EXCEPTIONS: usize = 4096;
+    ack.exceptions.truncate(MOST_EXCEPTIONS);
+    if let Err(error) = crate::wire::put_body(out, crate::wire::FrameType::Ack, &ack) {
+        // Forty bytes and at most 4096 exceptions of ten always fit a frame; say so loudly if that ever changes.
+        debug_assert!(false, "{error}");
+    }
+}
+
+#[cfg(test)]
+mod explore;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! Segments: encoded frames as they are queued, numbered, written and kept.
+//!
+//! Owns: bytes. Threads: any, one owner at a time; shared read-only once numbered. Locks: none. Blocks on: nothing.
+//! Upholds: a segment's frames never change once numbered; a big message is alone in its segment and is written from
+//! where the application's bytes lie.
+
+use crate::wire::{FrameHeader, FrameType, HEADER, Lane, MAX_PIECE, flags};
+
+/// An open segment is sealed when it would grow beyond this many bytes.
+pub(crate) const SEGMENT_BYTES: usize = 256 * 1024 + 2 * HEADER * 4;
+/// Payloads above this are a segment of their own, not copied among small ones.
+pub(crate) const LARGE: usize = 32 * 1024;
+
+/// A row of encoded frames of one lane.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Segment {
+    /// How many numbers its frames take.
+    pub(crate) frames: u32,
+    /// How many application messages these are.
+    pub(crate) messages: u32,
+    content: Content,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Content {
+    /// Whole messages, back to back, encoded.
+    Plain(Vec<u8>),
+    /// One message; its frames are cut from the payload as they are written.
+    Large { lane: Lane, kind: u16, flags: u8, payload: Vec<u8> },
+}
+
+/// Part of a segment: what one turn writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    /// Frames it holds.
+    pub(crate) frames: u32,
+    /// Bytes it takes on the wire, headers included: what credit counts.
+    pub(crate) wire_bytes: usize,
+    /// Where its bytes lie in [`Segment::bytes`].
+    pub(crate) start: usize,
+    /// Their end.
+    pub(crate) end: usize,
+}
+
+impl Segment {
+    /// Whole messages, already encoded.
+    pub(crate) fn plain(bytes: Vec<u8>, frames: u32) -> Self {
+        Self { frames, messages: frames, content: Content::Plain(bytes) }
+    }
+
+    /// One message of its own; `extra` are flags beside NUMBERED, FIRST and LAST, which are set here.
+    pub(crate) fn large(lane: Lane, kind: u16, extra: u8, payload: Vec<u8>) -> Self {
+        let frames = payload.len().div_ceil(MAX_PIECE).max(1) as u32;
+        let flags = extra | flags::NUMBERED;
+        Self { frames, messages: 1, content: Content::Large { lane, kind, flags, payload } }
+    }
+
+    /// The bytes that spans point into: encoded frames, or the payload of one message.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match &self.content {
+            Content::Plain(bytes) => bytes,
+            Content::Large { payload, .. } => payload,
+        }
+    }
+
+    /// Bytes of memory the segment answers for.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes().len() + if self.is_large() { self.frames as usize * HEADER + 8 } else { 0 }
+    }
+
+    /// Whether it is one message of its own.
+    pub(crate) fn is_large(&self) -> bool {
+        matches!(self.content, Content::Large { .. })
+    }
+
+    /// The bytes, as [`Segment::bytes`] shows them.
+    pub(crate) fn into_payload(self) -> Vec<u8> {
+        match self.content {
+            Content::Plain(bytes) | Content::Large { payload: bytes, .. } => bytes,
+        }
+    }
+
+    /// The buffer of a plain segment, for reuse.
+    pub(crate) fn into_buffer(self) -> Option<Vec<u8>> {
+        match self.content {
+            Content::Plain(bytes) => Some(bytes),
+            Content::Large { .. } => None,
+        }
+    }
+
+    /// Appends encoded whole messages to a plain segment with room for them; false leaves it as it was.
+    pub(crate) fn append(&mut self, more: &[u8], frames: u32) -> bool {
+        match &mut self.content {
+            Content::Plain(bytes) if bytes.capacity() - bytes.len() >= more.len() => {
+                bytes.extend_from_slice(more);
+                self.frames += frames;
+                self.messages += frames;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Where frame number `frame` of this segment begins in [`Segment::bytes`].
+    pub(crate) fn offset_of(&self, frame: u32) -> usize {
+        match &self.content {
+            Content::Plain(bytes) => {
+                if frame >= self.frames {
+                    return bytes.len();
+                }
+                (0..frame).fold(0, |at, _| at + frame_len(&bytes[at..]))
+            }
+            Content::Large { payload, .. } => (frame as usize * MAX_PIECE).min(payload.len()),
+        }
+    }
+
+    /// The next span from frame `frame` at offset `start`: as many frames as `credit` and `turn` bytes allow, one piece
+    /// of a big message at a time. `None` when not even one frame has credit.
+    pub(crate) fn span(&self, frame: u32, start: usize, credit: u64, turn: usize) -> Option<Span> {
+        match &self.content {
+            Content::Plain(bytes) => {
+                let rest = bytes.len() - start;
+                if rest as u64 <= credit && rest <= turn {
+                    return Some(Span { frames: self.frames - frame, wire_bytes: rest, start, end: bytes.len() });
+                }
+                let (mut end, mut frames) = (start, 0);
+                while end < bytes.len() {
+                    let next = end + frame_len(&bytes[end..]);
+                    if (next - start) as u64 > credit || (frames > 0 && next - start > turn) {
+                        break;
+                    }
+                    end = next;
+                    frames += 1;
+                }
+                (frames > 0).then_some(Span { frames, wire_bytes: end - start, start, end })
+            }
+            Content::Large { payload, .. } => {
+                let end = (start + MAX_PIECE).min(payload.len());
+                let total = if frame == 0 && self.frames > 1 { 8 } else { 0 };
+                let wire_bytes = HEADER + total + (end - start);
+                (wire_bytes as u64 <= credit).then_some(Span { frames: 1, wire_bytes, start, end })
+            }
+        }
+    }
+
+    /// Appends what goes in front of a span on the wire: the frame header of a piece, nothing for encoded frames.
+    pub(crate) fn put_header(&self, frame: u32, span: Span, out: &mut Vec<u8>) {
+        let Content::Large { lane, kind, flags, payload } = &self.content else { return };
+        let (first, last) = (frame == 0, frame + 1 == self.frames);
+        let mut flags = *flags;
+        if first {
+            flags |= flags::FIRST;
+        }
+        if last {
+            flags |= flags::LAST;
+        } else {
+            // Only the last piece ends a message that somebody may wait for.
+            flags &= !flags::ACK_NOW;
+        }
+        let total = first && !last;
+        let length = (span.end - span.start + if total { 8 } else { 0 }) as u32;
+        out.extend_from_slice(&FrameHeader::on_lane(FrameType::Data, *lane, flags, *kind, length).to_bytes());
+        if total {
+            out.extend_from_slice(&(payload.len() as u64).to_le_bytes());
+        }
+    }
+
+    /// How many messages end below frame `frame`.
+    pub(crate) fn messages_below(&self, frame: u32) -> u32 {
+        if self.is_large() { u32::from(frame >= self.frames) } else { frame.min(self.frames) }
+    }
+}
+
+/// Length of the encoded frame at the start of `bytes`, header included.
+fn frame_len(bytes: &[u8]) -> usize {
+    match bytes.first_chunk::<HEADER>() {
+        Some(header) => HEADER + FrameHeader::from_bytes(*header).length as usize,
+        // Our own encoder wrote these bytes; a remainder shorter than a header would be our bug, and ends the walk.
+        None => bytes.len().max(1),
+    }
+}

@@ -1,0 +1,367 @@
+use super::*;
+use crate::wire::{Attach, Decoder, FrameType, MAX_BODY, MAX_PIECE, decode, flags};
+use proptest::prelude::*;
+
+fn peer(n: u8) -> PeerId {
+    PeerId::from_bytes([n; 32])
+}
+
+const LIMITS: LinkLimits = LinkLimits { window_bytes: 8 * SMALLEST_WINDOW, max_message: 1 << 20 };
+
+/// Two links over a lossy pair of streams, driven step by step.
+struct Pair {
+    cores: [LinkCore; 2],
+    streams: [Decoder; 2],
+    conn: ConnectionId,
+    clock: u64,
+    state: u64,
+    /// Delivered at each side: lane, payload, announced as a repeat.
+    delivered: [Vec<(Lane, Vec<u8>, bool)>; 2],
+    rejected: [Vec<(u64, RejectCause)>; 2],
+}
+
+impl Pair {
+    fn new(limits: LinkLimits) -> Self {
+        let cores = [LinkCore::new(peer(1), peer(2), limits, 1), LinkCore::new(peer(2), peer(1), limits, 2)];
+        Self {
+            cores,
+            streams: std::array::from_fn(|_| Decoder::new(MAX_BODY)),
+            conn: ConnectionId(0),
+            clock: 0,
+            state: 2,
+            delivered: Default::default(),
+            rejected: Default::default(),
+        }
+    }
+
+    fn cut(&mut self) {
+        self.streams = std::array::from_fn(|_| Decoder::new(MAX_BODY));
+        for core in &mut self.cores {
+            core.gone(self.conn, [0; 16]);
+        }
+    }
+
+    fn restart(&mut self, side: usize, limits: LinkLimits) {
+        self.cut();
+        self.state += 1;
+        self.cores[side] = LinkCore::new(peer(side as u8 + 1), peer(2 - side as u8), limits, self.state);
+    }
+
+    fn connect(&mut self) {
+        self.conn.0 += 1;
+        self.clock += 1;
+        let offer = Offer { conn: self.conn, started: self.clock, incarnation: 1 };
+        let first = self.cores[0].offer(offer, [7; 16]);
+        assert!(self.cores[1].offer(offer, [9; 16]).say.is_none(), "the higher id waits");
+        let (_, attach) = first.say.unwrap();
+        let second = self.cores[1].on_attach(self.conn, &attach, self.clock).unwrap();
+        let (_, answer) = second.say.unwrap();
+        let last = self.cores[0].on_attach(self.conn, &answer, self.clock).unwrap();
+        assert_eq!((second.attached, last.attached), (Some(self.conn), Some(self.conn)));
+    }
+
+    /// Writes one chunk of `side`'s queue to the other's stream; false when there is nothing to write.
+    fn write(&mut self, side: usize, queue: &mut Vec<Segment>) -> bool {
+        let mut bytes = Vec::new();
+        self.cores[side].put_acks(self.conn, true, &mut bytes);
+        let chunk = self.cores[side].next_chunk(self.conn, &mut bytes, |lane| {
+            (lane == Lane::Normal && !queue.is_empty())
+                .then(|| Taken { segment: queue.remove(0), debt: Default::default() })
+        });
+        if let Some(chunk) = &chunk {
+            bytes.extend_from_slice(&chunk.body.bytes()[chunk.start..chunk.end]);
+        }
+        self.streams[1 - side].feed(&bytes);
+        !bytes.is_empty()
+    }
+
+    /// Reads up to `most` frames at `side`.
+    fn read(&mut self, side: usize, most: usize) -> usize {
+        let core = &mut self.cores[side];
+        for seen in 0..most {
+            let Some(frame) = self.streams[side].next_frame().unwrap() else { return seen };
+            let lane = frame.header.lane();
+            match frame.header.frame_type().unwrap() {
+                FrameType::Ack => {
+                    let acked = core.on_ack(self.conn, &decode(frame.body).unwrap()).unwrap();
+                    self.rejected[side].extend(acked.rejected);
+                }
+                FrameType::Segment => {
+                    let at = |i| crate::wire::u64_at(frame.body, i).unwrap();
+                    core.on_segment(self.conn, lane.unwrap(), at(0), at(8)).unwrap();
+                }
+                FrameType::Data => {
+                    let lane = lane.unwrap();
+                    let generation = core.generation();
+                    let (claim, piece, big) = core.claim_piece(self.conn, lane, frame.header, frame.body).unwrap();
+                    if let Some(mut big) = big {
+                        let (Piece::More(at) | Piece::Whole(at)) = piece else { unreachable!() };
+                        big.bytes.extend_from_slice(&frame.body[at..]);
+                        if let Piece::Whole(_) = piece {
+                            let credit = core.big_credit(lane, big.bytes.len());
+                            let repeat = claim.first < claim.repeat_below;
+                            self.delivered[side].push((lane, big.bytes, repeat));
+                            core.finish(generation, lane, claim.first + 1, credit, None);
+                        } else {
+                            core.put_big(generation, lane, big);
+                        }
+                    }
+                    core.delivered(self.conn);
+                }
+                FrameType::Skip => {
+                    let (count, bytes) =
+                        (crate::wire::u64_at(frame.body, 0).unwrap(), frame.body.len() + crate::wire::HEADER);
+                    core.on_other(self.conn, lane.unwrap(), |lane| lane.skip(count, bytes)).unwrap();
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        most
+    }
+
+    fn settle(&mut self, queue: &mut Vec<Segment>) {
+        while self.write(0, queue) | self.write(1, &mut Vec::new()) | (self.read(0, 1000) + self.read(1, 1000) > 0) {}
+    }
+}
+
+fn whole(payload: &[u8]) -> Segment {
+    let flags = flags::NUMBERED | flags::WHOLE;
+    let mut bytes =
+        FrameHeader::on_lane(FrameType::Data, Lane::Normal, flags, 5, payload.len() as u32).to_bytes().to_vec();
+    bytes.extend_from_slice(payload);
+    Segment::plain(bytes, 1)
+}
+
+fn message(seq: u32, len: usize) -> Vec<u8> {
+    let mut payload = vec![seq as u8; len.max(4)];
+    payload[..4].copy_from_slice(&seq.to_le_bytes());
+    payload
+}
+
+fn queue_of(sizes: &[usize]) -> Vec<Segment> {
+    sizes.iter().enumerate().map(|(i, len)| segment(message(i as u32, *len))).collect()
+}
+
+fn segment(payload: Vec<u8>) -> Segment {
+    if payload.len() > LARGE { Segment::large(Lane::Normal, 5, 0, payload) } else { whole(&payload) }
+}
+
+#[test]
+fn a_big_message_travels_in_pieces_through_a_window_smaller_than_it() {
+    let limits = LinkLimits { window_bytes: 0, ..LIMITS };
+    let mut pair = Pair::new(limits);
+    pair.connect();
+    let mut queue = queue_of(&[700_000, 10, 900_000]);
+    pair.settle(&mut queue);
+    let lens: Vec<_> = pair.delivered[1].iter().map(|(_, payload, _)| payload.len()).collect();
+    assert_eq!(lens, [700_000, 10, 900_000]);
+    assert_eq!(pair.cores[0].counts().acked, 3);
+    assert_eq!(pair.cores[0].kept_bytes(), 0);
+}
+
+#[test]
+fn a_message_above_the_receivers_limit_comes_back_as_rejected_and_the_next_one_arrives() {
+    let mut pair = Pair::new(LIMITS);
+    pair.connect();
+    let mut queue = queue_of(&[2 << 20, 3]);
+    pair.settle(&mut queue);
+    assert_eq!(pair.delivered[1].len(), 1);
+    assert_eq!(pair.rejected[0], [(31, RejectCause::TooLarge)]);
+    let counts = pair.cores[0].counts();
+    assert_eq!((counts.acked, counts.rejected), (1, 1));
+}
+
+#[test]
+fn withheld_credit_stops_the_sender_and_released_credit_starts_it() {
+    let mut pair = Pair::new(LIMITS);
+    pair.connect();
+    let window = LIMITS.lane(Lane::Normal);
+    let mut queue: Vec<_> = (0..40).map(|i| whole(&message(i, 30_000))).collect();
+    // The receiver claims and holds everything.
+    let mut held = 0;
+    loop {
+        let wrote = pair.write(0, &mut queue);
+        let mut claims = 0;
+        while let Some(frame) = pair.streams[1].next_frame().unwrap() {
+            let (header, len) = (frame.header, frame.body.len() + crate::wire::HEADER);
+            if header.frame_type() == Some(FrameType::Segment) {
+                let at = |i| crate::wire::u64_at(frame.body, i).unwrap();
+                pair.cores[1].on_segment(pair.conn, Lane::Normal, at(0), at(8)).unwrap();
+            } else {
+                pair.cores[1].claim(pair.conn, Lane::Normal, 1, len, false).unwrap();
+                held += len;
+                claims += 1;
+            }
+        }
+        if !wrote && claims == 0 {
+            break;
+        }
+    }
+    assert!(held <= window && held + 30_008 > window, "{held} of {window}");
+    assert!(!queue.is_empty() || pair.cores[0].kept_bytes() > held);
+    let frames = (held / 30_008) as u64;
+    pair.cores[1].finish(pair.cores[1].generation(), Lane::Normal, frames, held as u64, None);
+    pair.cores[1].delivered(pair.conn);
+    pair.settle(&mut queue);
+    assert_eq!(pair.cores[0].counts().acked, 40);
+}
+
+#[test]
+fn more_than_the_granted_bytes_is_a_fault() {
+    let mut pair = Pair::new(LIMITS);
+    pair.connect();
+    pair.cores[1].on_segment(pair.conn, Lane::Urgent, 0, 0).unwrap();
+    let too_much = LIMITS.lane(Lane::Urgent) + 1;
+    let claim = pair.cores[1].claim(pair.conn, Lane::Urgent, 1, too_much, false);
+    assert_eq!(claim, Err(NoClaim::Fault(Fault::BeyondCredit)));
+}
+
+#[test]
+fn a_wrong_token_and_an_old_epoch_are_refused() {
+    let mut pair = Pair::new(LIMITS);
+    pair.connect();
+    pair.cut();
+    for (epoch, token, fault) in [(1, [7; 16], Fault::BadAttach), (2, [8; 16], Fault::BadToken)] {
+        let offer = Offer { conn: ConnectionId(50), started: 9, incarnation: 1 };
+        pair.cores[1].offer(offer, [0; 16]);
+        let attach = Attach { epoch, token, state: 1, knows: None, lanes: Default::default() };
+        assert_eq!(pair.cores[1].on_attach(offer.conn, &attach, 9).unwrap_err(), fault);
+        pair.cores[1].gone(offer.conn, [0; 16]);
+    }
+}
+
+#[test]
+fn an_overlapping_connection_is_a_duplicate_and_a_later_one_supersedes() {
+    let mut pair = Pair::new(LIMITS);
+    pair.clock = 10;
+    pair.connect();
+    let core = &mut pair.cores[0];
+    let early = Offer { conn: ConnectionId(70), started: 11, incarnation: 1 };
+    assert_eq!(core.offer(early, [0; 16]).close, [(early.conn, crate::error::CloseReason::Duplicate)]);
+    let late = Offer { conn: ConnectionId(71), started: 12, incarnation: 1 };
+    let decision = core.offer(late, [0; 16]);
+    assert_eq!(decision.close, [(pair.conn, crate::error::CloseReason::Superseded)]);
+    assert_eq!(decision.say.map(|(conn, _)| conn), Some(late.conn));
+    assert_eq!(core.claim(pair.conn, Lane::Normal, 1, 10, false), Err(NoClaim::Stale));
+    let old_life = Offer { conn: ConnectionId(72), started: 13, incarnation: 0 };
+    assert_eq!(core.offer(old_life, [0; 16]).close, [(old_life.conn, crate::error::CloseReason::IdentityClash)]);
+}
+
+#[test]
+fn a_second_restart_without_an_answer_ends_messages_as_unknown() {
+    let mut pair = Pair::new(LIMITS);
+    pair.connect();
+    let mut queue = queue_of(&[10, 20]);
+    while pair.write(0, &mut queue) {}
+    pair.restart(1, LIMITS);
+    pair.connect();
+    // Written again to the new incarnation, and lost with it as well.
+    while pair.write(0, &mut queue) {}
+    pair.restart(1, LIMITS);
+    pair.connect();
+    pair.settle(&mut queue);
+    assert_eq!(pair.cores[0].counts().unknown, 2);
+    assert!(pair.delivered[1].is_empty());
+    pair.settle(&mut queue_of(&[30]));
+    assert_eq!(pair.delivered[1].len(), 1);
+    assert_eq!(pair.cores[0].counts().acked, 1);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Write,
+    Read(usize),
+    Answer,
+    Cut,
+    RestartReceiver,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => Just(Step::Write),
+        6 => (1usize..4).prop_map(Step::Read),
+        3 => Just(Step::Answer),
+        1 => Just(Step::Cut),
+    ]
+}
+
+fn step_with_restart() -> impl Strategy<Value = Step> {
+    prop_oneof![20 => step(), 1 => Just(Step::RestartReceiver)]
+}
+
+fn run(sizes: &[usize], steps: &[Step]) -> (Pair, usize) {
+    let mut pair = Pair::new(LIMITS);
+    pair.connect();
+    let mut queue = queue_of(sizes);
+    let mut restarts = 0;
+    for step in steps {
+        match step {
+            Step::Write => {
+                pair.write(0, &mut queue);
+            }
+            Step::Read(most) => {
+                pair.read(1, *most);
+            }
+            Step::Answer => {
+                pair.write(1, &mut Vec::new());
+                pair.read(0, 1000);
+            }
+            Step::Cut => {
+                pair.cut();
+                pair.connect();
+            }
+            Step::RestartReceiver => {
+                restarts += 1;
+                pair.restart(1, LIMITS);
+                pair.connect();
+            }
+        }
+    }
+    pair.settle(&mut queue);
+    assert!(queue.is_empty());
+    (pair, restarts)
+}
+
+proptest! {
+    /// The trivial model: what was queued is delivered, once, in order, whatever is cut.
+    #[test]
+    fn cuts_lose_nothing_repeat_nothing_and_keep_the_order(
+        sizes in prop::collection::vec(prop_oneof![4 => 4usize..200, 1 => 20_000usize..40_000, 1 => 60_000usize..300_000], 1..12),
+        steps in prop::collection::vec(step(), 0..80),
+    ) {
+        let (pair, _) = run(&sizes, &steps);
+        let expected: Vec<_> = sizes.iter().enumerate()
+            .map(|(i, len)| (Lane::Normal, message(i as u32, *len), false)).collect();
+        prop_assert_eq!(&pair.delivered[1], &expected);
+        prop_assert_eq!(pair.cores[0].counts().acked, sizes.len() as u64);
+        prop_assert_eq!(pair.cores[0].kept_bytes(), 0);
+    }
+
+    /// With restarts of the receiver: every message has one outcome, repeats are announced, and what was acknowledged
+    /// was delivered.
+    #[test]
+    fn restarts_repeat_only_what_is_announced(
+        sizes in prop::collection::vec(4usize..200_000, 1..10),
+        steps in prop::collection::vec(step_with_restart(), 0..80),
+    ) {
+        let (pair, restarts) = run(&sizes, &steps);
+        let counts = pair.cores[0].counts();
+        prop_assert_eq!(counts.acked + counts.unknown, sizes.len() as u64);
+        prop_assert!(restarts >= 2 || counts.unknown == 0);
+        let mut seen = std::collections::BTreeMap::<u32, u32>::new();
+        for (_, payload, repeat) in &pair.delivered[1] {
+            let seq = u32::from_le_bytes(payload[..4].try_into().unwrap());
+            let times = seen.entry(seq).or_default();
+            *times += 1;
+            prop_assert!(*times == 1 || *repeat, "message {} came again, unannounced", seq);
+        }
+        prop_assert!(seen.len() as u64 >= counts.acked);
+    }
+}
+
+#[test]
+fn pieces_are_as_long_as_the_wire_allows() {
+    let segment = Segment::large(Lane::Bulk, 1, 0, vec![0; MAX_PIECE * 2 + 1]);
+    assert_eq!(segment.frames, 3);
+    assert_eq!(Segment::large(Lane::Bulk, 1, 0, vec![0; MAX_PIECE]).frames, 1);
+}

@@ -1,0 +1,213 @@
+//! Puts a node together and starts it.
+//!
+//! Owns: what the application chose. Threads: the application's. Locks: none. Blocks on: the disk, for the identity.
+//! Upholds: a start that fails leaves nothing running.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{bounded, unbounded};
+
+use crate::config::Config;
+use crate::connections::{Connections, Report, Secrets, Shared, Times};
+use crate::error::{ConfigError, StartError};
+use crate::handshake::{AcceptAll, HandshakeConfig, HandshakePolicy, Identity};
+use crate::ident::Incarnation;
+use crate::link::LinkLimits;
+use crate::metrics::Metrics;
+use crate::node::Node;
+use crate::node::events::{Changes, Events};
+use crate::node::receive::Inlet;
+use crate::registry::{RegistryLimits, SharedRegistry};
+use crate::session::{Consumer, Handler, Message, OnEnd, PeerHandle, QueueLimits, SessionSettings};
+use crate::transport::Transport;
+use crate::transport::tcp::{Tcp, TcpOptions};
+
+/// The protocol id of links between nodes.
+const PROTOCOL: &str = "threadwire-direct/1";
+/// Links beyond the sessions there may be: peers that are known and away.
+const LINKS_AWAY: usize = 1024;
+/// Events that wait for the application.
+const EVENTS: usize = 1024;
+
+/// Builds a [`Node`].
+#[must_use = "a builder starts nothing until `start`"]
+pub struct NodeBuilder {
+    config: Config,
+    handler: Option<Arc<Handler>>,
+    policy: Arc<dyn HandshakePolicy>,
+    payload: Vec<u8>,
+    identity: Option<Identity>,
+    transport: Option<Arc<dyn Transport>>,
+}
+
+impl NodeBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            config: Config::default(),
+            handler: None,
+            policy: Arc::new(AcceptAll),
+            payload: Vec::new(),
+            identity: None,
+            transport: None,
+        }
+    }
+
+    /// The configuration; [`Config::default`] if this is not called.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Handles every message on the receiver thread of its peer: the fastest way, with the payload borrowed. It may not
+    /// block; blocking verbs inside it return an error. Without a handler the application takes messages by
+    /// [`Node::recv`] or [`Node::incoming`].
+    ///
+    /// # Panics
+    /// A panic of the handler rejects that message to its sender and closes that peer's session; nothing else.
+    pub fn handler(mut self, handler: impl Fn(&PeerHandle, Message<'_>) + Send + Sync + 'static) -> Self {
+        self.handler = Some(Arc::new(handler));
+        self
+    }
+
+    /// Judges proven peers by who they are, who dialled, and the bytes they added to their hello. Runs on a worker
+    /// thread.
+    pub fn handshake_policy(mut self, policy: impl HandshakePolicy + 'static) -> Self {
+        self.policy = Arc::new(policy);
+        self
+    }
+
+    /// Bytes for the policies of other nodes, at most 8 KiB.
+    pub fn handshake_payload(mut self, payload: impl Into<Vec<u8>>) -> Self {
+        self.payload = payload.into();
+        self
+    }
+
+    /// The identity, instead of the one in the data folder or a fresh one.
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.identity = Some(identity);
+        self
+    }
+
+    /// The transport, instead of TCP: for tests, and for streams of your own.
+    pub fn transport(mut self, transport: impl Transport) -> Self {
+        self.transport = Some(Arc::new(transport));
+        self
+    }
+
+    /// Starts the node.
+    ///
+    /// # Errors
+    /// [`StartError`] says what is wrong and where; nothing is left running.
+    pub fn start(self) -> Result<Node, StartError> {
+        let Self { config, handler, policy, payload, identity, transport } = self;
+        config.validate()?;
+        let identity = match (identity, &config.data_dir) {
+            (Some(identity), _) => identity,
+            (None, Some(folder)) => Identity::load_or_create(folder)?,
+            (None, None) => {
+                log::info!(target: "threadwire::accept", "no data_dir: the identity lasts as long as this process");
+                Identity::generate()?
+            }
+        };
+        let me = identity.peer_id();
+        let transport = transport.unwrap_or_else(|| Arc::new(Tcp::new(tcp_options(&config))));
+        let mut listeners = Vec::new();
+        let mut local_addrs = Vec::new();
+        if let Some(addr) = config.listen {
+            let listener = transport.listen(addr).map_err(|source| StartError::Listen { addr, source })?;
+            local_addrs.push(listener.local_addr());
+            listeners.push(listener);
+        }
+        let advertised = config.advertise.or(local_addrs.first().copied());
+        let handshake = HandshakeConfig::new(Arc::new(identity), incarnation(), config.network.clone(), PROTOCOL)?
+            .advertise(advertised)
+            .payload(payload)?
+            .policy(policy);
+
+        let links = config.inbound + config.outbound + LINKS_AWAY;
+        let (consumer, inlet) = match handler {
+            Some(handler) => (Consumer::Handler(handler), None),
+            None => {
+                // At most one batch of each link is in it.
+                let (sender, receiver) = bounded(links);
+                (Consumer::Channel(sender), Some(Inlet::new(receiver)))
+            }
+        };
+        let (reports, to_supervisor) = unbounded();
+        let on_end: OnEnd = {
+            let reports = reports.clone();
+            // The supervisor is gone only when the node is past the point where it waits for sessions.
+            Arc::new(move |ended| drop(reports.send(Report::Ended(ended))))
+        };
+        let (inbound, outbound, half_open) = (config.inbound, config.outbound, config.half_open);
+        let shared = Arc::new(Shared {
+            registry: SharedRegistry::new(RegistryLimits { inbound, outbound, half_open, links }),
+            metrics: Arc::new(Metrics::default()),
+            handshake: Arc::new(handshake),
+            me,
+            settings: Arc::new(settings(&config, inlet.is_none())),
+            link_limits: LinkLimits { window_bytes: config.window_bytes, max_message: config.max_message },
+            consumer,
+            times: Times::of(&config),
+            secrets: Secrets::new()?,
+            reports,
+            on_end,
+            start: Instant::now(),
+        });
+        let changes = Arc::new(Changes::default());
+        let (events, to_application) = Events::new(EVENTS, changes.clone());
+        let on_event = move |lifecycle| events.tell(lifecycle);
+        let connections = Connections::start(&shared, transport, listeners, to_supervisor, on_event)?;
+        log::info!(target: "threadwire::accept", "{} listens on {local_addrs:?}", me.short());
+        let node = Node {
+            shared,
+            local_addrs,
+            connections: crate::sync::Mutex::new(Some(connections)),
+            inlet,
+            events: to_application,
+            changes,
+        };
+        for peer in &config.peers {
+            node.add_peer(peer.id, peer.addresses.iter().copied()).map_err(|error| ConfigError {
+                place: format!("peer {:?}", peer.name),
+                what: error.to_string(),
+            })?;
+        }
+        Ok(node)
+    }
+}
+
+impl fmt::Debug for NodeBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeBuilder").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// A number that no earlier life of this identity had: the time of the start, in nanoseconds.
+fn incarnation() -> Incarnation {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Incarnation(now.as_nanos() as u64)
+}
+
+fn settings(config: &Config, handler: bool) -> SessionSettings {
+    SessionSettings {
+        queue: QueueLimits { messages: config.queue_messages, bytes: config.queue_bytes },
+        max_message: config.max_message,
+        send_deadline: config.send_deadline,
+        ack_delay: config.ack_delay,
+        heartbeat: config.heartbeat,
+        rx_stack: if handler { config.threads.rx_handler_stack } else { config.threads.rx_stack },
+        tx_stack: config.threads.tx_stack,
+    }
+}
+
+fn tcp_options(config: &Config) -> TcpOptions {
+    let mut options = TcpOptions::default();
+    options.nodelay = config.tcp.nodelay;
+    options.keepalive = config.tcp.keepalive;
+    options.user_timeout = config.tcp.user_timeout;
+    options.notsent_low_water_mark = config.tcp.notsent_low_water_mark;
+    options
+}

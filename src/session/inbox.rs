@@ -1,0 +1,217 @@
+//! Messages on their way to an application that takes them itself: batches, one per link at a time.
+//!
+//! Owns: per link the messages that came and wait, bounded by the link's credit. Threads: `rx-<peer>` puts, the
+//! application takes. Locks: its own, a leaf (never held together with the link lock).
+//! Blocks on: nothing: the channel has room for one batch of every link there may be.
+//! Upholds: order per lane; at most one batch per link is in the channel or in the application's hands, so that one
+//! flood cannot fill it for all; credit returns when the last message of a batch is dropped.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::ident::PeerId;
+use crate::session::message::{BatchCredit, Message, Part, PartContent, Payload, Source};
+use crate::session::peer::PeerHandle;
+use crate::session::peer_link::PeerLink;
+use crate::sync::Mutex;
+use crate::sync::channel::Sender;
+use crate::wire::{FrameHeader, HEADER};
+
+/// Takes the messages of all peers, on each peer's receiver thread.
+pub(crate) type Handler = dyn Fn(&PeerHandle, Message<'_>) + Send + Sync;
+
+/// Where a node's messages go.
+#[derive(Clone)]
+pub(crate) enum Consumer {
+    /// The application's handler, on the receiver thread.
+    Handler(Arc<Handler>),
+    /// The application takes them from a channel.
+    Channel(Sender<Batch>),
+}
+
+/// Where one peer's messages go.
+#[derive(Clone)]
+pub(crate) enum Sink {
+    /// The application's handler.
+    Handler(Arc<Handler>),
+    /// Waiting for the application to take them.
+    Inbox(Arc<Inbox>),
+}
+
+/// A link, and where its messages go.
+#[derive(Clone)]
+pub(crate) struct Peer {
+    pub(crate) link: Arc<PeerLink>,
+    pub(crate) sink: Sink,
+}
+
+impl Peer {
+    /// A peer of a node.
+    pub(crate) fn new(link: PeerLink, consumer: Consumer) -> Self {
+        let sink = match consumer {
+            Consumer::Handler(handler) => Sink::Handler(handler),
+            Consumer::Channel(channel) => Sink::Inbox(Arc::new(Inbox::new(channel))),
+        };
+        Self { link: Arc::new(link), sink }
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peer").field("link", &self.link).finish_non_exhaustive()
+    }
+}
+
+/// What one link holds back until the application has taken its last batch.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    state: Mutex<State>,
+    to_application: Sender<Batch>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: Vec<Part>,
+    /// A batch is in the channel or in the application's hands.
+    out: bool,
+}
+
+impl Inbox {
+    /// An inbox that feeds `to_application`.
+    pub(crate) fn new(to_application: Sender<Batch>) -> Self {
+        Self { state: Mutex::new(State::default()), to_application }
+    }
+
+    /// Adds messages; hands a batch over if none is out.
+    pub(crate) fn put(self: &Arc<Self>, link: &Arc<PeerLink>, part: Part) {
+        let mut state = self.state.lock();
+        state.waiting.push(part);
+        if !state.out {
+            state.out = true;
+            let parts = std::mem::take(&mut state.waiting);
+            drop(state);
+            self.hand_over(link, parts);
+        }
+    }
+
+    /// The last batch was taken: hands the next over, if there is one.
+    fn next(self: &Arc<Self>, link: &Arc<PeerLink>) {
+        let mut state = self.state.lock();
+        let parts = std::mem::take(&mut state.waiting);
+        state.out = !parts.is_empty();
+        drop(state);
+        if !parts.is_empty() {
+            self.hand_over(link, parts);
+        }
+    }
+
+    fn hand_over(self: &Arc<Self>, link: &Arc<PeerLink>, parts: Vec<Part>) {
+        let batch = Batch::new(self.clone(), link.clone(), parts);
+        // No receiver any more: the node is gone, and with it everybody who could be told. One batch per link and a
+        // channel for all links there may be: it is not full.
+        let _ = self.to_application.try_send(batch);
+    }
+}
+
+/// Messages of one peer, in order. Iterate over it; what is not iterated counts as taken when it is dropped.
+///
+/// The peer may send more as the messages of a batch are dropped: an application that keeps them slows that peer down,
+/// and no other.
+pub struct Batch {
+    inbox: Arc<Inbox>,
+    credit: Arc<BatchCredit>,
+    parts: VecDeque<Arc<Part>>,
+    /// Position in the first part: messages taken, offset of the next.
+    taken: u32,
+    offset: usize,
+    per_message: bool,
+}
+
+impl Batch {
+    fn new(inbox: Arc<Inbox>, link: Arc<PeerLink>, parts: Vec<Part>) -> Self {
+        let credit = Arc::new(BatchCredit::of(link, &parts));
+        Self { inbox, credit, parts: parts.into_iter().map(Arc::new).collect(), taken: 0, offset: 0, per_message: false }
+    }
+
+    /// Whose messages these are.
+    pub fn peer(&self) -> PeerId {
+        self.credit.link().id
+    }
+
+    /// How many messages are left in it.
+    pub fn len(&self) -> usize {
+        self.parts.iter().map(|part| part.messages as usize).sum::<usize>() - self.taken as usize
+    }
+
+    /// Whether all messages were taken.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// From now on each message counts as handed over when it is taken, not when the batch is over.
+    pub(crate) fn per_message(mut self) -> Self {
+        self.per_message = true;
+        self
+    }
+
+    fn finish(&self, part: &Part, taken: u32) {
+        self.credit.link().finish(part.generation, part.lane, part.first + u64::from(taken), 0, None);
+    }
+}
+
+impl Iterator for Batch {
+    type Item = Message<'static>;
+
+    fn next(&mut self) -> Option<Message<'static>> {
+        let part = self.parts.front()?.clone();
+        let number = part.first + u64::from(self.taken);
+        let (kind, start, end, credit) = match &part.content {
+            PartContent::Frames(bytes) => {
+                let header = FrameHeader::from_bytes(*bytes.get(self.offset..)?.first_chunk::<HEADER>()?);
+                let start = self.offset + HEADER;
+                let end = start + header.length as usize;
+                (header.kind, start, end, (end - self.offset) as u64)
+            }
+            PartContent::Whole { kind, payload } => (*kind, 0, payload.len(), part.credit),
+        };
+        self.taken += 1;
+        self.offset = end;
+        if self.per_message {
+            self.finish(&part, self.taken);
+        }
+        if self.taken == part.messages {
+            if !self.per_message {
+                self.finish(&part, self.taken);
+            }
+            self.parts.pop_front();
+            (self.taken, self.offset) = (0, 0);
+        }
+        Some(Message {
+            kind,
+            lane: part.lane,
+            number,
+            repeat: number < part.repeat_below,
+            credit,
+            payload: Payload::Shared { part, start, end },
+            source: Source::Batch(self.credit.clone()),
+            replied: Cell::new(false),
+        })
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        for part in self.parts.drain(..) {
+            self.credit.link().finish(part.generation, part.lane, part.first + u64::from(part.messages), 0, None);
+        }
+        self.inbox.next(self.credit.link());
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch").field("peer", &self.peer()).field("messages", &self.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,222 @@
+//! A message as its receiver meets it, and the answer to it.
+//!
+//! Owns: its payload, or a borrow of the receiver thread's buffer; the question's credit, until it is answered or
+//! dropped. Threads: the handler's, or wherever the application takes it. Locks: the outbox lock in [`Message::reply`].
+//! Blocks on: nothing.
+//! Upholds: a reply never blocks, and one up to the question's size always fits, because the question's credit is
+//! returned only when its reply is written or the message is dropped.
+
+use std::cell::Cell;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::SendError;
+use crate::ident::PeerId;
+use crate::session::outbox::Wait;
+use crate::session::peer_link::PeerLink;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::wire::{LANES, Lane};
+
+/// A message that came from a peer.
+///
+/// In a handler it borrows the receiver's buffer: [`Message::into_owned`] keeps it beyond the call. Messages of
+/// [`recv`](crate::Node::recv) and of batches own what they need.
+pub struct Message<'a> {
+    pub(super) kind: u16,
+    pub(super) lane: Lane,
+    pub(super) number: u64,
+    pub(super) repeat: bool,
+    /// Credit its wire bytes hold.
+    pub(super) credit: u64,
+    pub(super) payload: Payload<'a>,
+    pub(super) source: Source<'a>,
+    pub(super) replied: Cell<bool>,
+}
+
+pub(super) enum Payload<'a> {
+    Borrowed(&'a [u8]),
+    /// Part of a batch's bytes.
+    Shared { part: Arc<Part>, start: usize, end: usize },
+    Owned(Vec<u8>),
+}
+
+pub(super) enum Source<'a> {
+    /// The receiver thread, which returns the credit of what was not replied to.
+    Handler { link: &'a Arc<PeerLink>, replied: &'a Cell<u64> },
+    /// A batch, which returns it when the last of its messages is dropped.
+    Batch(Arc<BatchCredit>),
+    /// Credit was returned already.
+    Detached(Arc<PeerLink>),
+}
+
+impl Message<'_> {
+    /// The bytes that were sent.
+    pub fn payload(&self) -> &[u8] {
+        match &self.payload {
+            Payload::Borrowed(bytes) => bytes,
+            Payload::Shared { part, start, end } => part.bytes().get(*start..*end).unwrap_or_default(),
+            Payload::Owned(bytes) => bytes,
+        }
+    }
+
+    /// The application's kind of message, as its sender gave it; 0 if it gave none.
+    pub fn kind(&self) -> u16 {
+        self.kind
+    }
+
+    /// Who sent it.
+    pub fn from(&self) -> PeerId {
+        self.link().id
+    }
+
+    /// Its number on the link, counted per lane: with the peer it names the message. For logs.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The sender's process cannot know whether an earlier life of this process was handed this message already.
+    pub fn possible_repeat(&self) -> bool {
+        self.repeat
+    }
+
+    /// Decodes the payload as the bincode of a `T`, as [`PeerHandle::send_msg`](crate::PeerHandle::send_msg) wrote it.
+    ///
+    /// # Errors
+    /// The payload is no `T`: drop the message, or answer what the application defines for that.
+    pub fn decode<T: serde::de::DeserializeOwned>(&self) -> Result<T, crate::wire::WireError> {
+        crate::wire::decode_payload(self.payload())
+    }
+
+    /// Answers on the reply lane, to whoever sent this. Works inside a handler.
+    ///
+    /// # Errors
+    /// [`SendErrorKind::Full`](crate::error::SendErrorKind::Full): longer than the question, or a second answer to it,
+    /// and the reply lane is full. [`SendErrorKind::ShuttingDown`](crate::error::SendErrorKind::ShuttingDown),
+    /// [`SendErrorKind::TooLarge`](crate::error::SendErrorKind::TooLarge). The answer comes back.
+    pub fn reply<P: AsRef<[u8]> + Into<Vec<u8>>>(&self, payload: P) -> Result<(), SendError> {
+        let fits = payload.as_ref().len() as u64 + crate::wire::HEADER as u64 <= self.credit;
+        let paid = fits && !self.replied.get() && !matches!(self.source, Source::Detached(_));
+        let wait = if paid {
+            let mut debt = [0; LANES];
+            debt[self.lane.index()] = self.credit;
+            Wait::Paid(debt)
+        } else {
+            Wait::No
+        };
+        self.link().push(Lane::Reply, self.kind, payload, wait)?;
+        if paid {
+            self.replied.set(true);
+            match &self.source {
+                Source::Handler { replied, .. } => replied.set(replied.get() + self.credit),
+                Source::Batch(batch) => batch.paid(self.lane, self.credit),
+                Source::Detached(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the message beyond the handler's call; copies the payload if it is borrowed.
+    pub fn into_owned(self) -> Message<'static> {
+        let Self { kind, lane, number, repeat, credit, payload, source, replied } = self;
+        let payload = match payload {
+            Payload::Borrowed(bytes) => Payload::Owned(bytes.to_vec()),
+            Payload::Shared { part, start, end } => Payload::Shared { part, start, end },
+            Payload::Owned(bytes) => Payload::Owned(bytes),
+        };
+        let source = match source {
+            Source::Handler { link, .. } => Source::Detached(link.clone()),
+            Source::Batch(batch) => Source::Batch(batch),
+            Source::Detached(link) => Source::Detached(link),
+        };
+        Message { kind, lane, number, repeat, credit, payload, source, replied }
+    }
+
+    fn link(&self) -> &Arc<PeerLink> {
+        match &self.source {
+            Source::Handler { link, .. } => link,
+            Source::Batch(batch) => batch.link(),
+            Source::Detached(link) => link,
+        }
+    }
+}
+
+impl fmt::Debug for Message<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("from", &self.from())
+            .field("kind", &self.kind)
+            .field("number", &self.number)
+            .field("bytes", &self.payload().len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Messages that arrived together on one lane.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// The life of the receiving lanes they belong to.
+    pub(crate) generation: u32,
+    /// Their lane.
+    pub(crate) lane: Lane,
+    /// Number of the first.
+    pub(crate) first: u64,
+    /// Numbers below may be repeats.
+    pub(crate) repeat_below: u64,
+    /// How many.
+    pub(crate) messages: u32,
+    /// Credit they hold.
+    pub(crate) credit: u64,
+    /// The messages.
+    pub(crate) content: PartContent,
+}
+
+/// How the messages of a part lie in memory.
+#[derive(Debug)]
+pub(crate) enum PartContent {
+    /// Whole frames, as they came.
+    Frames(Vec<u8>),
+    /// One message that came in pieces.
+    Whole { kind: u16, payload: Vec<u8> },
+}
+
+impl Part {
+    pub(super) fn bytes(&self) -> &[u8] {
+        match &self.content {
+            PartContent::Frames(bytes) | PartContent::Whole { payload: bytes, .. } => bytes,
+        }
+    }
+}
+
+/// The credit that the messages of a batch hold; returned when the last of them is dropped.
+#[derive(Debug)]
+pub(crate) struct BatchCredit {
+    link: Arc<PeerLink>,
+    held: [AtomicU64; LANES],
+}
+
+impl BatchCredit {
+    /// What these parts hold.
+    pub(super) fn of(link: Arc<PeerLink>, parts: &[Part]) -> Self {
+        let mut held = [0; LANES];
+        for part in parts {
+            held[part.lane.index()] += part.credit;
+        }
+        Self { link, held: held.map(AtomicU64::new) }
+    }
+
+    /// The peer they came from.
+    pub(super) fn link(&self) -> &Arc<PeerLink> {
+        &self.link
+    }
+
+    /// A reply pays `credit` back when it is written.
+    pub(super) fn paid(&self, lane: Lane, credit: u64) {
+        self.held[lane.index()].fetch_sub(credit, Ordering::Relaxed);
+    }
+}
+
+impl Drop for BatchCredit {
+    fn drop(&mut self) {
+        self.link.release(self.held.each_ref().map(|held| held.load(Ordering::Relaxed)));
+    }
+}

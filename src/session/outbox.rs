@@ -1,0 +1,519 @@
+//! What waits to be written to one peer, and who may write: the outbox and its write token.
+//!
+//! Owns: per lane one open segment and the sealed ones behind it (in a crossbeam channel), all not numbered yet; the
+//! writer of the attached session while nobody writes. It outlives sessions: what waits survives a lost connection.
+//! Threads: callers of send verbs append; the holder of the write token takes. Locks: its own, L3 (after the link's).
+//! Blocks on: room in a lane, in [`Outbox::push`] with a deadline; woken when a segment is taken or the outbox closes.
+//! Upholds: messages leave a lane in the order they were appended; at most one thread holds the token of a session;
+//! whoever gives the token back, or finds it away, leaves nobody asleep while there is something to write.
+//!
+//! ```text
+//!   send -> open segment -> sealed channel -> taken by the token's holder -> numbered, kept, written (link)
+//!
+//!   token:  here --take--> away --put--> here        (the session's tx, an idle peer's caller, or rx for an ack)
+//!   tx:     working --rest--> waiting --kick--> working
+//! ```
+
+use std::time::{Duration, Instant};
+
+use crate::error::{CloseReason, SendErrorKind};
+use crate::ident::ConnectionId;
+use crate::link::{SEGMENT_BYTES, Segment, Taken};
+use crate::session::writer::Writer;
+use crate::sync::channel::{Receiver, Sender, bounded, unbounded};
+use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::wire::{FrameHeader, FrameType, HEADER, LANES, Lane, flags};
+
+/// Spare buffers kept for reuse.
+const SPARES: usize = 16;
+/// Buffers start with this and grow under load; smaller ones are not worth keeping.
+const SPARE_BYTES: usize = 4 * 1024;
+
+/// Bounds of a peer's queue, per lane.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct QueueLimits {
+    /// Messages.
+    pub(crate) messages: usize,
+    /// Bytes of frames.
+    pub(crate) bytes: usize,
+}
+
+/// The queue of one peer.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    state: Mutex<State>,
+    room: Condvar,
+    limits: QueueLimits,
+    spares: (Sender<Vec<u8>>, Receiver<Vec<u8>>),
+}
+
+#[derive(Debug)]
+struct State {
+    lanes: [Queue; LANES],
+    /// The session that writes, if one is attached.
+    tx: Option<Tx>,
+    /// The write token, while nobody holds it.
+    writer: Option<Box<Writer>>,
+    /// Threads waiting for room.
+    blocked: u32,
+    closed: bool,
+    accepted: u64,
+}
+
+/// One lane: the open segment, and how much there is in all.
+#[derive(Debug)]
+struct Queue {
+    open: Vec<u8>,
+    open_frames: u32,
+    debt: [u64; LANES],
+    sealed: (Sender<Taken>, Receiver<Taken>),
+    sealed_count: usize,
+    messages: usize,
+    bytes: usize,
+    /// The token's holder found no credit for this lane: appending need not wake anybody.
+    starved: bool,
+}
+
+/// The sender thread of the attached session.
+#[derive(Debug)]
+struct Tx {
+    conn: ConnectionId,
+    wake: Sender<()>,
+    /// It sleeps: whoever has something for it must wake it.
+    waits: bool,
+    /// Somebody wanted it to look again since it last looked.
+    kicked: bool,
+    goodbye: Option<Goodbye>,
+}
+
+/// How the session is to end its sending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Goodbye {
+    /// Say goodbye with this reason.
+    Say(CloseReason),
+    /// The other side said it: send what acknowledgements are owed, end.
+    Answer,
+}
+
+/// What whoever changed the outbox has to do, without the lock.
+#[derive(Debug)]
+pub(crate) enum Kick {
+    /// Nothing.
+    No,
+    /// Wake the sender thread.
+    Wake(Sender<()>),
+    /// Write what there is, without waiting, and give the token back.
+    Inline(Box<Writer>),
+}
+
+impl Kick {
+    /// Wakes the sender thread, if that is what to do; the token otherwise.
+    pub(crate) fn wake(self) -> Option<Box<Writer>> {
+        match self {
+            Self::No => None,
+            Self::Wake(wake) => {
+                // A full channel holds a token already.
+                let _ = wake.try_send(());
+                None
+            }
+            Self::Inline(writer) => Some(writer),
+        }
+    }
+}
+
+/// How long a push may wait for room.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Wait {
+    /// Not at all.
+    No,
+    /// So long; the clock is read only if there is no room.
+    UpTo(Duration),
+    /// It needs no room: the question's credit pays (bytes per lane that return when the reply is written).
+    Paid([u64; LANES]),
+}
+
+/// What a push appends.
+pub(crate) enum Item<'a> {
+    /// A message that is copied into the open segment.
+    Small {
+        /// The application's kind.
+        kind: u16,
+        /// Flags beside NUMBERED, FIRST and LAST.
+        flags: u8,
+        /// The message.
+        payload: &'a [u8],
+    },
+    /// A message that is a segment of its own.
+    Large(Segment),
+}
+
+impl Item<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Small { payload, .. } => HEADER + payload.len(),
+            Self::Large(segment) => segment.len(),
+        }
+    }
+}
+
+/// What the sender thread finds when it wants the token.
+#[derive(Debug)]
+pub(crate) enum Token {
+    /// The token.
+    Here(Box<Writer>),
+    /// Somebody else writes; wait to be woken.
+    Away,
+    /// The session was replaced: end.
+    Gone,
+}
+
+impl Outbox {
+    /// An empty outbox without a session.
+    pub(crate) fn new(limits: QueueLimits) -> Self {
+        let lanes = [(); LANES].map(|()| Queue {
+            open: Vec::new(),
+            open_frames: 0,
+            debt: [0; LANES],
+            // Its length is bounded by the lane's bytes and messages, counted below.
+            sealed: unbounded(),
+            sealed_count: 0,
+            messages: 0,
+            bytes: 0,
+            starved: false,
+        });
+        let state = State { lanes, tx: None, writer: None, blocked: 0, closed: false, accepted: 0 };
+        Self { state: Mutex::new(state), room: Condvar::new(), limits, spares: bounded(SPARES) }
+    }
+
+    // ---- appending
+
+    /// Appends a message, waiting for room if it may. `reads` is the number of reads of the peer's stream so far: a
+    /// caller that answers what just came may write at once; `inline` is false where more is to follow at once.
+    ///
+    /// # Errors
+    /// Full, timed out or closed; nothing was appended, and a large item is given back.
+    ///
+    /// # Blocking
+    /// Until there is room or the deadline has passed.
+    pub(crate) fn push<'a>(
+        &self,
+        lane: Lane,
+        item: Item<'a>,
+        wait: Wait,
+        inline: bool,
+        reads: u64,
+    ) -> Result<Kick, (SendErrorKind, Item<'a>)> {
+        let len = item.len();
+        let mut deadline = None;
+        let mut state = self.state.lock();
+        loop {
+            if state.closed {
+                return Err((SendErrorKind::ShuttingDown, item));
+            }
+            let queue = &state.lanes[lane.index()];
+            if queue.has_room(len, self.limits) {
+                break;
+            }
+            match wait {
+                Wait::No => return Err((SendErrorKind::Full, item)),
+                Wait::Paid(_) => break,
+                Wait::UpTo(longest) => {
+                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + longest);
+                    state.blocked += 1;
+                    let late = self.room.wait_until(&mut state, deadline).timed_out();
+                    state.blocked -= 1;
+                    if late && !state.closed && !state.lanes[lane.index()].has_room(len, self.limits) {
+                        return Err((SendErrorKind::TimedOut, item));
+                    }
+                }
+            }
+        }
+        state.accepted += 1;
+        let debt = if let Wait::Paid(debt) = wait { debt } else { [0; LANES] };
+        let queue = &mut state.lanes[lane.index()];
+        match item {
+            Item::Small { kind, flags, payload } => {
+                if queue.open.len() + len > SEGMENT_BYTES {
+                    queue.seal();
+                }
+                if queue.open.capacity() == 0 {
+                    queue.open = self.spares.1.try_recv().unwrap_or_else(|_| Vec::with_capacity(SPARE_BYTES));
+                }
+                queue.append(lane, kind, flags, payload);
+                queue.owe(debt);
+            }
+            Item::Large(segment) => {
+                if queue.open_frames > 0 {
+                    queue.seal();
+                }
+                queue.put_sealed(Taken { segment, debt });
+            }
+        }
+        queue.messages += 1;
+        queue.bytes += len;
+        if queue.starved {
+            return Ok(Kick::No);
+        }
+        Ok(state.kick(inline, reads))
+    }
+
+    // ---- the token
+
+    /// Attaches a session: its writer is the token from now on. Returns what wakes its sender thread.
+    pub(crate) fn attach(&self, writer: Box<Writer>) -> Receiver<()> {
+        let (wake, woken) = bounded(1);
+        let mut state = self.state.lock();
+        let tx = Tx { conn: writer.conn(), wake, waits: false, kicked: false, goodbye: None };
+        state.tx = Some(tx);
+        state.writer = Some(writer);
+        state.lanes.iter_mut().for_each(|lane| lane.starved = false);
+        woken
+    }
+
+    /// Ends what a session does here, if it still is the attached one.
+    pub(crate) fn detach(&self, conn: ConnectionId) {
+        let mut state = self.state.lock();
+        if state.tx.as_ref().is_some_and(|tx| tx.conn == conn) {
+            state.tx = None;
+            let writer = state.writer.take();
+            drop(state);
+            drop(writer);
+        }
+    }
+
+    /// The sender thread of `conn` takes the token.
+    pub(crate) fn take_token(&self, conn: ConnectionId) -> Token {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let Some(tx) = state.tx.as_mut().filter(|tx| tx.conn == conn) else { return Token::Gone };
+        // It wants the token for something: if it is away, whoever gives it back wakes the thread again.
+        tx.kicked = state.writer.is_none();
+        tx.waits = tx.kicked;
+        match state.writer.take() {
+            Some(writer) => Token::Here(writer),
+            None => Token::Away,
+        }
+    }
+
+    /// The sender thread has nothing more to write: it gives the token back and sleeps, unless something came
+    /// meanwhile; then it gets the token again.
+    pub(crate) fn rest(&self, writer: Box<Writer>) -> Option<Box<Writer>> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let tx = state.tx.as_mut().filter(|tx| tx.conn == writer.conn())?;
+        if std::mem::take(&mut tx.kicked) {
+            return Some(writer);
+        }
+        // What is queued here and was not taken has no credit: an acknowledgement will kick.
+        state.lanes.iter_mut().for_each(|lane| lane.starved = lane.messages > 0);
+        tx.waits = true;
+        state.writer = Some(writer);
+        None
+    }
+
+    /// An inline writer gives the token back; the sender thread goes on where it stopped.
+    pub(crate) fn put_back(&self, writer: Box<Writer>) -> Kick {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let Some(tx) = state.tx.as_mut().filter(|tx| tx.conn == writer.conn()) else { return Kick::No };
+        let more = tx.kicked || writer.has_residue() || state.lanes.iter().any(|lane| lane.messages > 0 && !lane.starved);
+        state.writer = Some(writer);
+        if !more || !tx.waits {
+            return Kick::No;
+        }
+        tx.waits = false;
+        Kick::Wake(tx.wake.clone())
+    }
+
+    /// Something changed that the writer should look at: an acknowledgement is owed or came. With `inline` the token
+    /// is handed out if it is here.
+    pub(crate) fn kick(&self, inline: bool) -> Kick {
+        let mut state = self.state.lock();
+        state.lanes.iter_mut().for_each(|lane| lane.starved = false);
+        let state = &mut *state;
+        let Some(tx) = state.tx.as_mut() else { return Kick::No };
+        if inline
+            && tx.waits
+            && let Some(writer) = state.writer.take()
+        {
+            return Kick::Inline(writer);
+        }
+        tx.kicked = true;
+        if !tx.waits || state.writer.is_none() {
+            return Kick::No;
+        }
+        tx.waits = false;
+        Kick::Wake(tx.wake.clone())
+    }
+
+    /// Asks the session `conn` to end its sending; the first ask counts.
+    pub(crate) fn ask_goodbye(&self, conn: ConnectionId, goodbye: Goodbye) -> Kick {
+        let mut state = self.state.lock();
+        let Some(tx) = state.tx.as_mut().filter(|tx| tx.conn == conn) else { return Kick::No };
+        tx.goodbye.get_or_insert(goodbye);
+        drop(state);
+        self.kick(false)
+    }
+
+    /// Whether and how the session `conn` was asked to end its sending.
+    pub(crate) fn goodbye(&self, conn: ConnectionId) -> Option<Goodbye> {
+        let state = self.state.lock();
+        state.tx.as_ref().filter(|tx| tx.conn == conn).and_then(|tx| tx.goodbye)
+    }
+
+    // ---- taking, with the token and the link lock held
+
+    /// Locked, to take segments of several lanes.
+    pub(crate) fn taking(&self) -> Taking<'_> {
+        Taking { outbox: self, state: None, freed: false }
+    }
+
+    // ---- the rest
+
+    /// Gives a buffer back for reuse.
+    pub(crate) fn recycle(&self, mut buffer: Vec<u8>) {
+        if buffer.capacity() >= SPARE_BYTES && buffer.capacity() <= 2 * SEGMENT_BYTES {
+            buffer.clear();
+            // Full: there are spares enough, this one is freed.
+            let _ = self.spares.0.try_send(buffer);
+        }
+    }
+
+    /// Frees the spare buffers of an idle peer.
+    pub(crate) fn shrink(&self) {
+        while self.spares.1.try_recv().is_ok() {}
+    }
+
+    /// Refuses all further messages and wakes whoever waits for room.
+    pub(crate) fn close(&self) {
+        self.state.lock().closed = true;
+        self.room.notify_all();
+    }
+
+    /// Messages and bytes that wait, and messages accepted so far.
+    pub(crate) fn counts(&self) -> OutboxCounts {
+        let state = self.state.lock();
+        OutboxCounts {
+            messages: state.lanes.iter().map(|lane| lane.messages).sum(),
+            bytes: state.lanes.iter().map(|lane| lane.bytes).sum(),
+            accepted: state.accepted,
+        }
+    }
+}
+
+/// How much an outbox holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OutboxCounts {
+    /// Messages that wait.
+    pub(crate) messages: usize,
+    /// Bytes that wait.
+    pub(crate) bytes: usize,
+    /// Messages taken in so far.
+    pub(crate) accepted: u64,
+}
+
+impl State {
+    /// Decides who writes what was just appended.
+    fn kick(&mut self, inline: bool, reads: u64) -> Kick {
+        let Some(tx) = &mut self.tx else { return Kick::No };
+        if !tx.waits {
+            // It may have looked at this lane already: it looks again before it sleeps.
+            tx.kicked = true;
+            return Kick::No;
+        }
+        let Some(writer) = self.writer.as_mut() else {
+            // Whoever writes now finds it when giving the token back.
+            return Kick::No;
+        };
+        if inline
+            && writer.may_inline(reads)
+            && let Some(writer) = self.writer.take()
+        {
+            return Kick::Inline(writer);
+        }
+        tx.waits = false;
+        Kick::Wake(tx.wake.clone())
+    }
+}
+
+impl Queue {
+    /// One message larger than the bound is accepted when the lane is empty.
+    fn has_room(&self, len: usize, limits: QueueLimits) -> bool {
+        self.messages == 0 || (self.messages < limits.messages && self.bytes + len <= limits.bytes)
+    }
+
+    fn append(&mut self, lane: Lane, kind: u16, flags: u8, payload: &[u8]) {
+        let flags = flags | flags::NUMBERED | flags::WHOLE;
+        let header = FrameHeader::on_lane(FrameType::Data, lane, flags, kind, payload.len() as u32);
+        self.open.extend_from_slice(&header.to_bytes());
+        self.open.extend_from_slice(payload);
+        self.open_frames += 1;
+    }
+
+    #[inline]
+    fn owe(&mut self, debt: [u64; LANES]) {
+        for (owed, more) in self.debt.iter_mut().zip(debt) {
+            *owed += more;
+        }
+    }
+
+    fn seal(&mut self) {
+        let open = std::mem::take(&mut self.open);
+        let segment = Segment::plain(open, std::mem::take(&mut self.open_frames));
+        let debt = std::mem::take(&mut self.debt);
+        self.put_sealed(Taken { segment, debt });
+    }
+
+    fn put_sealed(&mut self, taken: Taken) {
+        // The receiver lives beside the sender: it is never disconnected.
+        if self.sealed.0.send(taken).is_ok() {
+            self.sealed_count += 1;
+        }
+    }
+
+    fn take(&mut self) -> Option<Taken> {
+        if self.messages == 0 {
+            return None;
+        }
+        if self.sealed_count == 0 {
+            self.seal();
+        }
+        let taken = self.sealed.1.try_recv().ok()?;
+        self.sealed_count -= 1;
+        self.messages -= taken.segment.messages as usize;
+        self.bytes -= taken.segment.len().min(self.bytes);
+        Some(taken)
+    }
+}
+
+/// The outbox, locked at the first take and until this is dropped.
+pub(crate) struct Taking<'a> {
+    outbox: &'a Outbox,
+    state: Option<MutexGuard<'a, State>>,
+    freed: bool,
+}
+
+impl Taking<'_> {
+    /// The oldest segment of a lane.
+    pub(crate) fn take(&mut self, lane: Lane) -> Option<Taken> {
+        let state = self.state.get_or_insert_with(|| self.outbox.state.lock());
+        let queue = &mut state.lanes[lane.index()];
+        let taken = queue.take();
+        if taken.is_some() {
+            let limits = self.outbox.limits;
+            // Low water at three quarters: a waiting sender is not woken for each segment.
+            self.freed |= queue.bytes <= limits.bytes / 4 * 3 && queue.messages <= limits.messages / 4 * 3;
+        }
+        taken
+    }
+}
+
+impl Drop for Taking<'_> {
+    fn drop(&mut self) {
+        let wake = self.freed && self.state.as_ref().is_some_and(|state| state.blocked > 0);
+        self.state = None;
+        if wake {
+            self.outbox.room.notify_all();
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! A handle on one peer: the send verbs.
+//!
+//! Owns: a share of the peer's link. Threads: any. Locks: the outbox lock; with an idle peer also the link lock, one
+//! after the other. Blocks on: room in the peer's queue, in [`PeerHandle::send`] and [`PeerHandle::send_timeout`].
+//! Upholds: `Ok` means accepted: the message's fate is known from then on; `Err` gives it back.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::error::{SendError, SendErrorKind};
+use crate::ident::PeerId;
+use crate::session::handling;
+use crate::session::outbox::Wait;
+use crate::session::peer_link::PeerLink;
+use crate::wire::{self, Lane};
+
+/// A peer of a node, to send to. Cheap to clone; keep one per peer, it is the fast path.
+#[derive(Clone)]
+pub struct PeerHandle {
+    link: Arc<PeerLink>,
+}
+
+/// What became of the messages of one peer, and what waits. Counts are exact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LinkStats {
+    /// Messages that a send verb took.
+    pub accepted: u64,
+    /// Of these, handed over at the other side.
+    pub acked: u64,
+    /// Of these, rejected by the other side.
+    pub returned: u64,
+    /// Of these, written and never answered.
+    pub unknown: u64,
+    /// Messages that wait to be written for the first time.
+    pub queued_messages: usize,
+    /// Their bytes.
+    pub queued_bytes: usize,
+    /// Bytes numbered, written or about to be, and not acknowledged.
+    pub kept_bytes: usize,
+    /// Bytes written and not acknowledged.
+    pub unacked_bytes: usize,
+    /// Sessions so far.
+    pub sessions: u64,
+    /// Whether a session is attached now.
+    pub connected: bool,
+}
+
+impl PeerHandle {
+    pub(crate) fn new(link: Arc<PeerLink>) -> Self {
+        Self { link }
+    }
+
+    pub(crate) fn link(&self) -> &Arc<PeerLink> {
+        &self.link
+    }
+
+    /// Who the peer is.
+    pub fn id(&self) -> PeerId {
+        self.link.id
+    }
+
+    /// Sends a message, waiting for room in the peer's queue up to the send deadline of the configuration.
+    ///
+    /// Messages to one peer arrive in the order they were sent. A peer that is not connected is sent to as soon as it
+    /// is.
+    ///
+    /// # Errors
+    /// [`SendErrorKind::TimedOut`]: the peer is slow or away; [`SendErrorKind::WouldBlock`]: inside a handler, use
+    /// [`PeerHandle::try_send`] or [`Message::reply`](crate::Message::reply); [`SendErrorKind::ShuttingDown`];
+    /// [`SendErrorKind::TooLarge`]. The message comes back.
+    ///
+    /// # Blocking
+    /// While the queue is full, up to the send deadline.
+    pub fn send<P: AsRef<[u8]> + Into<Vec<u8>>>(&self, payload: P) -> Result<(), SendError> {
+        self.send_kind(0, payload)
+    }
+
+    /// [`PeerHandle::send`] with a kind, which the receiver finds in [`Message::kind`](crate::Message::kind).
+    ///
+    /// # Errors
+    /// As [`PeerHandle::send`].
+    ///
+    /// # Blocking
+    /// As [`PeerHandle::send`].
+    pub fn send_kind<P: AsRef<[u8]> + Into<Vec<u8>>>(&self, kind: u16, payload: P) -> Result<(), SendError> {
+        if handling::in_handler() {
+            return Err(SendError { kind: SendErrorKind::WouldBlock, payload: payload.into() });
+        }
+        self.link.push(Lane::Normal, kind, payload, Wait::UpTo(self.link.settings.send_deadline))
+    }
+
+    /// Sends a message if there is room now. Works inside a handler.
+    ///
+    /// # Errors
+    /// [`SendErrorKind::Full`], or as [`PeerHandle::send`]. The message comes back.
+    pub fn try_send<P: AsRef<[u8]> + Into<Vec<u8>>>(&self, payload: P) -> Result<(), SendError> {
+        self.link.push(Lane::Normal, 0, payload, Wait::No)
+    }
+
+    /// Sends a message, waiting for room no longer than `timeout`.
+    ///
+    /// # Errors
+    /// As [`PeerHandle::send`].
+    ///
+    /// # Blocking
+    /// While the queue is full, up to `timeout`.
+    pub fn send_timeout<P>(&self, payload: P, timeout: Duration) -> Result<(), SendError>
+    where
+        P: AsRef<[u8]> + Into<Vec<u8>>,
+    {
+        if handling::in_handler() {
+            return Err(SendError { kind: SendErrorKind::WouldBlock, payload: payload.into() });
+        }
+        self.link.push(Lane::Normal, 0, payload, Wait::UpTo(timeout))
+    }
+
+    /// Sends a typed message as its bincode; the receiver calls [`Message::decode`](crate::Message::decode). Byte
+    /// fields want `serde_bytes`: it is thirty times faster.
+    ///
+    /// # Errors
+    /// [`SendErrorKind::Unencodable`]: longer than `max_message`, or the type refuses; else as [`PeerHandle::send`].
+    ///
+    /// # Blocking
+    /// As [`PeerHandle::send`].
+    pub fn send_msg<T: Serialize>(&self, message: &T) -> Result<(), SendError> {
+        match wire::encode_payload(message, self.link.settings.max_message) {
+            Ok(payload) => self.send(payload),
+            Err(_) => Err(SendError { kind: SendErrorKind::Unencodable, payload: Vec::new() }),
+        }
+    }
+
+    /// Whether a session is attached now.
+    pub fn is_connected(&self) -> bool {
+        self.link.core.lock().attached().is_some()
+    }
+
+    /// Counts of this peer's messages.
+    pub fn stats(&self) -> LinkStats {
+        let queued = self.link.outbox.counts();
+        let core = self.link.core.lock();
+        let counts = core.counts();
+        LinkStats {
+            accepted: queued.accepted,
+            acked: counts.acked,
+            returned: counts.rejected,
+            unknown: counts.unknown,
+            queued_messages: queued.messages,
+            queued_bytes: queued.bytes,
+            kept_bytes: core.kept_bytes(),
+            unacked_bytes: core.unacked_bytes(),
+            sessions: counts.sessions,
+            connected: core.attached().is_some(),
+        }
+    }
+}
+
+impl fmt::Debug for PeerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PeerHandle({})", self.link.id.short())
+    }
+}

@@ -1,0 +1,202 @@
+//! What all threads share about one peer: the link's core, its outbox, and who looks after both.
+//!
+//! Owns: the link core behind the link lock (L2), the outbox (L3 inside). It outlives sessions.
+//! Threads: callers of send verbs, `tx-<peer>`, `rx-<peer>`, the application as it drops messages.
+//! Locks: the link lock, then the outbox lock; never while writing to a socket or calling a handler.
+//! Blocks on: room in the outbox, in [`PeerLink::push`] with a deadline.
+//! Upholds: what is appended is written by somebody; what is owed is acknowledged within the ack delay.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{RejectCause, SendError, SendErrorKind};
+use crate::ident::PeerId;
+use crate::link::{AckDue, Acked, LARGE, LinkCore, Segment};
+use crate::session::handling;
+use crate::session::outbox::{Item, Kick, Outbox, QueueLimits, Wait};
+use crate::session::writer::Writer;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex};
+use crate::wire::{LANES, Lane};
+
+/// Times and sizes of sessions.
+#[derive(Debug, Clone)]
+pub(crate) struct SessionSettings {
+    pub(crate) queue: QueueLimits,
+    pub(crate) max_message: usize,
+    pub(crate) send_deadline: Duration,
+    pub(crate) ack_delay: Duration,
+    pub(crate) heartbeat: Duration,
+    /// Stack of a receiver thread, by whether a handler runs on it.
+    pub(crate) rx_stack: usize,
+    pub(crate) tx_stack: usize,
+}
+
+/// What threads share about one peer.
+pub(crate) struct PeerLink {
+    pub(crate) id: PeerId,
+    /// The link lock.
+    pub(crate) core: Mutex<LinkCore>,
+    /// Something was delivered: another session may go on. Waits with `core`.
+    pub(super) delivered: Condvar,
+    pub(crate) outbox: Outbox,
+    pub(crate) settings: Arc<SessionSettings>,
+    /// Reads of the peer's stream so far, over all sessions.
+    pub(super) reads: AtomicU64,
+    /// The sender thread will look at owed acknowledgements within the ack delay.
+    pub(super) ack_timer: AtomicBool,
+    /// A handler is running.
+    pub(super) busy: AtomicBool,
+    /// The token this side proposes if it decides the first attach.
+    pub(crate) token: [u8; 16],
+}
+
+impl std::fmt::Debug for PeerLink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PeerLink").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl PeerLink {
+    /// A link that has never been attached.
+    pub(crate) fn new(
+        core: LinkCore,
+        id: PeerId,
+        token: [u8; 16],
+        settings: Arc<SessionSettings>,
+    ) -> Self {
+        Self {
+            id,
+            core: Mutex::new(core),
+            delivered: Condvar::new(),
+            outbox: Outbox::new(settings.queue),
+            settings,
+            reads: AtomicU64::new(0),
+            ack_timer: AtomicBool::new(false),
+            busy: AtomicBool::new(false),
+            token,
+        }
+    }
+
+    /// Appends a message and sees to it that somebody writes it.
+    pub(crate) fn push<P>(self: &Arc<Self>, lane: Lane, kind: u16, payload: P, wait: Wait) -> Result<(), SendError>
+    where
+        P: AsRef<[u8]> + Into<Vec<u8>>,
+    {
+        let len = payload.as_ref().len();
+        if len > self.settings.max_message {
+            return Err(SendError { kind: SendErrorKind::TooLarge, payload: payload.into() });
+        }
+        let reads = self.reads.load(Ordering::Relaxed);
+        let inline = !handling::more_to_come(self.address());
+        let kick = if len > LARGE {
+            let item = Item::Large(Segment::large(lane, kind, 0, payload.into()));
+            self.outbox.push(lane, item, wait, inline, reads).map_err(|(kind, item)| match item {
+                Item::Large(segment) => SendError { kind, payload: segment.into_payload() },
+                Item::Small { payload, .. } => SendError { kind, payload: payload.to_vec() },
+            })?
+        } else {
+            let item = Item::Small { kind, flags: 0, payload: payload.as_ref() };
+            match self.outbox.push(lane, item, wait, inline, reads) {
+                Ok(kick) => kick,
+                Err((kind, _)) => return Err(SendError { kind, payload: payload.into() }),
+            }
+        };
+        match kick {
+            Kick::No => {}
+            kick => self.act(kick, false),
+        }
+        Ok(())
+    }
+
+    /// Gathers the next turn into the write token: acknowledgements that are due (all of them along with data, or with
+    /// `acks`), and the next chunk. False when there is nothing to write.
+    pub(super) fn gather(&self, writer: &mut Writer, acks: bool) -> bool {
+        let mut core = self.core.lock();
+        let mut taking = self.outbox.taking();
+        let more = writer.gather(&mut core, |lane| taking.take(lane), acks);
+        drop((core, taking));
+        if let Some(buffer) = writer.take_spare() {
+            self.outbox.recycle(buffer);
+        }
+        more
+    }
+
+    /// Names the link to [`handling`].
+    pub(super) fn address(&self) -> usize {
+        std::ptr::from_ref(self) as usize
+    }
+
+    /// Does what a change of the outbox asks for: wakes the sender thread, or writes one turn without waiting.
+    pub(super) fn act(&self, kick: Kick, acks: bool) {
+        let Some(mut writer) = kick.wake() else { return };
+        // A failed write stays a residue: the sender thread meets the error and ends the session.
+        let wrote = writer.has_residue() || !self.gather(&mut writer, acks) || writer.try_write().is_ok();
+        if !wrote {
+            log::trace!(target: "threadwire::session", "{}: inline write failed", writer.conn());
+        }
+        self.outbox.put_back(writer).wake();
+    }
+
+    /// Messages were handed over or rejected; see [`LinkCore::finish`].
+    pub(crate) fn finish(
+        &self,
+        generation: u32,
+        lane: Lane,
+        upto: u64,
+        credit: u64,
+        rejected: Option<(u64, RejectCause)>,
+    ) {
+        let mut core = self.core.lock();
+        core.finish(generation, lane, upto, credit, rejected);
+        let due = core.ack_due();
+        drop(core);
+        self.see_to_acks(due);
+    }
+
+    /// Returns credit.
+    pub(super) fn release(&self, credit: [u64; LANES]) {
+        let mut core = self.core.lock();
+        for (lane, credit) in Lane::ALL.into_iter().zip(credit) {
+            core.release(lane, credit);
+        }
+        let due = core.ack_due();
+        drop(core);
+        self.see_to_acks(due);
+    }
+
+    /// Writes acknowledgements that are due now, and sees to it that a timer runs for those that can wait.
+    pub(super) fn see_to_acks(&self, due: AckDue) {
+        match due {
+            AckDue::No => {}
+            AckDue::Now => self.act(self.outbox.kick(true), true),
+            AckDue::Later => {
+                if !self.ack_timer.swap(true, Ordering::Relaxed) {
+                    self.outbox.kick(false).wake();
+                }
+            }
+        }
+    }
+
+    /// Reuses the buffers an acknowledgement freed, and wakes a writer that waited for it.
+    pub(crate) fn see_to_freed(&self, acked: Acked) {
+        for segment in acked.segments {
+            if let Some(buffer) = Arc::into_inner(segment).and_then(Segment::into_buffer) {
+                self.outbox.recycle(buffer);
+            }
+        }
+        if acked.wake {
+            self.outbox.kick(false).wake();
+        }
+    }
+
+    /// Whether a handler runs now.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    /// Whether everything accepted has ended at the other side.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.core.lock().kept_bytes() == 0 && self.outbox.counts().messages == 0
+    }
+}

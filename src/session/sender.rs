@@ -1,0 +1,152 @@
+//! The sender thread of a session: writes what the outbox and the link have, and rests.
+//!
+//! Owns: nothing beyond the write token while it writes. Threads: `tx-<peer>` only. Locks: link, then outbox, while a
+//! turn is gathered; none while it writes. Blocks on: its wake channel (with the acknowledgement and heartbeat timers
+//! as timeout; woken by whoever has something for it, or by the channel's end), and the socket (woken by the closer).
+//! Upholds: an owed acknowledgement waits no longer than the ack delay; a silent line carries a heartbeat; the goodbye
+//! is the last frame, and what was written before it is not destroyed by closing too early.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::{CloseReason, DisconnectReason};
+use crate::link::AckDue;
+use crate::session::outbox::{Goodbye, Token};
+use crate::session::peer_link::PeerLink;
+use crate::session::state::{OnEnd, Session};
+use crate::session::writer::Writer;
+use crate::sync::atomic::Ordering;
+use crate::sync::channel::{Receiver, RecvTimeoutError};
+use crate::wire;
+
+/// Runs until the session ends: replaced, closed, failed, or said goodbye.
+pub(crate) fn send_loop(
+    link: &Arc<PeerLink>,
+    session: &Arc<Session>,
+    wake: &Receiver<()>,
+    on_end: &OnEnd,
+) {
+    let mut timer = Timer { acks: None, beat: Instant::now() + link.settings.heartbeat };
+    let mut acks = false;
+    loop {
+        match link.outbox.take_token(session.conn) {
+            Token::Gone => break,
+            Token::Away => {}
+            Token::Here(writer) => match work(link, session, writer, acks, &mut timer) {
+                Ok(Next::Rest) => {}
+                Ok(Next::End) => break,
+                Err(error) => {
+                    log::debug!(target: "threadwire::session", "{} {}: writing: {error}", link.id.short(), session.conn);
+                    // The reader may still find the other side's goodbye; it ends with the stream.
+                    session.gate.note(DisconnectReason::Lost(error.kind()));
+                    session.parting.store(true, Ordering::Relaxed);
+                    link.outbox.detach(session.conn);
+                    break;
+                }
+            },
+        }
+        let deadline = timer.acks.map_or(timer.beat, |acks| acks.min(timer.beat));
+        match wake.recv_deadline(deadline) {
+            Ok(()) => acks = false,
+            Err(RecvTimeoutError::Timeout) => {
+                acks = timer.acks.take().is_some();
+                link.ack_timer.store(false, Ordering::Relaxed);
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    session.leave(link, on_end, Duration::ZERO);
+}
+
+/// When the thread wakes by itself.
+struct Timer {
+    /// For acknowledgements that could wait until now.
+    acks: Option<Instant>,
+    /// For a heartbeat.
+    beat: Instant,
+}
+
+/// What the thread does after its work.
+enum Next {
+    Rest,
+    End,
+}
+
+/// Writes turn after turn until there is nothing left, then rests.
+fn work(
+    link: &PeerLink,
+    session: &Session,
+    mut writer: Box<Writer>,
+    mut acks: bool,
+    timer: &mut Timer,
+) -> io::Result<Next> {
+    loop {
+        loop {
+            if writer.has_residue() {
+                write(session, &mut writer)?;
+            }
+            match link.outbox.goodbye(session.conn) {
+                None => {}
+                Some(goodbye) => return say_goodbye(link, session, writer, goodbye),
+            }
+            if !link.gather(&mut writer, std::mem::take(&mut acks)) {
+                break;
+            }
+        }
+        let now = Instant::now();
+        if now >= writer.last() + link.settings.heartbeat {
+            writer.beat(link.busy.load(Ordering::Relaxed));
+            write(session, &mut writer)?;
+            link.outbox.shrink();
+            continue;
+        }
+        timer.beat = writer.last() + link.settings.heartbeat;
+        // Whoever owes an acknowledgement from here on finds the flag down, and kicks.
+        link.ack_timer.store(timer.acks.is_some(), Ordering::Relaxed);
+        if timer.acks.is_none() && link.core.lock().ack_due() != AckDue::No {
+            link.ack_timer.store(true, Ordering::Relaxed);
+            timer.acks = Some(now + link.settings.ack_delay);
+        }
+        match link.outbox.rest(writer) {
+            None => return Ok(Next::Rest),
+            Some(again) => writer = again,
+        }
+    }
+}
+
+fn write(session: &Session, writer: &mut Writer) -> io::Result<()> {
+    session.writes.fetch_add(1, Ordering::Relaxed);
+    let result = writer.write();
+    session.writes.fetch_add(1, Ordering::Relaxed);
+    result
+}
+
+/// The last turn: acknowledgements that are owed, the goodbye, the end of the stream.
+fn say_goodbye(link: &PeerLink, session: &Session, mut writer: Box<Writer>, goodbye: Goodbye) -> io::Result<Next> {
+    session.parting.store(true, Ordering::Relaxed);
+    let mut owed = Vec::new();
+    let mut core = link.core.lock();
+    core.put_acks(session.conn, true, &mut owed);
+    let received = core.received();
+    drop(core);
+    writer.control(&owed);
+    write(session, &mut writer)?;
+    if let Goodbye::Say(reason) = goodbye {
+        session.gate.note(DisconnectReason::Local(reason));
+        let text = reason.to_string();
+        writer.goodbye(&wire::Goodbye { reason: reason.code(), retry_after_ms: retry_after(reason), received, text });
+        write(session, &mut writer)?;
+    }
+    writer.finish();
+    link.outbox.detach(session.conn);
+    Ok(Next::End)
+}
+
+/// How long the other side should stay away, in milliseconds.
+fn retry_after(reason: CloseReason) -> u32 {
+    match reason {
+        CloseReason::TooMany => 5_000,
+        _ => 0,
+    }
+}

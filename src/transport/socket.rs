@@ -1,0 +1,107 @@
+//! The blocking halves of a connection over any stream socket of the system.
+//!
+//! Owns: the established socket, shared by its two halves. Threads: the halves' and whoever closes. Locks: none.
+//! Blocks on: the socket, in `read` and `write`.
+//! Upholds: an interrupted call never comes out; a broken pipe is an error and never a signal; the socket is closed
+//! when both halves are gone, however long somebody keeps the closer.
+
+use std::fmt;
+use std::io::{self, ErrorKind, IoSlice, Read};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Weak};
+
+use socket2::SockRef;
+
+use super::{Closer, Connection, ReadHalf, WriteHalf};
+
+/// The most slices one system call takes (`IOV_MAX` of Linux, macOS and the BSDs); more is an error there.
+const MAX_SLICES: usize = 1024;
+
+/// Splits a blocking socket into the halves of a connection.
+pub(super) fn split<S>(socket: S, local_addr: SocketAddr, remote_addr: SocketAddr) -> Connection
+where
+    S: AsFd + fmt::Debug + Send + Sync + 'static,
+    for<'s> &'s S: Read,
+{
+    let socket = Arc::new(socket);
+    Connection {
+        read: Box::new(SocketReader { socket: Arc::clone(&socket) }),
+        closer: Arc::new(SocketCloser { socket: Arc::downgrade(&socket) }),
+        write: Arc::new(SocketWriter { socket }),
+        local_addr,
+        remote_addr,
+    }
+}
+
+#[derive(Debug)]
+struct SocketReader<S> {
+    socket: Arc<S>,
+}
+
+impl<S> ReadHalf for SocketReader<S>
+where
+    S: fmt::Debug + Send + Sync,
+    for<'s> &'s S: Read,
+{
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let mut socket = &*self.socket;
+        retry(|| socket.read(into))
+    }
+}
+
+#[derive(Debug)]
+struct SocketWriter<S> {
+    socket: Arc<S>,
+}
+
+impl<S: AsFd + fmt::Debug + Send + Sync> WriteHalf for SocketWriter<S> {
+    fn try_write(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        match send(&*self.socket, from, libc::MSG_DONTWAIT) {
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
+            result => result,
+        }
+    }
+
+    fn write(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        retry(|| send(&*self.socket, from, 0))
+    }
+
+    fn finish(&self) -> io::Result<()> {
+        SockRef::from(&*self.socket).shutdown(Shutdown::Write)
+    }
+}
+
+/// Holds the socket weakly: a closer kept in some table must not keep a connection open whose halves are gone.
+#[derive(Debug)]
+struct SocketCloser<S> {
+    socket: Weak<S>,
+}
+
+impl<S: AsFd + fmt::Debug + Send + Sync> Closer for SocketCloser<S> {
+    fn close(&self) {
+        if let Some(socket) = self.socket.upgrade() {
+            // It fails when the connection is gone already, which is what is asked for.
+            let _ = SockRef::from(&*socket).shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// One vectored send. Not `writev`, which in a program that left SIGPIPE at its default would end the process.
+pub(super) fn send(socket: &impl AsFd, from: &[IoSlice<'_>], flags: libc::c_int) -> io::Result<usize> {
+    // Empty slices at the front could fill the whole call, and its 0 bytes would look like no progress.
+    let first = from.iter().position(|slice| !slice.is_empty()).unwrap_or(from.len());
+    let from = &from[first..];
+    let from = &from[..from.len().min(MAX_SLICES)];
+    SockRef::from(socket).send_vectored_with_flags(from, flags | libc::MSG_NOSIGNAL)
+}
+
+/// Calls again when a signal interrupted the call.
+pub(super) fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
