@@ -13,14 +13,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bob = bob.start()?;
     let alice = Node::builder().config(Config::loopback()).start()?;
 
-    alice.add_peer(bob.id(), bob.local_addr())?;          // dialled, and dialled again whenever it is lost
+    alice.add_peer(bob.id(), bob.local_addr())?; // dialled, and dialled again whenever it is lost
     let to_bob = alice.wait_connected(bob.id(), patience)?;
-    to_bob.send("hello, bob")?;                           // Ok: its fate is known from now on; Err gives it back
+    to_bob.send("hello, bob")?; // Ok: its fate is known from now on; Err gives it back
 
     let answer = alice.recv_timeout(patience)?;
     println!("alice hears from {}: {}", answer.from().short(), String::from_utf8_lossy(answer.payload()));
 
-    alice.shutdown(patience);                             // drains, says goodbye, ends every thread
+    alice.shutdown(patience); // drains, says goodbye, ends every thread
     bob.shutdown(patience);
     Ok(())
 }

@@ -124,7 +124,8 @@ fn flood_with_questions(size: usize, count: u64, handlers: bool) {
         let mut longest = Duration::ZERO;
         loop {
             let now: u64 = answers.iter().map(|answers| answers.load(Ordering::Relaxed)).sum();
-            let held = handles.iter().map(|handle| (handle.stats().kept_bytes + handle.stats().queued_bytes) as u64).sum();
+            let held =
+                handles.iter().map(|handle| (handle.stats().kept_bytes + handle.stats().queued_bytes) as u64).sum();
             largest_memory.fetch_max(held, Ordering::Relaxed);
             if now != last {
                 (last, since) = (now, Instant::now());

@@ -4,6 +4,8 @@
 //! Blocks on: processes it started, which have deadlines of their own.
 //! Upholds: a run that is ok had its link cut with bytes under way; a run that was harmed is found out.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

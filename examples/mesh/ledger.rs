@@ -158,10 +158,10 @@ mod tests {
         let lines: Vec<Delivered> = (0..500)
             .map(|n: u64| Delivered {
                 from: peer(n as u8),
-                sequence: (n % 7 != 0).then_some(n),
+                sequence: (!n.is_multiple_of(7)).then_some(n),
                 digest: Digest::of(&n.to_le_bytes()),
-                intact: n % 3 == 0,
-                possible_repeat: n % 5 == 0,
+                intact: n.is_multiple_of(3),
+                possible_repeat: n.is_multiple_of(5),
             })
             .collect();
         let mut ledger = Ledger::create(path.clone()).unwrap();

@@ -25,7 +25,7 @@ mod sabotage;
 mod sender;
 
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -73,8 +73,9 @@ enum Role {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let color = if std::io::stderr().is_terminal() { ColorChoice::Auto } else { ColorChoice::Never };
     // Without a logger the run is the same, only silent.
-    let _ = TermLogger::init(arguments.log, simplelog::Config::default(), TerminalMode::Stderr, ColorChoice::Auto);
+    let _ = TermLogger::init(arguments.log, simplelog::Config::default(), TerminalMode::Stderr, color);
     match arguments.role {
         Some(role) => child(role),
         None => parent(arguments),

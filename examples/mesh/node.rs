@@ -47,7 +47,11 @@ pub fn run() -> Result<(), Failure> {
         let report = node.shutdown(SHUTDOWN);
         let received = receiving.join().map_err(|_| Failure::new("the receiver panicked"))?;
         obeyed?;
-        received.map(|tally| Tally { undelivered: report.undelivered.iter().map(|(_, count)| count).sum(), ..tally })
+        if !report.threads.is_empty() {
+            return Err(Failure::new(format!("the node's shutdown left threads: {}", report.threads.join(", "))));
+        }
+        let undelivered = report.undelivered.iter().map(|peer| peer.unsent + peer.unknown).sum();
+        received.map(|tally| Tally { undelivered, ..tally })
     })?;
     say(&Answer::Received(tally))
 }

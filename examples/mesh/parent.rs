@@ -118,15 +118,17 @@ fn mesh(wishes: &Wishes, out: &Path, sources: &Sources) -> Result<Report, Failur
     })?;
 
     run.ending = true;
-    for index in all.iter().chain([&proxy]) {
+    for index in &all {
         run.order(*index, &Order::Finish)?;
     }
-    let mut cuts = Vec::new();
-    let mut tallies = Vec::new();
-    let enders: Vec<usize> = all.iter().copied().chain([proxy]).collect();
-    run.hear(&enders, PATIENCE, |answer| match answer {
-        Answer::Received(tally) => Some(tallies.push(tally)),
-        Answer::Cut(counted) => Some(cuts.push(counted)),
+    let tallies = run.hear(&all, PATIENCE, |answer| match answer {
+        Answer::Received(tally) => Some(tally),
+        _ => None,
+    })?;
+    // After the nodes: their goodbyes go through it too.
+    run.order(proxy, &Order::Finish)?;
+    let cuts = run.hear(&[proxy], PATIENCE, |answer| match answer {
+        Answer::Cut(cuts) => Some(cuts),
         _ => None,
     })?;
 
@@ -158,7 +160,7 @@ fn progress_bar(bytes: u64) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
-    let template = "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {msg}";
+    let template = "{bar:40} {bytes}/{total_bytes} {bytes_per_sec}";
     match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,

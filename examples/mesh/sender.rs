@@ -21,7 +21,7 @@ use crate::ledger::{Ledger, Sent};
 use crate::message::{Header, encode};
 
 /// How often progress is looked at.
-const TICK: Duration = Duration::from_millis(50);
+const TICK: Duration = Duration::from_millis(10);
 /// How long nothing may move before the run is given up.
 const STALL: Duration = Duration::from_secs(90);
 
@@ -165,7 +165,7 @@ impl Sending<'_> {
             Event::Disconnected { peer, reason, unacked_bytes, .. } => {
                 log::info!("disconnected from {}: {reason}; {unacked_bytes} bytes unacknowledged", peer.short());
                 if victim == Some(*peer) {
-                    outcome.unacked_bytes_at_cut = outcome.unacked_bytes_at_cut.max(*unacked_bytes);
+                    outcome.unacked_bytes_at_cut = outcome.unacked_bytes_at_cut.max(*unacked_bytes as u64);
                 }
             }
             other => log::info!("{other:?}"),
