@@ -48,9 +48,7 @@ pub(crate) fn recv_loop(
             Err(End::Cause(cause)) => break Some(cause),
             Err(End::Stale) => break None,
         }
-        if decoder.is_idle_and_large() {
-            decoder.shrink();
-        }
+        decoder.shrink_if_idle();
         match read.read(decoder.space()) {
             Ok(0) => break Some(DisconnectReason::Lost(std::io::ErrorKind::UnexpectedEof)),
             Ok(count) => decoder.filled(count),

@@ -7,6 +7,9 @@
 
 use super::{FrameHeader, FrameType, HEADER, Lane, MAX_BODY, WireError, flags};
 
+/// A stream is idle after so many small reads in a row.
+const SMALL_READS: u8 = 8;
+
 /// One frame, borrowed from the decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame<'a> {
@@ -36,6 +39,8 @@ pub struct Decoder {
     start: usize,
     end: usize,
     limit: usize,
+    /// How many of the last reads, in a row, would have fitted a small buffer.
+    small_reads: u8,
 }
 
 impl Decoder {
@@ -47,7 +52,7 @@ impl Decoder {
     /// A decoder that refuses bodies longer than `limit`.
     pub fn new(limit: usize) -> Self {
         debug_assert!(limit <= MAX_BODY);
-        Self { buffer: Vec::new(), start: 0, end: 0, limit }
+        Self { buffer: Vec::new(), start: 0, end: 0, limit, small_reads: 0 }
     }
 
     /// Changes the limit, at the change of state that permits it.
@@ -57,23 +62,24 @@ impl Decoder {
 
     /// Room for the next read: at least one byte, more for a stream that fills it.
     pub fn space(&mut self) -> &mut [u8] {
-        if self.start == self.end {
+        if self.start == self.end && self.end < self.buffer.len() {
             self.start = 0;
             self.end = 0;
         }
         if self.buffer.is_empty() {
             self.buffer.resize(Self::INITIAL, 0);
-        } else if self.end == self.buffer.len() {
-            if self.start > 0 {
-                self.buffer.copy_within(self.start..self.end, 0);
-                self.end -= self.start;
-                self.start = 0;
-            }
-            // Every byte up to here arrived: what is added is at most as much again.
-            if self.end * 2 > self.buffer.len() && self.buffer.len() < Self::LARGEST {
-                let grown = (self.buffer.len() * 4).min(Self::LARGEST);
-                self.buffer.resize(grown, 0);
-            }
+        }
+        let was_filled = self.end == self.buffer.len();
+        // A short rest would mean a short read: bring what is pending to the front.
+        if self.start > 0 && self.buffer.len() - self.end < self.buffer.len() / 2 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if was_filled && self.buffer.len() < Self::LARGEST {
+            // Every byte up to here arrived: the stream has more than this buffer takes at once.
+            let grown = (self.buffer.len() * 4).min(Self::LARGEST);
+            self.buffer.resize(grown, 0);
         }
         &mut self.buffer[self.end..]
     }
@@ -81,6 +87,7 @@ impl Decoder {
     /// Tells that `count` bytes of [`Decoder::space`] were filled.
     pub fn filled(&mut self, count: usize) {
         debug_assert!(self.end + count <= self.buffer.len());
+        self.small_reads = if count < Self::INITIAL / 2 { self.small_reads.saturating_add(1) } else { 0 };
         self.end = (self.end + count).min(self.buffer.len());
     }
 
@@ -116,14 +123,10 @@ impl Decoder {
         self.start != self.end
     }
 
-    /// Whether nothing is pending and the buffer is larger than an idle peer's.
-    pub fn is_idle_and_large(&self) -> bool {
-        self.start == self.end && self.buffer.len() > Self::INITIAL
-    }
-
-    /// Gives the memory of a big buffer back when nothing is pending.
-    pub fn shrink(&mut self) {
-        if self.start == self.end && self.buffer.len() > Self::INITIAL {
+    /// Gives the memory of a big buffer back when nothing is pending and the last reads would all have fitted a small
+    /// one: a peer that has become idle sends no more than heartbeats.
+    pub fn shrink_if_idle(&mut self) {
+        if self.start == self.end && self.buffer.len() > Self::INITIAL && self.small_reads >= SMALL_READS {
             *self = Self::new(self.limit);
         }
     }
