@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{RejectCause, SendError, SendErrorKind};
-use crate::ident::PeerId;
+use crate::ident::{ConnectionId, PeerId};
 use crate::link::{AckDue, Acked, LARGE, LinkCore, Segment};
 use crate::session::handling;
 use crate::session::outbox::{Item, Kick, Outbox, QueueLimits, Wait};
@@ -158,6 +158,18 @@ impl PeerLink {
         self.see_to_acks(due);
     }
 
+    /// The receiver thread of `conn` has delivered all it had claimed, up to `upto`: [`PeerLink::finish`], and another
+    /// session may go on.
+    pub(super) fn finish_delivery(&self, conn: ConnectionId, generation: u32, lane: Lane, upto: u64, credit: u64) {
+        let mut core = self.core.lock();
+        core.finish(generation, lane, upto, credit, None);
+        core.delivered(conn);
+        let due = core.ack_due();
+        drop(core);
+        self.delivered.notify_all();
+        self.see_to_acks(due);
+    }
+
     /// Returns credit.
     pub(super) fn release(&self, credit: [u64; LANES]) {
         let mut core = self.core.lock();
@@ -175,7 +187,7 @@ impl PeerLink {
             AckDue::No => {}
             AckDue::Now => self.act(self.outbox.kick(true), true),
             AckDue::Later => {
-                if !self.ack_timer.swap(true, Ordering::Relaxed) {
+                if !self.ack_timer.load(Ordering::Relaxed) && !self.ack_timer.swap(true, Ordering::Relaxed) {
                     self.outbox.kick(false).wake();
                 }
             }

@@ -40,8 +40,15 @@ pub(crate) fn recv_loop(
     decoder.set_limit(MAX_BODY);
     let link = &peer.link;
     let handle = PeerHandle::new(link.clone());
-    let mut receiver =
-        Receiver { link, sink: &peer.sink, session, handle, spare: Vec::new(), retry_after: Duration::ZERO };
+    let mut receiver = Receiver {
+        link,
+        sink: &peer.sink,
+        session,
+        handle,
+        segment: Cell::new(None),
+        spare: Vec::new(),
+        retry_after: Duration::ZERO,
+    };
     let cause = loop {
         match receiver.take_all(&mut decoder) {
             Ok(()) => {}
@@ -93,6 +100,8 @@ struct Receiver<'a> {
     sink: &'a Sink,
     session: &'a Arc<Session>,
     handle: PeerHandle,
+    /// A SEGMENT frame whose numbered frames are still to come.
+    segment: Cell<Option<(Lane, u64, u64)>>,
     /// A reassembly buffer for the next big message.
     spare: Vec<u8>,
     retry_after: Duration,
@@ -187,8 +196,8 @@ impl Receiver<'_> {
         }
         self.link.busy.store(false, Ordering::Relaxed);
         let credit = (bytes.len() as u64).saturating_sub(replied.get());
-        self.link.finish(generation, lane, claim.first + u64::from(frames), credit, None);
-        self.delivered();
+        let (conn, upto) = (self.session.conn, claim.first + u64::from(frames));
+        self.link.finish_delivery(conn, generation, lane, upto, credit);
         if panicked { Err(End::Cause(DisconnectReason::Local(CloseReason::HandlerPanicked))) } else { Ok(()) }
     }
 
@@ -199,8 +208,13 @@ impl Receiver<'_> {
         let lane = || header.lane().ok_or(WireError::BadLane(header.tag >> 4));
         match header.frame_type() {
             Some(FrameType::Segment) => {
-                let (lane, first, base) = (lane()?, wire::u64_at(body, 0)?, wire::u64_at(body, 8)?);
-                self.quick(|core| core.on_segment(conn, lane, first, base))
+                let segment = (lane()?, wire::u64_at(body, 0)?, wire::u64_at(body, 8)?);
+                // Taken together with the claim that follows, under one lock.
+                if self.segment.get().is_some() {
+                    self.quick(|_| Ok(()))?;
+                }
+                self.segment.set(Some(segment));
+                Ok(())
             }
             Some(FrameType::Ack) => self.take_ack(body),
             Some(FrameType::Data) if numbered => self.take_piece(lane()?, header, body, more),
@@ -323,11 +337,11 @@ impl Receiver<'_> {
         self.link.busy.store(false, Ordering::Relaxed);
         let credit = credit - replied.get();
         if outcome.is_ok() {
-            self.link.finish(generation, lane, number + 1, credit, None);
+            self.link.finish_delivery(self.session.conn, generation, lane, number + 1, credit);
         } else {
             self.reject(generation, lane, number, credit, RejectCause::HandlerPanicked);
+            self.delivered();
         }
-        self.delivered();
         if payload.capacity() <= KEPT_BUFFER {
             self.spare = payload;
             self.spare.clear();
@@ -355,6 +369,12 @@ impl Receiver<'_> {
     /// Claims under the link lock, waiting for an earlier session that still delivers.
     fn claim<T>(&self, mut claim: impl FnMut(&mut LinkCore) -> Result<T, NoClaim>) -> Result<(T, u32), End> {
         let mut core = self.link.core.lock();
+        if let Some((lane, first, base)) = self.segment.take()
+            && let Err(no_claim) = core.on_segment(self.session.conn, lane, first, base)
+        {
+            drop(core);
+            return Err(self.fault(no_claim));
+        }
         loop {
             match claim(&mut core) {
                 Ok(claimed) => return Ok((claimed, core.generation())),

@@ -22,7 +22,7 @@ use crate::wire;
 
 /// Runs until the session ends: replaced, closed, failed, or said goodbye.
 pub(crate) fn send_loop(link: &Arc<PeerLink>, session: &Arc<Session>, wake: &Receiver<()>, on_end: &OnEnd) {
-    let mut timer = Timer { acks: None, beat: Instant::now() + link.settings.heartbeat };
+    let mut timer = Timer { acks: None, beat: Instant::now() + link.settings.heartbeat, reads: 0 };
     let mut acks = false;
     loop {
         match link.outbox.take_token(session.conn) {
@@ -45,8 +45,11 @@ pub(crate) fn send_loop(link: &Arc<PeerLink>, session: &Arc<Session>, wake: &Rec
         match wake.recv_deadline(deadline) {
             Ok(()) => acks = false,
             Err(RecvTimeoutError::Timeout) => {
+                // While something comes in, the timer goes on: whoever owes an acknowledgement then need not wake anybody.
+                let reads = link.reads.load(Ordering::Relaxed);
                 acks = timer.acks.take().is_some();
-                link.ack_timer.store(false, Ordering::Relaxed);
+                link.ack_timer.store(reads != timer.reads, Ordering::Relaxed);
+                timer.reads = reads;
             }
             Err(RecvTimeoutError::Disconnected) => break,
         }
@@ -60,6 +63,8 @@ struct Timer {
     acks: Option<Instant>,
     /// For a heartbeat.
     beat: Instant,
+    /// Reads of the peer's stream when it last rang.
+    reads: u64,
 }
 
 /// What the thread does after its work.
@@ -97,9 +102,10 @@ fn work(
             continue;
         }
         timer.beat = writer.last() + link.settings.heartbeat;
-        // Whoever owes an acknowledgement from here on finds the flag down, and kicks.
-        link.ack_timer.store(timer.acks.is_some(), Ordering::Relaxed);
-        if timer.acks.is_none() && link.core.lock().ack_due() != AckDue::No {
+        // The flag is up if somebody owes an acknowledgement and counts on the timer, even if it was written meanwhile
+        // along with data. Whoever owes one while it is down puts it up, and kicks.
+        if timer.acks.is_none() && (link.ack_timer.load(Ordering::Relaxed) || link.core.lock().ack_due() != AckDue::No)
+        {
             link.ack_timer.store(true, Ordering::Relaxed);
             timer.acks = Some(now + link.settings.ack_delay);
         }

@@ -25,6 +25,11 @@ const TURN: usize = 192 * 1024;
 /// The most chunks in a turn.
 const CHUNKS: usize = 8;
 
+/// A turn of at most this many bytes is copied into one buffer.
+const FOLDED: usize = 2 * 1024;
+/// Acknowledgements that can wait go along with every eighth turn of data.
+const TURNS_BETWEEN_ACKS: u32 = 8;
+
 /// The token.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -39,6 +44,8 @@ pub(crate) struct Writer {
     /// Bytes of the turn, and how many of them are written.
     len: usize,
     written: usize,
+    /// Turns with data since acknowledgements went along with one.
+    turns: u32,
     /// A buffer of an earlier turn, for reuse.
     spare: Option<Vec<u8>>,
     /// When something was last written, and the reads of the stream at the last inline write.
@@ -57,6 +64,7 @@ impl Writer {
             chunks: Vec::with_capacity(CHUNKS),
             len: 0,
             written: 0,
+            turns: 0,
             spare: None,
             last: now,
             reads: 0,
@@ -107,9 +115,32 @@ impl Writer {
                 break;
             }
         }
-        core.put_acks(self.conn, acks || !self.chunks.is_empty(), &mut self.control);
+        // Acknowledgements that can wait travel along with data now and then; the timer sees to the rest.
+        self.turns += u32::from(!self.chunks.is_empty());
+        let along = self.turns >= TURNS_BETWEEN_ACKS;
+        if along {
+            self.turns = 0;
+        }
+        core.put_acks(self.conn, acks || along, &mut self.control);
         self.len += self.control.len();
+        if self.len <= FOLDED {
+            self.fold();
+        }
         self.has_residue()
+    }
+
+    /// Copies a short turn into one buffer: cheaper than a list of slices.
+    fn fold(&mut self) {
+        let mut head = 0;
+        for (head_end, chunk) in self.chunks.drain(..) {
+            self.control.extend_from_slice(&self.heads[head..head_end]);
+            self.control.extend_from_slice(&chunk.body.bytes()[chunk.start..chunk.end]);
+            head = head_end;
+            if let ChunkBody::Own(buffer) = chunk.body {
+                self.spare = Some(buffer);
+            }
+        }
+        self.heads.clear();
     }
 
     /// A buffer that may be used again.
