@@ -4,6 +4,7 @@
 
 pub mod ledger;
 pub mod proxy;
+pub mod stranger;
 
 use std::time::{Duration, Instant};
 
