@@ -192,8 +192,9 @@ impl Acceptor {
         let token = Token(LISTENER + self.listeners.len() + conn.0 as usize);
         let registered = self.poll.registry().register(stream.source(), token, Interest::READABLE | Interest::WRITABLE);
         let started = self.shared.now();
-        let (decoder, out) = (Decoder::new(MAX_HANDSHAKE_BODY), Vec::new());
-        let pending = Pending { conn, kind, stream, slot, decoder, out, stage, deadline, started, peer: None, request };
+        let (decoder, out, peer, unheard) = (Decoder::new(MAX_HANDSHAKE_BODY), Vec::new(), None, None);
+        let pending =
+            Pending { conn, kind, stream, slot, decoder, out, stage, deadline, started, peer, request, unheard };
         self.deadlines.insert((deadline, conn));
         self.pending.insert(conn, pending);
         match registered {
@@ -368,7 +369,7 @@ impl Acceptor {
         };
         let request = pending.request.take();
         let inbound = pending.kind == SessionKind::Inbound;
-        // A goodbye that is not flushed yet keeps the connection for a moment: closing destroys what was written.
+        // Whoever refuses stays for a moment, until the other side has heard why: closing destroys what was written.
         let parting = matches!(pending.stage, Stage::Parting) && cause.is_some();
         if parting {
             let deadline = Instant::now() + PARTING;
@@ -388,6 +389,10 @@ impl Acceptor {
         if let Some(peer) = peer {
             let decision = peer.link.core.lock().gone(conn, peer.link.token);
             self.carry_out(&peer.link, decision);
+        }
+        if parting {
+            // The other side may have ended its stream already: no event would say so again.
+            self.advance(conn);
         }
     }
 
@@ -444,7 +449,8 @@ impl Acceptor {
 
     /// Refuses what is under way.
     fn stop(mut self) {
-        let conns: Vec<_> = self.pending.keys().copied().collect();
+        let parting = |pending: &Pending| matches!(pending.stage, Stage::Parting);
+        let conns: Vec<_> = self.pending.values().filter(|pending| !parting(pending)).map(|p| p.conn).collect();
         for conn in conns {
             self.refuse(conn, CloseReason::Shutdown);
         }

@@ -21,6 +21,9 @@ use crate::session::Peer;
 use crate::transport::PendingConnection;
 use crate::wire::{Decoder, MAX_HANDSHAKE_BODY};
 
+/// The most bytes listened to, and thrown away, after a goodbye.
+const UNHEARD: usize = 64 * 1024;
+
 /// A connection before its session.
 pub(crate) struct Pending {
     pub(crate) conn: ConnectionId,
@@ -38,6 +41,8 @@ pub(crate) struct Pending {
     pub(crate) peer: Option<Peer>,
     /// What was asked for, if we dialled.
     pub(crate) request: Option<DialRequest>,
+    /// Bytes thrown away since our stream was ended.
+    pub(crate) unheard: Option<usize>,
 }
 
 /// How far it is.
@@ -48,7 +53,7 @@ pub(crate) enum Stage {
     Shaking(Handshake),
     /// Proven; the link has been offered the connection, or is about to.
     Proven(Box<Proven>),
-    /// The goodbye is being written; then it is closed.
+    /// The goodbye is being written, then the stream ends; closed when the other side has ended its own.
     Parting,
 }
 
@@ -105,10 +110,7 @@ impl Pending {
             let step = match &mut self.stage {
                 Stage::Shaking(handshake) => handshake.step(&mut self.decoder),
                 Stage::Proven(_) => return self.wait_for_attach(),
-                Stage::Parting => {
-                    let flushed = self.flush()?;
-                    return Ok(if flushed { Progress::Over(Over::Parted) } else { Progress::Wait });
-                }
+                Stage::Parting => return self.part(),
                 Stage::Dialling(_) => return Ok(Progress::Wait),
             };
             self.flush()?;
@@ -168,6 +170,31 @@ impl Pending {
                 return Ok(Progress::Wait);
             }
         }
+    }
+
+    /// Says the goodbye to its end, ends the stream, and throws away what the other side still says until it does the
+    /// same: closing with unread input would destroy what was written.
+    fn part(&mut self) -> io::Result<Progress> {
+        if !self.flush()? {
+            return Ok(Progress::Wait);
+        }
+        let mut unheard = match self.unheard {
+            Some(bytes) => bytes,
+            None => self.stream.finish().map(|()| 0)?,
+        };
+        let mut bytes = [0; 4096];
+        while unheard < UNHEARD {
+            match self.stream.try_read(&mut bytes) {
+                Ok(0) => break,
+                Ok(count) => unheard += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.unheard = Some(unheard);
+                    return Ok(Progress::Wait);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Progress::Over(Over::Parted))
     }
 
     /// Says why, as far as that goes without waiting, and parts.

@@ -126,7 +126,14 @@ impl LinkCore {
                     decision.close.push((old.conn, CloseReason::Superseded));
                 }
                 self.attachment = Attachment::Detached;
-                let answer = self.describe();
+                let mut answer = self.describe();
+                if self.peer_state == Some(told.state) && told.knows != Some(self.state_id) {
+                    // The answer by which it would have met us was lost: only an earlier life of it can have seen
+                    // anything.
+                    for (lane, outgoing) in answer.lanes.iter_mut().zip(&self.outgoing) {
+                        lane.sent = outgoing.replayed();
+                    }
+                }
                 self.meet(told, &mut decision)?;
                 self.attached_now(offer, now);
                 decision.say = Some((conn, answer));

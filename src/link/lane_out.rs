@@ -250,6 +250,11 @@ impl LaneOut {
         into.sent = self.sent;
     }
 
+    /// All numbers below were written to an earlier state of the other side than the one met last.
+    pub(crate) fn replayed(&self) -> u64 {
+        self.replayed
+    }
+
     /// Begins a session: the other side has `told.received` of what this link state sent (`resumed`), or it never met
     /// this state and starts where our attach said. If `met_before` is false, its own state is a new one. Returns the
     /// buffers this frees, and how many messages end unknown: repeated to one new state already and never answered.

@@ -358,9 +358,30 @@ fn attaches_whose_answer_is_lost_are_no_restarts() {
     pair.connect();
     while pair.write(1, &mut queue) | (pair.read(0, 100) > 0) {}
     pair.settle(&mut Vec::new());
-    assert_eq!(pair.delivered[0].len(), 2);
+    let announced: Vec<bool> = pair.delivered[0].iter().map(|(_, _, repeat)| *repeat).collect();
+    assert_eq!(announced, [false, false], "no earlier life can have seen them");
     let counts = pair.cores[1].counts();
     assert_eq!((counts.acked, counts.unknown), (2, 0));
+}
+
+#[test]
+fn after_a_restart_what_the_earlier_life_may_have_seen_is_announced_and_nothing_else() {
+    let mut pair = Pair::new(LIMITS);
+    pair.connect();
+    let mut queue = queue_of(&[10, 20]);
+    assert!(pair.write(1, &mut queue));
+    assert!(pair.write(1, &mut queue));
+    pair.restart(0, LIMITS);
+    // Its new life is met, and hears nothing of what is written then.
+    let attach = pair.propose(1);
+    pair.cores[1].on_attach(pair.conn, &attach, pair.clock).unwrap();
+    let mut queue = vec![whole(&message(2, 30))];
+    while pair.write(1, &mut queue) {}
+    pair.cut();
+    pair.connect();
+    while pair.write(1, &mut queue) | (pair.read(0, 100) > 0) {}
+    let announced: Vec<bool> = pair.delivered[0].iter().map(|(_, _, repeat)| *repeat).collect();
+    assert_eq!(announced, [true, true, false]);
 }
 
 #[derive(Debug, Clone)]

@@ -84,6 +84,12 @@ pub trait PendingConnection: Send {
     /// `WouldBlock`, or the connection is gone.
     fn try_write(&mut self, from: &[u8]) -> io::Result<usize>;
 
+    /// Ends the stream towards the other side, after what was written.
+    ///
+    /// # Errors
+    /// The connection is gone already.
+    fn finish(&mut self) -> io::Result<()>;
+
     /// Becomes a blocking connection of two halves. The caller has deregistered [`PendingConnection::source`].
     ///
     /// # Errors

@@ -8,7 +8,7 @@
 //! A blocking write usually waits until the system has taken all bytes, not only some of them.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;
 
 use mio::event::Source;
@@ -210,6 +210,10 @@ impl PendingConnection for TcpPending {
 
     fn try_write(&mut self, from: &[u8]) -> io::Result<usize> {
         socket::retry(|| self.stream.write(from))
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Write)
     }
 
     fn establish(self: Box<Self>) -> io::Result<Connection> {

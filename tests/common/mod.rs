@@ -2,9 +2,15 @@
 
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+pub mod ledger;
+pub mod proxy;
+pub mod stranger;
+
 use std::time::{Duration, Instant};
 
-use threadwire::{Config, Node, NodeBuilder, PeerHandle};
+use parking_lot::{Mutex, MutexGuard};
+use threadwire::handshake::Identity;
+use threadwire::{Config, Event, Node, NodeBuilder, PeerHandle};
 
 /// How long a test waits for a fact that should come at once: liveness, with more than tenfold slack.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -12,6 +18,27 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// A builder for a node on a free port of the loopback interface, with a fresh identity.
 pub fn loopback() -> NodeBuilder {
     Node::builder().config(Config::loopback())
+}
+
+/// A configuration for loopback that dials again within milliseconds.
+pub fn quick() -> Config {
+    let mut config = Config::loopback();
+    config.backoff.base = Duration::from_millis(2);
+    config.backoff.cap = Duration::from_millis(20);
+    config.stable_after = Duration::from_millis(1);
+    config
+}
+
+/// A node of this configuration.
+pub fn start(config: Config) -> Node {
+    Node::builder().config(config).start().unwrap()
+}
+
+/// Two fresh identities, the one with the lower id first: it decides which connection is attached.
+pub fn identities() -> [Identity; 2] {
+    let mut identities = [Identity::generate().unwrap(), Identity::generate().unwrap()];
+    identities.sort_by_key(Identity::peer_id);
+    identities
 }
 
 /// Connects `from` to `to` and keeps them connected.
@@ -26,6 +53,55 @@ pub fn wait_until(what: &str, mut fact: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !fact() {
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        std::thread::yield_now();
+        // Somebody else needs the processor for the fact to come true.
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// The next event that `pick` wants; others are passed over.
+#[track_caller]
+pub fn wait_event<T>(node: &Node, what: &str, mut pick: impl FnMut(Event) -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    let mut passed = Vec::new();
+    loop {
+        let Ok(event) = node.events().recv_deadline(deadline) else {
+            panic!("not within {PATIENCE:?}: {what}; instead {passed:?}")
+        };
+        passed.push(format!("{event:?}"));
+        if let Some(picked) = pick(event) {
+            return picked;
+        }
+    }
+}
+
+/// Names of the threads that nodes have running in this process.
+pub fn node_threads() -> Vec<String> {
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    let of_nodes = |name: &String| {
+        ["tx-", "rx-", "work-"].iter().any(|role| name.starts_with(role)) || name == "acceptor" || name == "supervisor"
+    };
+    names.map(|name| name.trim_end().to_owned()).filter(of_nodes).collect()
+}
+
+/// Held by a test that wants no other one of its file beside it. Declare it first: when it is dropped, no node may have
+/// left a thread behind.
+pub struct Alone(MutexGuard<'static, ()>);
+
+/// Waits until no other test of this file runs.
+pub fn alone() -> Alone {
+    static ONE: Mutex<()> = Mutex::new(());
+    let alone = Alone(ONE.lock());
+    // A test that failed before this one may still be clearing up.
+    wait_until("the last test's threads have ended", || node_threads().is_empty());
+    alone
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // A joined thread is listed for a moment after.
+            wait_until(&format!("no threads left behind: {:?}", node_threads()), || node_threads().is_empty());
+        }
     }
 }

@@ -52,6 +52,7 @@ contract! {
     listening_twice_on_an_address_fails
     both_ends_agree_on_their_addresses
     readiness_tells_of_bytes_room_and_the_end_before_establishing
+    a_pending_connection_that_is_finished_ends_its_stream_and_reads_on
     establishing_keeps_what_has_arrived_and_blocks_from_then_on
 }
 
@@ -388,6 +389,20 @@ fn readiness_tells_of_bytes_room_and_the_end_before_establishing(transport: &dyn
         wait_for_events(&mut poll);
     }
     assert_eq!(accepted.try_read(&mut buffer).unwrap(), 0);
+}
+
+fn a_pending_connection_that_is_finished_ends_its_stream_and_reads_on(transport: &dyn Transport) {
+    let mut listener = transport.listen(loopback()).unwrap();
+    let (mut dialled, accepted) = pending(transport, &mut *listener);
+    assert_eq!(dialled.try_write(b"goodbye").unwrap(), 7);
+    dialled.finish().unwrap();
+    dialled.try_write(b"x").unwrap_err();
+    let mut accepted = accepted.establish().unwrap();
+    let (received, error) = read_to_end(&mut *accepted.read);
+    assert!(error.is_none() && received == b"goodbye");
+    write_all(&*accepted.write, b"heard").unwrap();
+    let mut dialled = dialled.establish().unwrap();
+    assert_eq!(read_some(&mut *dialled.read, 5), b"heard");
 }
 
 fn establishing_keeps_what_has_arrived_and_blocks_from_then_on(transport: &dyn Transport) {

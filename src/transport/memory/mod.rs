@@ -39,7 +39,7 @@ mod wire;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::sync::Arc;
 
 use mio::event::Source;
@@ -273,6 +273,10 @@ impl PendingConnection for MemoryPending {
             None => write(&from),
             Some(limits) => limits.outgoing.shortened_write(&from, write),
         }
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Write)
     }
 
     fn establish(self: Box<Self>) -> io::Result<Connection> {

@@ -1,0 +1,101 @@
+//! Raw sockets that speak to a node without being one: frames by hand, and a handshake that is listened in on.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+
+use socket2::SockRef;
+use threadwire::error::CloseReason;
+use threadwire::wire::{FrameHeader, FrameType, Goodbye, HEADER, decode_prefix};
+
+use super::PATIENCE;
+
+/// A connection that nobody has proven anything on.
+pub struct Stranger(TcpStream);
+
+impl Stranger {
+    /// Dials a node.
+    pub fn dial(addr: SocketAddr) -> Self {
+        Self::of(TcpStream::connect(addr).unwrap())
+    }
+
+    /// Takes the next connection of a listener.
+    pub fn accept(listener: &TcpListener) -> Self {
+        Self::of(listener.accept().unwrap().0)
+    }
+
+    fn of(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(stream)
+    }
+
+    /// Writes; false when the other side has closed.
+    pub fn say(&mut self, bytes: &[u8]) -> bool {
+        self.0.write_all(bytes).is_ok()
+    }
+
+    /// Ends the stream towards the node, or resets it.
+    pub fn hang_up(self, reset: bool) {
+        if reset {
+            SockRef::from(&self.0).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        }
+    }
+
+    /// Ends the stream towards the node and listens on.
+    pub fn finish(&self) {
+        self.0.shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// The next frame as it lies on the wire; nothing at the end of the stream.
+    pub fn hear(&mut self) -> Option<Vec<u8>> {
+        let mut frame = self.exactly(HEADER)?;
+        let header = FrameHeader::from_bytes(*frame.first_chunk::<HEADER>().unwrap());
+        frame.extend(self.exactly(header.length as usize)?);
+        Some(frame)
+    }
+
+    /// What the other side says last: the reason of its goodbye, if it says one before the end of the stream.
+    pub fn hear_out(&mut self) -> Option<CloseReason> {
+        let mut reason = None;
+        while let Some(frame) = self.hear() {
+            reason = reason_of(&frame);
+        }
+        reason
+    }
+
+    fn exactly(&mut self, count: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; count];
+        let mut have = 0;
+        while have < count {
+            match self.0.read(&mut bytes[have..]) {
+                Ok(0) => return None,
+                Ok(more) => have += more,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("listening to a node: {error}"),
+            }
+        }
+        Some(bytes)
+    }
+}
+
+/// The reason in a goodbye frame.
+pub fn reason_of(frame: &[u8]) -> Option<CloseReason> {
+    let header = FrameHeader::from_bytes(*frame.first_chunk::<HEADER>()?);
+    let goodbye = header.frame_type() == Some(FrameType::Goodbye);
+    goodbye.then(|| CloseReason::from_code(decode_prefix::<Goodbye>(&frame[HEADER..]).unwrap().reason))
+}
+
+/// Stands between a node that dials and one that listens, hands their handshake on, and returns the dialler's two
+/// frames: its hello and its confirm. Then hangs up on both.
+pub fn listen_in(between: &TcpListener, listening: SocketAddr) -> [Vec<u8>; 2] {
+    let mut dialler = Stranger::accept(between);
+    let mut listener = Stranger::dial(listening);
+    let hello = dialler.hear().unwrap();
+    assert!(listener.say(&hello));
+    for _ in 0..2 {
+        assert!(dialler.say(&listener.hear().unwrap()));
+    }
+    let confirm = dialler.hear().unwrap();
+    assert_eq!(FrameHeader::from_bytes(*confirm.first_chunk().unwrap()).frame_type(), Some(FrameType::Confirm));
+    [hello, confirm]
+}
