@@ -322,7 +322,9 @@ impl LaneOut {
 
     /// Bytes written and not done: what a cut puts in doubt.
     pub(crate) fn unacked_bytes(&self) -> usize {
-        let unwritten: usize = self.kept.iter().skip(self.cursor.segment).map(|kept| kept.segment.len()).sum();
+        let ahead: usize = self.kept.iter().skip(self.cursor.segment).map(|kept| kept.segment.len()).sum();
+        // The segment that is being written counts as far as it is written.
+        let unwritten = ahead.saturating_sub(self.cursor.offset);
         self.kept_bytes - unwritten.min(self.kept_bytes)
     }
 

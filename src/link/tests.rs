@@ -482,3 +482,16 @@ fn pieces_are_as_long_as_the_wire_allows() {
     assert_eq!(segment.frames, 3);
     assert_eq!(Segment::large(Lane::Bulk, 1, 0, vec![0; MAX_PIECE]).frames, 1);
 }
+
+#[test]
+fn a_big_message_counts_as_unacknowledged_as_far_as_it_was_written() {
+    let mut pair = Pair::new(LIMITS);
+    pair.connect();
+    let mut queue = queue_of(&[3 * MAX_PIECE]);
+    assert_eq!(pair.cores[0].unacked_bytes(), 0);
+    assert!(pair.write(0, &mut queue));
+    let written = pair.cores[0].unacked_bytes();
+    assert!((MAX_PIECE..2 * MAX_PIECE).contains(&written), "{written}");
+    while pair.write(0, &mut queue) {}
+    assert_eq!(pair.cores[0].unacked_bytes(), pair.cores[0].kept_bytes());
+}
