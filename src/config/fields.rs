@@ -130,8 +130,9 @@ pub struct Config {
     #[serde(deserialize_with = "units::bytes")]
     pub max_message: usize,
 
-    /// Bytes of messages the whole node may hold: waiting, unacknowledged and being received. Default 1 GiB.
+    /// The memory budget that bounds and numbers of links are held against when the node starts. Default 1 GiB.
     ///
+    /// What is in use is bounded per peer by the fields above, not counted per node while it runs.
     /// Must cover `max_message`, `queue_bytes`, `window_bytes`, and 256 KiB for each of `inbound` + `outbound` links.
     #[serde(deserialize_with = "units::bytes")]
     pub memory_bytes: usize,

@@ -47,6 +47,7 @@ pub(crate) struct Times {
     pub(crate) idle: Duration,
     pub(crate) write: Duration,
     pub(crate) resume: Duration,
+    pub(crate) watchdog: Duration,
     pub(crate) stable_after: Duration,
     pub(crate) backoff: config::Backoff,
 }
@@ -60,6 +61,7 @@ impl Times {
             idle: config.idle_timeout,
             write: config.write_timeout,
             resume: config.resume_window,
+            watchdog: config.handler_watchdog,
             stable_after: config.stable_after,
             backoff: config.backoff.clone(),
         }

@@ -62,6 +62,10 @@ struct Watched {
     heard_at: Instant,
     wrote_at: Instant,
     parting_since: Option<Instant>,
+    /// A handler has been running since then, and nothing was read meanwhile.
+    busy_since: Option<Instant>,
+    /// That was said.
+    warned: bool,
 }
 
 /// Runs until it is told to end.
@@ -120,7 +124,10 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             kept.failing = false;
         }
         let pulse = Pulse { heard: 0, writes: 0, parting: false };
-        self.watched.insert(started.conn, Watched { pulse, heard_at: now, wrote_at: now, parting_since: None });
+        self.watched.insert(
+            started.conn,
+            Watched { pulse, heard_at: now, wrote_at: now, parting_since: None, busy_since: None, warned: false },
+        );
         (self.on_event)(Lifecycle::Started(started));
     }
 
@@ -225,6 +232,16 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         for (link, session) in self.shared.registry.sessions(|entry| (entry.link.clone(), entry.session.clone())) {
             let Some(watched) = self.watched.get_mut(&session.conn) else { continue };
             let pulse = session.pulse();
+            if pulse.heard != watched.pulse.heard || !link.is_busy() {
+                (watched.busy_since, watched.warned) = (None, false);
+            }
+            if link.is_busy() && now - *watched.busy_since.get_or_insert(now) > times.watchdog && !watched.warned {
+                watched.warned = true;
+                log::warn!(
+                    target: "threadwire::session",
+                    "{} {}: a handler has been running for more than {:?}", link.id.short(), session.conn, times.watchdog
+                );
+            }
             // A handler that runs keeps its thread from reading: nobody is judged late meanwhile.
             if pulse.heard != watched.pulse.heard || link.is_busy() {
                 watched.heard_at = now;
