@@ -206,7 +206,10 @@ fn a_slow_handler_of_one_peer_delays_no_other_and_is_no_silence() {
         Event::Disconnected { peer, reason, .. } => Some((peer, reason)),
         _ => None,
     });
-    assert_eq!((peer, reason), (dave.id(), DisconnectReason::Local(CloseReason::Idle)));
+    assert_eq!(peer, dave.id());
+    // Unless the other side found out first and dialled again.
+    let found_out = [CloseReason::Idle, CloseReason::Superseded].map(DisconnectReason::Local);
+    assert!(found_out.contains(&reason), "{reason}");
     assert_eq!((from_alice.stats().acked, from_alice.stats().sessions), (0, 1));
     go.send_timeout((), PATIENCE).unwrap();
     wait_until("the slow message is handled", || from_alice.stats().acked == 1);
