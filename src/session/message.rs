@@ -45,8 +45,9 @@ pub(super) enum Payload<'a> {
 }
 
 pub(super) enum Source<'a> {
-    /// The receiver thread, which returns the credit of what was not replied to.
-    Handler { link: &'a Arc<PeerLink>, replied: &'a Cell<u64> },
+    /// The receiver thread, which returns the credit of what was not replied to. Atomic so that a kept message can go to
+    /// another thread.
+    Handler { link: &'a Arc<PeerLink>, replied: &'a AtomicU64 },
     /// A batch, which returns it when the last of its messages is dropped.
     Batch(Arc<BatchCredit>),
     /// Credit was returned already.
@@ -111,7 +112,9 @@ impl Message<'_> {
         if paid {
             self.replied.set(true);
             match &self.source {
-                Source::Handler { replied, .. } => replied.set(replied.get() + self.credit),
+                Source::Handler { replied, .. } => {
+                    replied.fetch_add(self.credit, Ordering::Relaxed);
+                }
                 Source::Batch(batch) => batch.paid(self.lane, self.credit),
                 Source::Detached(_) => {}
             }

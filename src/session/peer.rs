@@ -1,7 +1,8 @@
 //! A handle on one peer: the send verbs.
 //!
 //! Owns: a share of the peer's link. Threads: any. Locks: the outbox lock; with an idle peer also the link lock, one
-//! after the other. Blocks on: room in the peer's queue, in [`PeerHandle::send`] and [`PeerHandle::send_timeout`].
+//! after the other; both at once for the counts. Blocks on: room in the peer's queue, in [`PeerHandle::send`] and
+//! [`PeerHandle::send_timeout`].
 //! Upholds: `Ok` means accepted: the message's fate is known from then on; `Err` gives it back.
 
 use std::fmt;
@@ -139,8 +140,9 @@ impl PeerHandle {
 
     /// Counts of this peer's messages.
     pub fn stats(&self) -> LinkStats {
-        let queued = self.link.outbox.counts();
+        // Both locks at once: what moves from the queue into the link meanwhile would be counted in neither, or in both.
         let core = self.link.core.lock();
+        let queued = self.link.outbox.counts();
         let counts = core.counts();
         LinkStats {
             accepted: queued.accepted,

@@ -20,7 +20,7 @@ use crate::session::outbox::Goodbye;
 use crate::session::peer::PeerHandle;
 use crate::session::peer_link::PeerLink;
 use crate::session::state::{OnEnd, Session};
-use crate::sync::atomic::Ordering;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::transport::ReadHalf;
 use crate::wire::{self, Ack, Decoder, FrameHeader, FrameType, HEADER, Lane, MAX_BODY, Run, WireError};
 
@@ -159,7 +159,7 @@ impl Receiver<'_> {
     /// Calls the handler for each message of a claimed run.
     fn handle_run(&self, handler: &Handler, claimed: Claimed, bytes: &[u8], more: bool) -> Result<(), End> {
         let Claimed { generation, lane, claim, frames } = claimed;
-        let replied = Cell::new(0);
+        let replied = AtomicU64::new(0);
         // Position of the message being handled: offset in `bytes`, index in the run.
         let at = Cell::new((0usize, 0u32));
         let mut panicked = false;
@@ -195,7 +195,7 @@ impl Receiver<'_> {
             }
         }
         self.link.busy.store(false, Ordering::Relaxed);
-        let credit = (bytes.len() as u64).saturating_sub(replied.get());
+        let credit = (bytes.len() as u64).saturating_sub(replied.into_inner());
         let (conn, upto) = (self.session.conn, claim.first + u64::from(frames));
         self.link.finish_delivery(conn, generation, lane, upto, credit);
         if panicked { Err(End::Cause(DisconnectReason::Local(CloseReason::HandlerPanicked))) } else { Ok(()) }
@@ -317,7 +317,7 @@ impl Receiver<'_> {
                 return Ok(());
             }
         };
-        let replied = Cell::new(0);
+        let replied = AtomicU64::new(0);
         self.link.busy.store(true, Ordering::Relaxed);
         handling::mark(self.link.address(), more);
         let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -335,7 +335,7 @@ impl Receiver<'_> {
         }));
         handling::mark(0, false);
         self.link.busy.store(false, Ordering::Relaxed);
-        let credit = credit - replied.get();
+        let credit = credit - replied.into_inner();
         if outcome.is_ok() {
             self.link.finish_delivery(self.session.conn, generation, lane, number + 1, credit);
         } else {
