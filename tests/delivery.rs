@@ -1,5 +1,7 @@
 //! Two nodes over loopback: what is sent arrives, once and in order, by every way there is to send and to receive.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

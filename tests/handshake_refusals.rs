@@ -1,5 +1,7 @@
 //! Who is not let in, who is told what about it, and that it costs the node nothing that stays.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -54,11 +56,11 @@ fn a_node_that_dials_itself_is_told_so() {
     // The same through an address that is meant to be somebody else's.
     let other = identities()[0].peer_id();
     node.add_peer(other, [own]).unwrap();
-    let cause = wait_event(&node, "the dial fails", |event| match event {
-        Event::DialFailed { peer, error, .. } => Some(assert_eq!(peer, Some(other))).map(|()| error.cause),
+    let (peer, cause) = wait_event(&node, "the dial fails", |event| match event {
+        Event::DialFailed { peer, error, .. } => Some((peer, error.cause)),
         _ => None,
     });
-    assert_eq!(cause, DialCause::Refused(CloseReason::SelfConnection));
+    assert_eq!((peer, cause), (Some(other), DialCause::Refused(CloseReason::SelfConnection)));
     assert_eq!(node.add_peer(node.id(), [own]).unwrap_err(), ConnectError::UnknownPeer(node.id()));
     wait_until("both ends have counted it", || node.metrics().handshakes_failed >= 2);
     assert_eq!(node.metrics().sessions_started, 0);
@@ -169,10 +171,11 @@ fn whoever_else_answers_at_a_peers_address_gets_none_of_its_messages() {
     let to_expected = alice.add_peer(expected_id, [proxy.addr()]).unwrap();
     (0..COUNT).for_each(|number| to_expected.send(numbered(number, 50)).unwrap());
     for _ in 0..3 {
-        let error = wait_event(&alice, "the dial fails", |event| match event {
-            Event::DialFailed { peer, error, .. } => Some(assert_eq!(peer, Some(expected_id))).map(|()| error),
+        let (peer, error) = wait_event(&alice, "the dial fails", |event| match event {
+            Event::DialFailed { peer, error, .. } => Some((peer, error)),
             _ => None,
         });
+        assert_eq!(peer, Some(expected_id));
         assert_eq!((error.stage, error.cause), (DialStage::Handshake, DialCause::Rejected(CloseReason::WrongPeer)));
     }
     assert_eq!((to_expected.stats().queued_messages as u64, to_expected.stats().sessions), (COUNT, 0));

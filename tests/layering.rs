@@ -5,6 +5,8 @@
 //! Two things it does not see: methods called on a value whose type is not named, and a function that a `mod.rs`
 //! re-exports and passes on by name without calling it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::path::Path;
 
 #[path = "layering/graph.rs"]

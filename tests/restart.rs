@@ -1,6 +1,8 @@
 //! A receiving process that is killed and started again under its identity: what it was not seen to take comes once
 //! more, announced; what it was seen to take does not; and what two lives did not answer ends as unknown.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::io::{BufRead, BufReader, Write, stdin};
 use std::net::SocketAddr;
 use std::path::Path;

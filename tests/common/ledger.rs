@@ -1,8 +1,11 @@
 //! The application's own count of what it got: numbers and fillers inside payloads, never the library's numbers.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use threadwire::PeerHandle;
+use threadwire::error::{SendError, SendErrorKind};
 
 /// The shortest numbered payload.
 pub const SHORTEST: usize = 8;
@@ -18,6 +21,27 @@ pub fn numbered(number: u64, len: usize) -> Vec<u8> {
 /// The number in such a payload.
 pub fn number_of(payload: &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(*payload.first_chunk::<8>()?))
+}
+
+/// Sends numbered messages until the queue is full and nothing moves any more; how many were taken.
+pub fn fill(to: &PeerHandle, len: usize) -> u64 {
+    let mut sent = 0;
+    loop {
+        let payload = numbered(sent, len);
+        match to.try_send(&payload[..]) {
+            Ok(()) => sent += 1,
+            Err(SendError { kind: SendErrorKind::Full, payload: back }) => {
+                assert!(back == payload, "another message came back");
+                // What is queued goes on into the window as long as that has room.
+                let stats = to.stats();
+                std::thread::sleep(Duration::from_millis(20));
+                if to.stats() == stats {
+                    return sent;
+                }
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 /// What was wrong with the messages that came.

@@ -5,9 +5,12 @@
 //! Upholds: a fault strikes exactly where it was planned; each one is counted when it has struck, not when it was asked
 //! for; between faults bytes pass unchanged and in order.
 
+mod fault;
+mod stream;
+
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::io::{ErrorKind, Read};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,58 +18,14 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use socket2::{Domain, SockRef, Socket, Type};
-use threadwire::wire::{FrameHeader, FrameType, HEADER};
 
-/// Bytes of one direction that the proxy holds.
-const HELD: usize = 64 * 1024;
+pub use fault::{Fault, Harm, Place, Way};
+use stream::{HELD, Stream};
+
 /// Bytes looked for when a connection is cut: what was under way and never arrives.
 const DRAINED: u64 = 8 << 20;
 const WAKE: Token = Token(0);
 const LISTENER: Token = Token(1);
-
-/// One way through a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// From the side that dialled the proxy to its target.
-    Up = 0,
-    /// From the target.
-    Down = 1,
-}
-
-/// Where in one direction a fault strikes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// When exactly so many bytes have passed.
-    After(u64),
-    /// When so many bytes of the `nth` frame of this type (from 0; header included) have passed.
-    Inside(FrameType, u32, usize),
-}
-
-/// What strikes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Harm {
-    /// Both sockets are reset: what is under way in either direction is gone.
-    Cut,
-    /// The stream ends in this direction, the other one goes on.
-    HalfClose,
-    /// Nothing passes any more in either direction, and nobody is told.
-    Stall,
-}
-
-/// What happens to one connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fault {
-    pub way: Way,
-    pub place: Place,
-    pub harm: Harm,
-}
-
-impl Fault {
-    /// A cut.
-    pub fn cut(way: Way, place: Place) -> Self {
-        Self { way, place, harm: Harm::Cut }
-    }
-}
 
 /// What has happened so far.
 #[derive(Debug, Clone, Default)]
@@ -382,143 +341,5 @@ impl Passage {
                 return After::Open;
             }
         }
-    }
-}
-
-/// One direction: bytes that came, and those of them that are on their way out.
-struct Stream {
-    came: Vec<u8>,
-    out: Vec<u8>,
-    /// Bytes of the present frame still to come, its type, and how many bytes of it have passed.
-    left: usize,
-    frame: Option<FrameType>,
-    into: usize,
-    seen: BTreeMap<u8, u32>,
-    passed: u64,
-    fault: Option<Fault>,
-    /// The fault's place is reached; it strikes when `out` is empty.
-    reached: bool,
-    struck: Option<(Harm, String)>,
-    /// The end of the stream came; it was passed on.
-    at_end: bool,
-    ended: bool,
-}
-
-impl Stream {
-    fn new(fault: Option<Fault>) -> Self {
-        Self {
-            came: Vec::new(),
-            out: Vec::new(),
-            left: 0,
-            frame: None,
-            into: 0,
-            seen: BTreeMap::new(),
-            passed: 0,
-            fault,
-            reached: false,
-            struck: None,
-            at_end: false,
-            ended: false,
-        }
-    }
-
-    /// Reads, looks for the fault's place, writes; whether anything moved.
-    fn advance(&mut self, from: &mut TcpStream, to: &mut TcpStream, passed: &mut u64) -> std::io::Result<bool> {
-        let mut moved = false;
-        let mut buffer = [0; HELD];
-        while !self.at_end && self.came.len() + self.out.len() < HELD {
-            match from.read(&mut buffer) {
-                Ok(0) => self.at_end = true,
-                Ok(count) if !self.ended => self.came.extend_from_slice(&buffer[..count]),
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-            moved = true;
-        }
-        if self.ended {
-            return Ok(moved);
-        }
-        self.look();
-        while !self.out.is_empty() {
-            match to.write(&self.out) {
-                Ok(count) => {
-                    self.out.drain(..count);
-                    *passed += count as u64;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(moved),
-                Err(error) => return Err(error),
-            }
-            moved = true;
-        }
-        if self.reached {
-            self.reached = false;
-            if let Some(fault) = self.fault.take() {
-                self.struck = Some((fault.harm, self.place()));
-            }
-        } else if self.at_end && self.came.len() < HEADER {
-            self.out.append(&mut self.came);
-            // What is left of a frame that was never finished; it fits.
-            let _ = to.write(&self.out);
-            self.end(to);
-        }
-        Ok(moved)
-    }
-
-    /// Moves what came to what goes out, frame by frame, up to the fault's place.
-    fn look(&mut self) {
-        while !self.reached {
-            if self.left == 0 {
-                let Some(header) = self.came.first_chunk::<HEADER>() else { break };
-                let header = FrameHeader::from_bytes(*header);
-                self.frame = header.frame_type();
-                self.left = HEADER + header.length as usize;
-                self.into = 0;
-                *self.seen.entry(header.tag & 0x0f).or_default() += 1;
-            }
-            let mut pass = self.left.min(self.came.len());
-            if let Some(until) = self.distance()
-                && until <= pass
-            {
-                pass = until;
-                self.reached = true;
-            }
-            if pass == 0 && !self.reached {
-                break;
-            }
-            self.out.extend(self.came.drain(..pass));
-            self.left -= pass;
-            self.into += pass;
-            self.passed += pass as u64;
-        }
-    }
-
-    /// Bytes from here to the fault's place, if that lies in this frame.
-    fn distance(&self) -> Option<usize> {
-        match self.fault?.place {
-            Place::After(bytes) => usize::try_from(bytes - self.passed).ok(),
-            Place::Inside(frame, nth, at) => {
-                let here = self.frame == Some(frame) && self.seen.get(&(frame as u8)) == Some(&(nth + 1));
-                here.then(|| at.checked_sub(self.into)).flatten().filter(|until| *until <= self.left)
-            }
-        }
-    }
-
-    /// Where the stream stands, by the frame.
-    fn place(&self) -> String {
-        match self.frame {
-            _ if self.left == 0 || self.into == 0 => "between".into(),
-            _ if self.into < HEADER => "header".into(),
-            Some(frame) => format!("{frame:?}"),
-            None => "unknown".into(),
-        }
-    }
-
-    /// Passes the end of the stream on; what comes from here on is thrown away.
-    fn end(&mut self, to: &TcpStream) {
-        self.ended = true;
-        self.came.clear();
-        // It fails when that side is gone.
-        let _ = to.shutdown(Shutdown::Write);
     }
 }
