@@ -188,7 +188,8 @@ impl LinkCore {
 
     /// Adopts the other side's positions.
     fn meet(&mut self, told: &Attach, decision: &mut Decision) -> Result<(), Fault> {
-        if self.peer_state == Some(told.state) {
+        let met_before = self.peer_state == Some(told.state);
+        if met_before {
             for (lane, incoming) in told.lanes.iter().zip(&self.incoming) {
                 incoming.check_resume(lane)?;
             }
@@ -210,10 +211,10 @@ impl LinkCore {
             #[cfg(test)]
             if self.mutation == Some(super::Mutation::ResumeAtSent) && resumed {
                 let (_, sent, _) = outgoing.positions();
-                outgoing.attach(&LaneAttach { received: sent, ..*told }, resumed)?;
+                outgoing.attach(&LaneAttach { received: sent, ..*told }, resumed, met_before)?;
                 continue;
             }
-            let (Freed { segments, .. }, unknown) = outgoing.attach(told, resumed)?;
+            let (Freed { segments, .. }, unknown) = outgoing.attach(told, resumed, met_before)?;
             self.counts.unknown += unknown;
             decision.acked.segments.extend(segments);
         }

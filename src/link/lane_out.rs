@@ -250,26 +250,25 @@ impl LaneOut {
         into.sent = self.sent;
     }
 
-    /// Begins a session: the other side has `told.received` of what this link state sent (`resumed`), or nothing at
-    /// all. Returns the buffers this frees, and how many messages end unknown: repeated to one new incarnation already
-    /// and never answered.
-    pub(crate) fn attach(&mut self, told: &LaneAttach, resumed: bool) -> Result<(Freed, u64), Fault> {
+    /// Begins a session: the other side has `told.received` of what this link state sent (`resumed`), or it never met
+    /// this state and starts where our attach said. Unless `met_before`, its own state is a new one. Returns the buffers
+    /// this frees, and how many messages end unknown: repeated to one new state already and never answered.
+    pub(crate) fn attach(&mut self, told: &LaneAttach, resumed: bool, met_before: bool) -> Result<(Freed, u64), Fault> {
         let mut unknown = 0;
         let mut freed = Freed::default();
-        let from = if resumed {
-            if told.received > self.sent {
-                return Err(Fault::AckedUnsent);
-            }
-            // What is done is told by the acknowledgement that follows, together with its exceptions.
-            self.skip_from = (told.received < self.done).then_some(told.received);
-            told.received.max(self.done)
-        } else {
+        if !resumed && !met_before {
+            // Not whenever it never met us: the attach in which it would have may have been lost, any number of times.
             freed = self.free_below(self.replayed.max(self.done));
             unknown = std::mem::take(&mut freed.messages);
             self.replayed = self.whole_below(self.sent);
-            self.skip_from = (self.described < self.done).then_some(self.described);
-            self.done
-        };
+        }
+        // What is done is told by the acknowledgement that follows, together with its exceptions.
+        let expected = if resumed { told.received } else { self.described };
+        if expected > self.sent {
+            return Err(Fault::AckedUnsent);
+        }
+        self.skip_from = (expected < self.done).then_some(expected);
+        let from = expected.max(self.done);
         self.sent_bytes = 0;
         self.credit_bytes = told.window;
         self.starved = false;

@@ -315,6 +315,25 @@ fn a_second_restart_without_an_answer_ends_messages_as_unknown() {
     assert_eq!(pair.cores[0].counts().acked, 1);
 }
 
+#[test]
+fn attaches_whose_answer_is_lost_are_no_restarts() {
+    let mut pair = Pair::new(LIMITS);
+    let mut queue = queue_of(&[10, 20]);
+    for _ in 0..4 {
+        // The side that does not decide is attached and writes; the decider hears nothing of it.
+        let attach = pair.propose(1);
+        pair.cores[1].on_attach(pair.conn, &attach, pair.clock).unwrap();
+        assert!(pair.write(1, &mut queue));
+        pair.cut();
+    }
+    pair.connect();
+    while pair.write(1, &mut queue) | (pair.read(0, 100) > 0) {}
+    pair.settle(&mut Vec::new());
+    assert_eq!(pair.delivered[0].len(), 2);
+    let counts = pair.cores[1].counts();
+    assert_eq!((counts.acked, counts.unknown), (2, 0));
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Write,
