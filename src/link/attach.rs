@@ -138,6 +138,11 @@ impl LinkCore {
                 let Some(position) = self.held.iter().position(|held| held.conn == conn) else {
                     return Err(Fault::BadAttach);
                 };
+                if self.is_of_earlier_life(self.held[position]) {
+                    self.held.swap_remove(position);
+                    decision.close.push((conn, CloseReason::Superseded));
+                    return Ok(decision);
+                }
                 if self.peer_state == Some(told.state) {
                     if self.token != Some(told.token) {
                         return Err(Fault::BadToken);
@@ -161,8 +166,7 @@ impl LinkCore {
                 self.attachment = Attachment::Detached;
                 let answer = self.describe();
                 self.meet(told, &mut decision)?;
-                self.attachment = Attachment::Attached { offer, since: now };
-                self.counts.sessions += 1;
+                self.attached_now(offer, now);
                 decision.say = Some((conn, answer));
                 decision.attached = Some(conn);
                 return Ok(decision);
@@ -170,11 +174,22 @@ impl LinkCore {
             _ => return Err(Fault::BadAttach),
         };
         self.meet(told, &mut decision)?;
-        self.attachment = Attachment::Attached { offer, since: now };
-        self.counts.sessions += 1;
+        self.attached_now(offer, now);
         decision.attached = Some(conn);
         decision.close.extend(self.held.drain(..).map(|held| (held.conn, CloseReason::Duplicate)));
         Ok(decision)
+    }
+
+    fn attached_now(&mut self, offer: Offer, now: u64) {
+        self.attachment = Attachment::Attached { offer, since: now };
+        self.latest = Some((offer.incarnation, now));
+        self.counts.sessions += 1;
+    }
+
+    /// Whether this connection began before we met a newer life of the peer than the one that proved itself on it: what
+    /// is still read from it was said by a process that has ended.
+    fn is_of_earlier_life(&self, offer: Offer) -> bool {
+        self.latest.is_some_and(|(incarnation, since)| offer.incarnation < incarnation && offer.started <= since)
     }
 
     /// Whether this connection is attached, about to be, or waits.

@@ -109,6 +109,8 @@ pub(crate) struct LinkCore {
     token: Option<[u8; 16]>,
     epoch: u64,
     attachment: Attachment,
+    /// Which life of the peer was attached last, and when.
+    latest: Option<(u64, u64)>,
     /// Proven connections that wait: for the decider's word, or for the outcome of an attach under way.
     held: Vec<Offer>,
     outgoing: [LaneOut; LANES],
@@ -180,6 +182,7 @@ impl LinkCore {
             token: None,
             epoch: 0,
             attachment: Attachment::Detached,
+            latest: None,
             held: Vec::new(),
             outgoing: Lane::ALL.map(|lane| LaneOut::new(lane, limits.lane(lane))),
             incoming: Lane::ALL.map(|lane| LaneIn::new(lane, limits.lane(lane) as u64, limits.max_message as u64)),

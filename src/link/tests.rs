@@ -279,6 +279,31 @@ fn an_attach_that_a_later_one_overtook_is_no_fault() {
 }
 
 #[test]
+fn an_attach_of_a_life_that_has_ended_does_not_bring_it_back() {
+    let mut pair = Pair::new(LIMITS);
+    pair.connect();
+    pair.cut();
+    let ghost = pair.propose(1);
+    let old = pair.conn;
+    // The decider restarts; what it said before is still on its way.
+    pair.state += 1;
+    pair.cores[0] = LinkCore::new(peer(1), peer(2), LIMITS, pair.state);
+    let attach = pair.propose(2);
+    let answer = pair.cores[1].on_attach(pair.conn, &attach, pair.clock).unwrap();
+    assert!(answer.restarted);
+    pair.cores[0].on_attach(pair.conn, &answer.say.unwrap().1, pair.clock).unwrap();
+    assert!(only_closes(pair.cores[1].on_attach(old, &ghost, 9), old));
+    assert_eq!(pair.cores[1].attached(), Some(pair.conn));
+    // A clock may have been set back: a lower incarnation is taken once it cannot be a ghost any more.
+    pair.cut();
+    pair.state += 1;
+    pair.cores[0] = LinkCore::new(peer(1), peer(2), LIMITS, pair.state);
+    pair.clock = 20;
+    let attach = pair.propose(1);
+    assert_eq!(pair.cores[1].on_attach(pair.conn, &attach, 21).unwrap().attached, Some(pair.conn));
+}
+
+#[test]
 fn an_overlapping_connection_is_a_duplicate_and_a_later_one_supersedes() {
     let mut pair = Pair::new(LIMITS);
     pair.clock = 10;
