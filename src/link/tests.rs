@@ -279,6 +279,23 @@ fn an_attach_that_a_later_one_overtook_is_no_fault() {
 }
 
 #[test]
+fn an_overtaken_attach_does_not_bring_back_a_state_that_was_given_up() {
+    let mut pair = Pair::new(LIMITS);
+    pair.connect();
+    pair.settle(&mut queue_of(&[10]));
+    pair.cut();
+    let overtaken = pair.propose(1);
+    let old = pair.conn;
+    pair.cores[0].gone(old, [0; 16]);
+    pair.cores[0].give_up(77);
+    pair.connect();
+    assert!(only_closes(pair.cores[1].on_attach(old, &overtaken, 9), old));
+    pair.settle(&mut queue_of(&[20]));
+    assert_eq!(pair.delivered[1].len(), 2);
+    assert_eq!(pair.cores[1].attached(), Some(pair.conn));
+}
+
+#[test]
 fn an_attach_of_a_life_that_has_ended_does_not_bring_it_back() {
     let mut pair = Pair::new(LIMITS);
     pair.connect();
