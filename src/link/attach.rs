@@ -171,7 +171,13 @@ impl LinkCore {
             decision.close.push((old.conn, CloseReason::Superseded));
         }
         self.attachment = Attachment::Detached;
-        let answer = self.describe();
+        let mut answer = self.describe();
+        if self.peer_state == Some(told.state) && told.knows != Some(self.state_id) {
+            // Its attaches so far failed before it met us: only what we wrote before we met it can be a repeat.
+            for (lane, outgoing) in answer.lanes.iter_mut().zip(&self.outgoing) {
+                lane.sent = outgoing.replayed();
+            }
+        }
         self.meet(told, &mut decision)?;
         self.attached_now(offer, now);
         decision.say = Some((conn, answer));

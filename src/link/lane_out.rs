@@ -310,6 +310,11 @@ impl LaneOut {
         self.done
     }
 
+    /// All numbers below were written before the other side's present state was met.
+    pub(crate) fn replayed(&self) -> u64 {
+        self.replayed
+    }
+
     /// Bytes numbered and not done.
     pub(crate) fn kept_bytes(&self) -> usize {
         self.kept_bytes
