@@ -188,6 +188,7 @@ impl LinkCore {
     fn attached_now(&mut self, offer: Offer, now: u64) {
         self.attachment = Attachment::Attached { offer, since: now };
         self.latest = Some((offer.incarnation, now));
+        self.giving_up = None;
         self.counts.sessions += 1;
     }
 
@@ -247,6 +248,9 @@ impl LinkCore {
         self.held.retain(|held| held.conn != conn);
         if self.knows(conn) {
             self.attachment = Attachment::Detached;
+            if let Some(state_id) = self.giving_up.take() {
+                self.forget(state_id);
+            }
             if self.decides() && !self.held.is_empty() {
                 let next = self.held.remove(0);
                 self.begin(next, nonce, &mut decision);
