@@ -89,59 +89,18 @@ impl LinkCore {
             decision.close.push((conn, CloseReason::Superseded));
             return Ok(decision);
         }
-        let offer = match self.attachment {
-            Attachment::Attaching { offer } if self.decides() && offer.conn == conn => {
-                if told.epoch != self.epoch || Some(told.token) != self.token {
-                    return Err(if told.epoch == self.epoch { Fault::BadToken } else { Fault::BadAttach });
-                }
-                offer
-            }
-            _ if !self.decides() => {
-                let Some(position) = self.held.iter().position(|held| held.conn == conn) else {
-                    return Err(Fault::BadAttach);
-                };
-                if self.is_of_earlier_life(self.held[position]) {
-                    self.held.swap_remove(position);
-                    decision.close.push((conn, CloseReason::Superseded));
-                    return Ok(decision);
-                }
-                if self.peer_state == Some(told.state) {
-                    if self.token != Some(told.token) {
-                        return Err(Fault::BadToken);
-                    }
-                    if told.epoch == self.epoch {
-                        return Err(Fault::BadAttach);
-                    }
-                    if told.epoch < self.epoch {
-                        // The decider has given this connection up and chosen a later one, whose attach came first.
-                        self.held.swap_remove(position);
-                        decision.close.push((conn, CloseReason::Superseded));
-                        return Ok(decision);
-                    }
-                }
-                let offer = self.held.swap_remove(position);
-                self.epoch = told.epoch;
-                self.token = Some(told.token);
-                if let Attachment::Attached { offer: old, .. } = self.attachment {
-                    decision.close.push((old.conn, CloseReason::Superseded));
-                }
-                self.attachment = Attachment::Detached;
-                let mut answer = self.describe();
-                if self.peer_state == Some(told.state) && told.knows != Some(self.state_id) {
-                    // The answer by which it would have met us was lost: only an earlier life of it can have seen
-                    // anything.
-                    for (lane, outgoing) in answer.lanes.iter_mut().zip(&self.outgoing) {
-                        lane.sent = outgoing.replayed();
-                    }
-                }
-                self.meet(told, &mut decision)?;
-                self.attached_now(offer, now);
-                decision.say = Some((conn, answer));
-                decision.attached = Some(conn);
-                return Ok(decision);
-            }
-            _ => return Err(Fault::BadAttach),
-        };
+        if self.decides() { self.on_answer(conn, told, now, decision) } else { self.follow(conn, told, now, decision) }
+    }
+
+    /// The decider's part: the other side has answered.
+    fn on_answer(&mut self, conn: ConnectionId, told: &Attach, now: u64, mut decision: Decision) -> Answer {
+        let Attachment::Attaching { offer } = self.attachment else { return Err(Fault::BadAttach) };
+        if offer.conn != conn || told.epoch != self.epoch {
+            return Err(Fault::BadAttach);
+        }
+        if Some(told.token) != self.token {
+            return Err(Fault::BadToken);
+        }
         self.meet(told, &mut decision)?;
         self.attached_now(offer, now);
         decision.attached = Some(conn);
@@ -149,9 +108,49 @@ impl LinkCore {
         Ok(decision)
     }
 
+    /// The other side's part: the decider has chosen.
+    fn follow(&mut self, conn: ConnectionId, told: &Attach, now: u64, mut decision: Decision) -> Answer {
+        let Some(position) = self.held.iter().position(|held| held.conn == conn) else { return Err(Fault::BadAttach) };
+        let offer = self.held[position];
+        // A process keeps its token and counts its epochs, whatever becomes of its states; and no state is resumed without.
+        let same_life = self.peer_state == Some(told.state)
+            || self.latest.is_some_and(|(incarnation, _)| incarnation == offer.incarnation);
+        if same_life && self.token != Some(told.token) {
+            return Err(Fault::BadToken);
+        }
+        if same_life && told.epoch == self.epoch {
+            return Err(Fault::BadAttach);
+        }
+        self.held.swap_remove(position);
+        if self.is_of_earlier_life(offer) || (same_life && told.epoch < self.epoch) {
+            // The decider gave this connection up and chose a later one, whose attach came first.
+            decision.close.push((conn, CloseReason::Superseded));
+            return Ok(decision);
+        }
+        self.epoch = told.epoch;
+        self.token = Some(told.token);
+        if let Attachment::Attached { offer: old, .. } = self.attachment {
+            decision.close.push((old.conn, CloseReason::Superseded));
+        }
+        self.attachment = Attachment::Detached;
+        let mut answer = self.describe();
+        if self.peer_state == Some(told.state) && told.knows != Some(self.state_id) {
+            // Its attaches so far failed before it met us: only what we wrote before we met it can be a repeat.
+            for (lane, outgoing) in answer.lanes.iter_mut().zip(&self.outgoing) {
+                lane.sent = outgoing.replayed();
+            }
+        }
+        self.meet(told, &mut decision)?;
+        self.attached_now(offer, now);
+        decision.say = Some((conn, answer));
+        decision.attached = Some(conn);
+        Ok(decision)
+    }
+
     fn attached_now(&mut self, offer: Offer, now: u64) {
         self.attachment = Attachment::Attached { offer, since: now };
         self.latest = Some((offer.incarnation, now));
+        self.giving_up = None;
         self.counts.sessions += 1;
     }
 
@@ -211,6 +210,9 @@ impl LinkCore {
         self.held.retain(|held| held.conn != conn);
         if self.knows(conn) {
             self.attachment = Attachment::Detached;
+            if let Some(state_id) = self.giving_up.take() {
+                self.forget(state_id);
+            }
             if self.decides() && !self.held.is_empty() {
                 let next = self.held.remove(0);
                 self.begin(next, nonce, &mut decision);

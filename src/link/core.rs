@@ -48,6 +48,8 @@ pub(crate) struct LinkCore {
     pub(super) state_id: u64,
     /// The other side's state that the receiving lanes speak of.
     pub(super) peer_state: Option<u64>,
+    /// The resume window ended while an attach was under way: the state to begin if it fails.
+    pub(super) giving_up: Option<u64>,
     pub(super) token: Option<[u8; 16]>,
     pub(super) epoch: u64,
     pub(super) attachment: Attachment,
@@ -110,6 +112,7 @@ impl LinkCore {
             limits,
             state_id,
             peer_state: None,
+            giving_up: None,
             token: None,
             epoch: 0,
             attachment: Attachment::Detached,
@@ -376,8 +379,20 @@ impl LinkCore {
         std::array::from_fn(|lane| self.incoming[lane].positions().0)
     }
 
-    /// Forgets what is kept: the resume window ended. Returns how many messages end unknown.
+    /// Forgets what is kept: the resume window ended. Returns how many messages end unknown. A link that is attached
+    /// forgets nothing; one whose attach is under way does so if that attach fails.
     pub(crate) fn give_up(&mut self, state_id: u64) -> u64 {
+        match self.attachment {
+            Attachment::Detached => self.forget(state_id),
+            Attachment::Attaching { .. } => {
+                self.giving_up = Some(state_id);
+                0
+            }
+            Attachment::Attached { .. } => 0,
+        }
+    }
+
+    pub(super) fn forget(&mut self, state_id: u64) -> u64 {
         let unknown: u64 = self.outgoing.iter_mut().map(LaneOut::give_up).sum();
         self.counts.unknown += unknown;
         self.state_id = state_id;

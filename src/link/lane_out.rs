@@ -250,18 +250,13 @@ impl LaneOut {
         into.sent = self.sent;
     }
 
-    /// All numbers below were written to an earlier state of the other side than the one met last.
-    pub(crate) fn replayed(&self) -> u64 {
-        self.replayed
-    }
-
     /// Begins a session: the other side has `told.received` of what this link state sent (`resumed`), or it never met
-    /// this state and starts where our attach said. If `met_before` is false, its own state is a new one. Returns the
-    /// buffers this frees, and how many messages end unknown: repeated to one new state already and never answered.
+    /// this state and starts where our attach said. Unless `met_before`, its own state is a new one. Returns the buffers
+    /// this frees, and how many messages end unknown: repeated to one new state already and never answered.
     pub(crate) fn attach(&mut self, told: &LaneAttach, resumed: bool, met_before: bool) -> Result<(Freed, u64), Fault> {
         let mut unknown = 0;
         let mut freed = Freed::default();
-        if !met_before {
+        if !resumed && !met_before {
             // Not whenever it never met us: the attach in which it would have may have been lost, any number of times.
             freed = self.free_below(self.replayed.max(self.done));
             unknown = std::mem::take(&mut freed.messages);
@@ -313,6 +308,11 @@ impl LaneOut {
     /// All numbers below are done.
     pub(crate) fn done(&self) -> u64 {
         self.done
+    }
+
+    /// All numbers below were written before the other side's present state was met.
+    pub(crate) fn replayed(&self) -> u64 {
+        self.replayed
     }
 
     /// Bytes numbered and not done.

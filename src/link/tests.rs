@@ -283,6 +283,49 @@ fn an_attach_that_a_later_one_overtook_is_no_fault() {
 }
 
 #[test]
+fn an_overtaken_attach_does_not_bring_back_a_state_that_was_given_up() {
+    let mut pair = Pair::new(LIMITS);
+    pair.connect();
+    pair.settle(&mut queue_of(&[10]));
+    pair.cut();
+    let overtaken = pair.propose(1);
+    let old = pair.conn;
+    pair.cores[0].gone(old, [0; 16]);
+    pair.cores[0].give_up(77);
+    pair.connect();
+    assert!(only_closes(pair.cores[1].on_attach(old, &overtaken, 9), old));
+    pair.settle(&mut queue_of(&[20]));
+    assert_eq!(pair.delivered[1].len(), 2);
+    assert_eq!(pair.cores[1].attached(), Some(pair.conn));
+}
+
+#[test]
+fn an_attach_under_way_outruns_the_end_of_the_resume_window() {
+    for succeeds in [true, false] {
+        let mut pair = Pair::new(LIMITS);
+        pair.connect();
+        let mut queue = queue_of(&[10]);
+        pair.write(0, &mut queue);
+        pair.cut();
+        let attach = pair.propose(1);
+        assert_eq!(pair.cores[0].give_up(77), 0);
+        let answer = pair.cores[1].on_attach(pair.conn, &attach, pair.clock).unwrap().say.unwrap().1;
+        if succeeds {
+            pair.cores[0].on_attach(pair.conn, &answer, pair.clock).unwrap();
+            assert_eq!(pair.cores[0].give_up(78), 0, "attached");
+        } else {
+            pair.cut();
+            pair.connect();
+        }
+        pair.settle(&mut queue_of(&[20]));
+        let counts = pair.cores[0].counts();
+        let expected = if succeeds { (2, 0) } else { (1, 1) };
+        assert_eq!((counts.acked, counts.unknown), expected);
+        assert_eq!(pair.delivered[1].len() as u64, counts.acked);
+    }
+}
+
+#[test]
 fn an_attach_of_a_life_that_has_ended_does_not_bring_it_back() {
     let mut pair = Pair::new(LIMITS);
     pair.connect();
