@@ -19,6 +19,8 @@ struct Pair {
     conn: ConnectionId,
     clock: u64,
     state: u64,
+    /// The incarnations of both sides.
+    lives: [u64; 2],
     /// Delivered at each side: lane, payload, announced as a repeat.
     delivered: [Vec<(Lane, Vec<u8>, bool)>; 2],
     rejected: [Vec<(u64, RejectCause)>; 2],
@@ -33,6 +35,7 @@ impl Pair {
             conn: ConnectionId(0),
             clock: 0,
             state: 2,
+            lives: [1, 1],
             delivered: Default::default(),
             rejected: Default::default(),
         }
@@ -48,15 +51,16 @@ impl Pair {
     fn restart(&mut self, side: usize, limits: LinkLimits) {
         self.cut();
         self.state += 1;
+        self.lives[side] += 1;
         self.cores[side] = LinkCore::new(peer(side as u8 + 1), peer(2 - side as u8), limits, self.state);
     }
 
     fn connect(&mut self) {
         self.conn.0 += 1;
         self.clock += 1;
-        let offer = Offer { conn: self.conn, started: self.clock, incarnation: 1 };
-        let first = self.cores[0].offer(offer, [7; 16]);
-        assert!(self.cores[1].offer(offer, [9; 16]).say.is_none(), "the higher id waits");
+        let offer = |incarnation| Offer { conn: self.conn, started: self.clock, incarnation };
+        let first = self.cores[0].offer(offer(self.lives[1]), [7; 16]);
+        assert!(self.cores[1].offer(offer(self.lives[0]), [9; 16]).say.is_none(), "the higher id waits");
         let (_, attach) = first.say.unwrap();
         let second = self.cores[1].on_attach(self.conn, &attach, self.clock).unwrap();
         let (_, answer) = second.say.unwrap();
@@ -416,7 +420,7 @@ fn after_a_restart_what_the_earlier_life_may_have_seen_is_announced_and_nothing_
     assert!(pair.write(1, &mut queue));
     pair.restart(0, LIMITS);
     // Its new life is met, and hears nothing of what is written then.
-    let attach = pair.propose(1);
+    let attach = pair.propose(pair.lives[0]);
     pair.cores[1].on_attach(pair.conn, &attach, pair.clock).unwrap();
     let mut queue = vec![whole(&message(2, 30))];
     while pair.write(1, &mut queue) {}
