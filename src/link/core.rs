@@ -9,13 +9,13 @@ use crate::error::RejectCause;
 use crate::ident::{ConnectionId, PeerId};
 use crate::link::fault::{Fault, NoClaim};
 use crate::link::lane_in::{AckDue, Claim, LaneIn, Piece, Reassembly};
-use crate::link::lane_out::{Chunk, LaneOut};
+use crate::link::lane_out::{Chunk, LaneOut, SKIP};
 use crate::link::offer::{Acked, Attachment, Offer};
 use crate::link::segment::{SEGMENT_BYTES, Segment};
 use crate::wire::{Ack, FrameHeader, LANES, Lane};
 
-/// The smallest window of a lane: one frame of the largest size must fit.
-pub(super) const SMALLEST_WINDOW: usize = crate::wire::HEADER + crate::wire::MAX_BODY;
+/// The smallest window of a lane: one frame of the largest size must fit, and a SKIP in front of it.
+pub(super) const SMALLEST_WINDOW: usize = crate::wire::HEADER + crate::wire::MAX_BODY + SKIP;
 
 /// Sizes of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -190,7 +190,7 @@ impl LaneOut {
 
     /// Bytes that may still be written, less what an owed SKIP takes.
     fn credit_left(&self) -> u64 {
-        let owed = if self.skip_from.is_some() { HEADER + SKIP_BODY } else { 0 };
+        let owed = if self.skip_from.is_some() { SKIP } else { 0 };
         self.credit_bytes.saturating_sub(self.sent_bytes + owed as u64)
     }
 
@@ -328,6 +328,16 @@ impl LaneOut {
         self.kept_bytes - unwritten.min(self.kept_bytes)
     }
 
+    /// Gives the last kept segment a buffer of its own with `room` spare bytes, so that what is appended to it depends on
+    /// this state alone, and not on which copies of the state share the segment.
+    #[cfg(test)]
+    pub(crate) fn remake_tail(&mut self, room: usize) {
+        let Some(tail) = self.kept.back_mut().filter(|kept| !kept.segment.is_large()) else { return };
+        let mut bytes = Vec::with_capacity(tail.segment.len() + room);
+        bytes.extend_from_slice(tail.segment.bytes());
+        tail.segment = Arc::new(Segment::plain(bytes, tail.segment.frames));
+    }
+
     /// First number still kept, next number to write for the first time, next number to give.
     #[cfg(test)]
     pub(crate) fn positions(&self) -> (u64, u64, u64) {
@@ -341,9 +351,11 @@ fn put_skip(head: &mut Vec<u8>, lane: Lane, from: u64, to: u64) -> u64 {
     let header = FrameHeader::on_lane(FrameType::Skip, lane, flags::NUMBERED, 0, SKIP_BODY as u32);
     head.extend_from_slice(&header.to_bytes());
     head.extend_from_slice(&(to - from).to_le_bytes());
-    (HEADER + SKIP_BODY) as u64
+    SKIP as u64
 }
 
 const SKIP_BODY: usize = 8;
+/// Bytes of a SKIP frame.
+pub(super) const SKIP: usize = HEADER + SKIP_BODY;
 
 const _: () = assert!(LARGE * 2 <= SEGMENT_BYTES);

@@ -392,6 +392,22 @@ fn a_second_restart_without_an_answer_ends_messages_as_unknown() {
 }
 
 #[test]
+fn a_big_message_gets_through_the_smallest_window_behind_what_was_given_up() {
+    let limits = LinkLimits { window_bytes: 0, ..LIMITS };
+    let mut pair = Pair::new(limits);
+    pair.connect();
+    let mut queue = queue_of(&[10, 100_000]);
+    for _ in 0..2 {
+        pair.write(0, &mut queue);
+        pair.restart(1, limits);
+        pair.connect();
+    }
+    pair.settle(&mut queue);
+    let counts = pair.cores[0].counts();
+    assert_eq!((counts.acked, counts.unknown, pair.delivered[1].len()), (1, 1, 1));
+}
+
+#[test]
 fn attaches_whose_answer_is_lost_are_no_restarts() {
     let mut pair = Pair::new(LIMITS);
     let mut queue = queue_of(&[10, 20]);

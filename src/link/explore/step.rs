@@ -1,0 +1,417 @@
+//! What may happen next, and what it does: everything but reading.
+//!
+//! Owns: nothing. Threads: one explorer. Locks: none. Blocks on: nothing.
+//! Upholds: an action does what the threads of a node do between two points where another thread may come in between;
+//! whatever can be delayed is an action of its own.
+
+use std::sync::Arc;
+
+use crate::error::{CloseReason, RejectCause};
+use crate::link::explore::law::{Broken, Law, broken};
+use crate::link::explore::world::{
+    Case, Claimed, Consume, Content, End, NOW, Packet, Wire, World, fresh_core, id_of, state_of,
+};
+use crate::link::{AckDue, Chunk, Decision, LARGE, SEGMENT_BYTES, Segment, Taken};
+use crate::wire::{Decoder, FrameHeader, FrameType, Goodbye, HEADER, LANES, Lane, MAX_BODY, flags, put_body};
+
+/// Connections are named by their number, sides by 0 (the decider) and 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    /// A side opens a connection.
+    Dial(u8),
+    /// The other side's listener takes it; the handshake happens.
+    Accept(u8),
+    /// A reader takes the next frame, or with `all` as many whole messages as lie there.
+    Read { side: u8, conn: u8, all: bool },
+    /// A reader delivers what it claimed: its handler returns, or the application's queue has it.
+    Deliver { side: u8, conn: u8 },
+    /// The application takes a message from its queue.
+    Take(u8),
+    /// A writer says what acknowledgements are due.
+    Acks(u8),
+    /// A writer writes the next chunk.
+    Chunk(u8),
+    /// A side notices that a connection is over; `early` while its reader still has something.
+    Gone { side: u8, conn: u8, early: bool },
+    /// A connection fails; neither side knows yet.
+    Lose(u8),
+    /// A process ends and starts again.
+    Restart(u8),
+    /// A side has waited for the other long enough.
+    GiveUp(u8),
+    /// A process stands still.
+    Freeze(u8),
+    /// It goes on.
+    Thaw,
+}
+
+impl Action {
+    /// Whether it happens by itself sooner or later.
+    pub(super) fn is_fair(self) -> bool {
+        !matches!(self, Self::Dial(_) | Self::Lose(_) | Self::Restart(_) | Self::GiveUp(_) | Self::Freeze(_))
+    }
+}
+
+impl End {
+    /// Whether a reader may claim more than one message at once.
+    fn has_run(&self, case: &Case) -> bool {
+        let types = self.inbox.iter().map_while(|packet| match packet {
+            Packet::Frame(bytes) => FrameHeader::from_bytes(*bytes.first_chunk()?).frame_type(),
+            Packet::Proof(_) => None,
+        });
+        let announced = |frame: &FrameType| !case.fine && *frame == FrameType::Segment;
+        types.skip_while(announced).take(2).filter(|frame| *frame == FrameType::Data).count() == 2
+    }
+}
+
+impl World {
+    /// Everything that may happen now; some of it may turn out to change nothing.
+    pub(super) fn actions(&self, case: &Case, into: &mut Vec<Action>) {
+        into.clear();
+        for side in (0..2u8).filter(|side| self.awake(*side)) {
+            let me = &self.sides[usize::from(side)];
+            let dialling = |wire: &Wire| wire.dialler == side && !wire.ends[usize::from(side)].gone;
+            if me.dials > 0 && me.core.attached().is_none() && !self.wires.iter().any(dialling) {
+                into.push(Action::Dial(side));
+            }
+            if !me.waiting.is_empty() {
+                into.push(Action::Take(side));
+            }
+            if me.core.attached().is_some() {
+                if me.core.ack_due() != AckDue::No {
+                    into.push(Action::Acks(side));
+                }
+                if !me.asleep && self.has_to_write(case, side) {
+                    into.push(Action::Chunk(side));
+                }
+            }
+            if me.restarts > 0 {
+                into.push(Action::Restart(side));
+            }
+            if me.give_ups > 0 && me.core.attached().is_none() {
+                into.push(Action::GiveUp(side));
+            }
+            if self.freezes > 0 && self.frozen.is_none() {
+                into.push(Action::Freeze(side));
+            }
+        }
+        for wire in &self.wires {
+            self.wire_actions(case, wire, into);
+        }
+        if self.frozen.is_some() {
+            into.push(Action::Thaw);
+        }
+    }
+
+    fn wire_actions(&self, case: &Case, wire: &Wire, into: &mut Vec<Action>) {
+        let conn = wire.conn;
+        if !wire.accepted {
+            if self.frozen.is_none() {
+                into.push(Action::Accept(conn));
+            }
+            return;
+        }
+        for side in (0..2u8).filter(|side| self.awake(*side)) {
+            let [end, far] = [side, 1 - side].map(|side| &wire.ends[usize::from(side)]);
+            if end.claimed.is_some() {
+                into.push(Action::Deliver { side, conn });
+            } else if !end.deaf && !end.inbox.is_empty() {
+                into.push(Action::Read { side, conn, all: false });
+                if end.has_run(case) {
+                    into.push(Action::Read { side, conn, all: true });
+                }
+            }
+            if !end.gone && (wire.lost || far.gone || far.closing) {
+                if end.claimed.is_none() {
+                    into.push(Action::Gone { side, conn, early: false });
+                }
+                if end.claimed.is_some() || !end.inbox.is_empty() {
+                    into.push(Action::Gone { side, conn, early: true });
+                }
+            }
+        }
+        // Whoever waits for a frozen peer gives the connection up for idle.
+        if !wire.lost && (self.losses > 0 || self.frozen.is_some()) {
+            into.push(Action::Lose(conn));
+        }
+    }
+
+    /// Does it; false if it changed nothing.
+    pub(super) fn apply(&mut self, case: &Case, action: Action) -> Result<bool, Broken> {
+        match action {
+            Action::Dial(side) => self.dial(case, side),
+            Action::Accept(conn) => self.accept(conn),
+            Action::Read { side, conn, all } => return self.read(case, side, conn, all),
+            Action::Deliver { side, conn } => self.deliver(case, side, conn),
+            Action::Take(side) => self.take(case, side)?,
+            Action::Acks(side) => self.write_acks(side),
+            Action::Chunk(side) => self.write_chunk(case, side),
+            Action::Gone { side, conn, early } => self.over(case, side, conn, early)?,
+            Action::Lose(conn) => self.lose(case, conn),
+            Action::Restart(side) => self.restart(case, side),
+            Action::GiveUp(side) => {
+                let me = self.sides[usize::from(side)].edit();
+                me.give_ups -= 1;
+                me.core.give_up(state_of(usize::from(side), me.life) + 1 + u64::from(me.give_ups));
+            }
+            Action::Freeze(side) => {
+                self.freezes -= 1;
+                self.frozen = Some(side);
+            }
+            Action::Thaw => self.frozen = None,
+        }
+        Ok(true)
+    }
+
+    fn dial(&mut self, case: &Case, side: u8) {
+        self.sides[usize::from(side)].edit().dials -= 1;
+        self.connections += 1;
+        let mut wire =
+            Wire { conn: self.connections, dialler: side, accepted: false, lost: false, ends: Default::default() };
+        wire.ends[usize::from(side)].started = NOW;
+        self.wires.push(wire);
+        if !case.backlog && self.frozen.is_none() {
+            self.accept(self.connections);
+        }
+    }
+
+    fn accept(&mut self, conn: u8) {
+        let lives = [self.sides[0].life, self.sides[1].life];
+        let Some(wire) = self.wires.iter_mut().find(|wire| wire.conn == conn) else { return };
+        wire.accepted = true;
+        wire.ends[usize::from(1 - wire.dialler)].started = NOW;
+        for side in 0..2 {
+            wire.ends[side].inbox.push_back(Packet::Proof(lives[1 - side]));
+        }
+    }
+
+    fn lose(&mut self, case: &Case, conn: u8) {
+        if self.frozen.is_none() {
+            self.losses -= 1;
+        }
+        for wire in self.wires.iter_mut().filter(|wire| wire.conn == conn) {
+            wire.lost = true;
+            if !case.buffered {
+                wire.ends.iter_mut().for_each(|end| end.inbox.clear());
+            }
+        }
+    }
+
+    fn restart(&mut self, case: &Case, side: u8) {
+        let at = usize::from(side);
+        let me = self.sides[at].edit();
+        me.restarts -= 1;
+        me.life += 1;
+        me.core = fresh_core(case, at, me.life, me.core.mutation);
+        me.accepted = case.ids(at, me.numbered).fold(0, |set, id| set | 1 << id);
+        me.asleep = false;
+        me.seen = 0;
+        me.waiting.clear();
+        self.wires.retain(|wire| wire.accepted);
+        for wire in &mut self.wires {
+            wire.lost = true;
+            if !case.buffered {
+                wire.ends[1 - at].inbox.clear();
+            }
+            wire.ends[at] = End::dead();
+        }
+    }
+
+    /// A side notices the end of a connection. Unless `early`, its reader has met the end of the stream: what lay in
+    /// between was lost.
+    fn over(&mut self, case: &Case, side: u8, conn: u8, early: bool) -> Result<(), Broken> {
+        let Some(wire) = self.wires.iter_mut().find(|wire| wire.conn == conn) else { return Ok(()) };
+        let end = &mut wire.ends[usize::from(side)];
+        end.gone = true;
+        if !early {
+            end.deaf = true;
+            end.inbox.clear();
+        }
+        let decision = self.tell_gone(side, conn);
+        self.carry_out(case, side, decision)
+    }
+
+    /// Tells the link of `side` that a connection is over.
+    pub(super) fn tell_gone(&mut self, side: u8, conn: u8) -> Decision {
+        let nonce = self.nonce(side);
+        self.sides[usize::from(side)].edit().core.gone(id_of(conn), nonce)
+    }
+
+    pub(super) fn nonce(&self, side: u8) -> [u8; 16] {
+        [side * 16 + self.sides[usize::from(side)].life as u8; 16]
+    }
+
+    /// What the threads around a link do about its decision.
+    pub(super) fn carry_out(&mut self, case: &Case, side: u8, decision: Decision) -> Result<(), Broken> {
+        let me = usize::from(side);
+        for (conn, reason) in decision.close {
+            let Some(wire) = self.wires.iter_mut().find(|wire| id_of(wire.conn) == conn) else { continue };
+            let end = &mut wire.ends[me];
+            // The session ends, and says so to the link, which has nothing to say to that.
+            (end.closing, end.gone) = (true, true);
+            let goodbye =
+                Goodbye { reason: reason.code(), retry_after_ms: 0, received: [0; LANES], text: String::new() };
+            let mut bytes = Vec::new();
+            if put_body(&mut bytes, FrameType::Goodbye, &goodbye).is_ok() {
+                send(wire, 1 - me, &bytes);
+            }
+            if case.one_stays {
+                match reason {
+                    CloseReason::Duplicate => self.duplicates += 1,
+                    // Each side that had it attached says so.
+                    _ => self.superseded = 1,
+                }
+            }
+        }
+        if let Some((conn, attach)) = decision.say {
+            let mut bytes = Vec::new();
+            if put_body(&mut bytes, FrameType::Attach, &attach).is_ok() {
+                self.send_on(side, conn.0 as u8, &bytes);
+            }
+        }
+        if let Some(conn) = decision.attached {
+            self.sides[me].edit().asleep = false;
+            if self.sides[me].core.attached() != Some(conn) {
+                return broken(Law::Agreement, format!("side {side} says it attached {conn} and did not"));
+            }
+        }
+        let peer = &self.sides[1 - me];
+        if decision.restarted && peer.life == 1 && peer.give_ups == case.give_ups[1 - me] {
+            return broken(Law::NoFault, format!("side {side} saw a restart that never was"));
+        }
+        Ok(())
+    }
+
+    /// Puts whole frames on the way.
+    fn send_on(&mut self, side: u8, conn: u8, bytes: &[u8]) {
+        if let Some(at) = self.wire(conn) {
+            send(&mut self.wires[at], 1 - usize::from(side), bytes);
+        }
+    }
+
+    fn write_acks(&mut self, side: u8) {
+        let core = &mut self.sides[usize::from(side)].edit().core;
+        let Some(conn) = core.attached() else { return };
+        let mut bytes = Vec::new();
+        core.put_acks(conn, true, &mut bytes);
+        self.send_on(side, conn.0 as u8, &bytes);
+    }
+
+    fn write_chunk(&mut self, case: &Case, side: u8) {
+        let me = self.sides[usize::from(side)].edit();
+        let Some(conn) = me.core.attached() else { return };
+        // Worlds share what is kept: make its room for more a matter of the case.
+        me.core.outgoing.iter_mut().for_each(|lane| lane.remake_tail(if case.room { LARGE } else { 0 }));
+        let numbered = &mut me.numbered;
+        let mut bytes = Vec::new();
+        let chunk = me.core.next_chunk(conn, &mut bytes, |lane| {
+            let at = &mut numbered[lane.index()];
+            let (load, id) = case.load(usize::from(side), lane, *at)?;
+            *at += 1;
+            let segment = encode(load.lane, id, load.messages, load.len);
+            Some(Taken { segment, debt: [0; LANES] })
+        });
+        me.core.outgoing.iter_mut().for_each(|lane| lane.remake_tail(0));
+        let Some((_, Chunk { body, start, end })) = chunk else {
+            me.asleep = true;
+            return;
+        };
+        bytes.extend_from_slice(&body.bytes()[start..end]);
+        self.send_on(side, conn.0 as u8, &bytes);
+    }
+
+    fn has_to_write(&self, case: &Case, side: u8) -> bool {
+        let me = &self.sides[usize::from(side)];
+        case.ids(usize::from(side), me.numbered).next().is_some()
+            || me.core.outgoing.iter().any(|lane| lane.has_unwritten())
+    }
+
+    /// The end of a delivery by a receiver thread.
+    fn deliver(&mut self, case: &Case, side: u8, conn: u8) {
+        let Some(at) = self.wire(conn) else { return };
+        let Some(claimed) = self.wires[at].ends[usize::from(side)].claimed.take() else { return };
+        let mut claimed = *claimed;
+        if let Content::Part(big) = claimed.content {
+            self.sides[usize::from(side)].edit().core.put_big(claimed.generation, claimed.lane, big);
+        } else if case.consume == Consume::Queue {
+            self.sides[usize::from(side)].edit().waiting.push_back(claimed);
+        } else {
+            let messages = match &claimed.content {
+                Content::Run(run) => run.len(),
+                _ => 1,
+            };
+            (0..messages).for_each(|_| self.hand_over(case, side, &mut claimed));
+        }
+        self.sides[usize::from(side)].edit().core.delivered(id_of(conn));
+    }
+
+    /// The application takes the oldest message that waits.
+    fn take(&mut self, case: &Case, side: u8) -> Result<(), Broken> {
+        let Some(mut claimed) = self.sides[usize::from(side)].edit().waiting.pop_front() else { return Ok(()) };
+        let mut one = claimed.clone();
+        if let Content::Run(run) = &mut one.content {
+            run.truncate(1);
+        }
+        self.see(case, usize::from(side), &one)?;
+        self.hand_over(case, side, &mut claimed);
+        if matches!(&claimed.content, Content::Run(run) if !run.is_empty()) {
+            self.sides[usize::from(side)].edit().waiting.push_front(claimed);
+        }
+        Ok(())
+    }
+
+    /// The application is through with the first message of `claimed`.
+    fn hand_over(&mut self, case: &Case, side: u8, claimed: &mut Claimed) {
+        let me = self.sides[usize::from(side)].edit();
+        let (id, credit) = match &mut claimed.content {
+            Content::Run(run) => match run.pop_front() {
+                Some(first) => first,
+                None => return,
+            },
+            Content::Whole { id, bytes } => (*id, me.core.big_credit(claimed.lane, *bytes)),
+            Content::Part(_) => return,
+        };
+        let number = claimed.first;
+        claimed.first += 1;
+        me.handed |= 1 << id;
+        let rejected = (case.rejects == Some(id)).then_some((number, RejectCause::HandlerPanicked));
+        me.core.finish(claimed.generation, claimed.lane, number + 1, credit, rejected);
+    }
+}
+
+/// Puts whole frames on the way to the end `to`, if anything gets there.
+fn send(wire: &mut Wire, to: usize, bytes: &[u8]) {
+    let end = &mut wire.ends[to];
+    if wire.lost || end.deaf || end.gone {
+        return;
+    }
+    let mut decoder = Decoder::new(MAX_BODY);
+    decoder.feed(bytes);
+    let mut left = decoder.pending().len();
+    while let Ok(Some(frame)) = decoder.next_frame() {
+        left -= HEADER + frame.body.len();
+        let bytes = [&frame.header.to_bytes()[..], frame.body].concat();
+        end.inbox.push_back(Packet::Frame(Arc::from(bytes)));
+    }
+    assert_eq!(left, 0, "a writer writes whole frames");
+}
+
+/// Messages `id`, `id + 1`, ... as their sender queues them: each payload is the id, then filling.
+fn encode(lane: Lane, id: u8, messages: u8, len: usize) -> Segment {
+    let payload = |id: u8| {
+        let mut payload = vec![0x5a; len];
+        payload[0] = id;
+        payload
+    };
+    if len > LARGE {
+        assert_eq!(messages, 1, "a large message is alone in its segment");
+        return Segment::large(lane, 5, 0, payload(id));
+    }
+    let mut bytes = Vec::with_capacity(SEGMENT_BYTES.min(usize::from(messages) * (HEADER + len)));
+    for id in id..id + messages {
+        let flags = flags::NUMBERED | flags::WHOLE;
+        bytes.extend_from_slice(&FrameHeader::on_lane(FrameType::Data, lane, flags, 5, len as u32).to_bytes());
+        bytes.extend_from_slice(&payload(id));
+    }
+    Segment::plain(bytes, messages.into())
+}
