@@ -270,7 +270,7 @@ fn two_nodes_that_shut_down_at_once_while_they_flood_each_other_end_and_lose_no_
                 })
             });
             wait_until("both floods run", || ledgers.iter().all(|ledger| ledger.came() > 100));
-            let reports = nodes.each_ref().map(|node| scope.spawn(|| node.shutdown(Duration::from_secs(2))));
+            let reports = nodes.each_ref().map(|node| scope.spawn(|| node.shutdown(Duration::from_millis(600))));
             let sent = floods.map(|flood| flood.join().unwrap());
             let reports = reports.map(|report| report.join().unwrap());
             assert_eq!(sent, handles.each_ref().map(|handle| handle.stats().accepted), "round {round}");

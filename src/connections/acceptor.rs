@@ -447,7 +447,8 @@ impl Acceptor {
         }
     }
 
-    /// Refuses what is under way.
+    /// Refuses what is under way, and has every session say goodbye: whoever asked for the end saw only those that had
+    /// begun before, and no more can begin now.
     fn stop(mut self) {
         let parting = |pending: &Pending| matches!(pending.stage, Stage::Parting);
         let conns: Vec<_> = self.pending.values().filter(|pending| !parting(pending)).map(|p| p.conn).collect();
@@ -458,6 +459,9 @@ impl Acceptor {
             if let Command::Dial(request) = command {
                 self.dial_failed(request, DialStage::Connect, DialCause::ShuttingDown, 0);
             }
+        }
+        for (link, session) in self.shared.registry.sessions(|entry| (entry.link.clone(), entry.session.clone())) {
+            session.say_goodbye(&link, CloseReason::Shutdown);
         }
     }
 }

@@ -34,7 +34,7 @@ pub fn fill(to: &PeerHandle, len: usize) -> u64 {
                 assert!(back == payload, "another message came back");
                 // What is queued goes on into the window as long as that has room.
                 let stats = to.stats();
-                std::thread::sleep(Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(50));
                 if to.stats() == stats {
                     return sent;
                 }
