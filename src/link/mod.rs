@@ -23,6 +23,8 @@ mod lane_out;
 mod offer;
 mod segment;
 
+#[cfg(all(test, shuttle))]
+pub(crate) use core::Mutation;
 pub(crate) use core::{LinkCore, LinkLimits, Taken};
 pub(crate) use fault::{Fault, NoClaim};
 pub(crate) use lane_in::{AckDue, Claim, Piece, Reassembly};
