@@ -2,13 +2,13 @@
 //!
 //! Owns: nothing. Threads: those of a model check. Locks: defines them.
 //! Blocks on: what its callers wait for, never for time.
-//! Upholds: no wait ends by its deadline, so that a lost wake-up is a deadlock, which shuttle reports; what is left to
-//! the clock elsewhere is left to the scheduler here.
+//! Upholds: no wait for a far deadline ends by it, so that a lost wake-up is a deadlock, which shuttle reports; what is
+//! left to the clock elsewhere, a timer about to ring included, is left to the scheduler here.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::PoisonError;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::shuttle::rand::{RngCore, thread_rng};
 use ::shuttle::sync as model;
@@ -16,6 +16,11 @@ use ::shuttle::sync as model;
 /// What time decides elsewhere, either way.
 pub(crate) fn either() -> bool {
     thread_rng().next_u64() & 1 == 0
+}
+
+/// Whether a deadline may come while a model check runs: it comes at any time then. Others never come.
+fn is_near(deadline: Instant) -> bool {
+    deadline.saturating_duration_since(Instant::now()) < Duration::from_secs(60)
 }
 
 /// A lock without poison.
@@ -139,7 +144,7 @@ pub(crate) mod channel {
 
     pub(crate) use crossbeam_channel::{RecvTimeoutError, SendError, TryRecvError, TrySendError};
 
-    use super::{Condvar, Mutex};
+    use super::{Condvar, Mutex, either, is_near};
 
     struct Channel<T> {
         state: Mutex<State<T>>,
@@ -213,8 +218,8 @@ pub(crate) mod channel {
             }
         }
 
-        /// The deadline never comes.
-        pub(crate) fn recv_deadline(&self, _: Instant) -> Result<T, RecvTimeoutError> {
+        /// A near deadline comes at any time, a far one never.
+        pub(crate) fn recv_deadline(&self, deadline: Instant) -> Result<T, RecvTimeoutError> {
             let mut state = self.0.state.lock();
             loop {
                 if let Some(value) = state.queue.pop_front() {
@@ -225,7 +230,15 @@ pub(crate) mod channel {
                 if state.senders == 0 {
                     return Err(RecvTimeoutError::Disconnected);
                 }
-                self.0.changed.wait(&mut state);
+                if !is_near(deadline) {
+                    self.0.changed.wait(&mut state);
+                } else if either() {
+                    return Err(RecvTimeoutError::Timeout);
+                } else {
+                    drop(state);
+                    ::shuttle::thread::yield_now();
+                    state = self.0.state.lock();
+                }
             }
         }
     }

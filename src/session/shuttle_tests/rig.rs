@@ -230,6 +230,11 @@ pub(super) const SMALL: u64 = HEADER as u64 + 1;
 
 /// A link that was never attached, and its far side. `queue` is a bound in messages.
 pub(super) fn link(decides: bool, queue: usize, window_bytes: usize) -> (PeerLink, Far) {
+    link_with(decides, queue, window_bytes, LONG)
+}
+
+/// The same with this delay of acknowledgements: [`LONG`] never ends, none ends at any time.
+pub(super) fn link_with(decides: bool, queue: usize, window_bytes: usize, ack_delay: Duration) -> (PeerLink, Far) {
     let (near, far) = if decides { (1, 2) } else { (2, 1) };
     let (near_id, far_id) = (PeerId::from_bytes([near; 32]), PeerId::from_bytes([far; 32]));
     let limits = LinkLimits { window_bytes, max_message: 1 << 20 };
@@ -237,7 +242,7 @@ pub(super) fn link(decides: bool, queue: usize, window_bytes: usize) -> (PeerLin
         queue: QueueLimits { messages: queue, bytes: 1 << 20 },
         max_message: 1 << 20,
         send_deadline: LONG,
-        ack_delay: LONG,
+        ack_delay,
         heartbeat: LONG,
         rx_stack: 0,
         tx_stack: 0,

@@ -6,14 +6,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use shuttle::thread;
 
-use super::rig::{LONG, SMALL, append, assert_in_order, attach, check, link, run};
+use super::rig::{Far, LONG, SMALL, append, assert_in_order, attach, check, link, link_with, run};
 use crate::error::SendErrorKind;
 use crate::ident::ConnectionId;
 use crate::link::LARGE;
 use crate::session::outbox::{Omission, Wait};
+use crate::session::peer_link::PeerLink;
 use crate::wire::Lane;
 
 const WIDE: usize = 8 << 20;
@@ -43,7 +45,7 @@ fn appending(omission: Option<Omission>) {
 
 #[test]
 fn shuttle_what_threads_append_is_written_once_and_in_order() {
-    check(2_000, || appending(None));
+    check(20_000, || appending(None));
 }
 
 #[test]
@@ -80,7 +82,7 @@ fn crowding(omission: Option<Omission>) {
 
 #[test]
 fn shuttle_room_wakes_who_waits_for_it() {
-    check(2_000, || crowding(None));
+    check(20_000, || crowding(None));
 }
 
 #[test]
@@ -118,8 +120,8 @@ fn closing(omission: Option<Omission>, refused: &AtomicUsize) {
 fn shuttle_closing_gives_back_what_waits_for_room() {
     let refused = Arc::new(AtomicUsize::new(0));
     let counter = refused.clone();
-    check(2_000, move || closing(None, &counter));
-    assert!(refused.load(Ordering::Relaxed) > 1_000);
+    check(20_000, move || closing(None, &counter));
+    assert!(refused.load(Ordering::Relaxed) > 10_000);
 }
 
 #[test]
@@ -157,8 +159,8 @@ fn starving(omission: Option<Omission>, starved: &AtomicUsize) {
 fn shuttle_credit_lets_a_starved_writer_go_on() {
     let starved = Arc::new(AtomicUsize::new(0));
     let counter = starved.clone();
-    check(1_000, move || starving(None, &counter));
-    assert!(starved.load(Ordering::Relaxed) > 500);
+    check(10_000, move || starving(None, &counter));
+    assert!(starved.load(Ordering::Relaxed) > 5_000);
 }
 
 #[test]
@@ -167,20 +169,23 @@ fn shuttle_finds_credit_that_nobody_hears_of() {
     check(20_000, || starving(Some(Omission::Kick), &AtomicUsize::new(0)));
 }
 
+/// The far side writes three messages, the near side claims them; whether somebody waits for their acknowledgement.
+fn claim_three(near: &PeerLink, far: &mut Far, ack_now: bool) -> u32 {
+    far.write(&[&[0, 1, 2]]);
+    let mut core = near.core.lock();
+    core.on_segment(ConnectionId(1), Lane::Normal, 0, 0).unwrap();
+    core.claim(ConnectionId(1), Lane::Normal, 3, 3 * SMALL as usize, ack_now).unwrap();
+    core.delivered(ConnectionId(1));
+    core.generation()
+}
+
 /// Application threads finish messages somebody waits for, while another appends and writes inline.
 fn acknowledging(omission: Option<Omission>) {
     let (mut near, mut far) = link(true, 100, WIDE);
     near.outbox.omission = omission;
     let near = Arc::new(near);
     attach(&near, &mut far, 1);
-    far.write(&[&[0, 1, 2]]);
-    let generation = {
-        let mut core = near.core.lock();
-        core.on_segment(ConnectionId(1), Lane::Normal, 0, 0).unwrap();
-        core.claim(ConnectionId(1), Lane::Normal, 3, 3 * SMALL as usize, true).unwrap();
-        core.delivered(ConnectionId(1));
-        core.generation()
-    };
+    let generation = claim_three(&near, &mut far, true);
     let running = run(&near, 1);
     let mut threads = Vec::from([1..3, 3..4].map(|numbers| {
         let near = near.clone();
@@ -198,7 +203,7 @@ fn acknowledging(omission: Option<Omission>) {
 
 #[test]
 fn shuttle_an_acknowledgement_somebody_waits_for_is_written() {
-    check(2_000, || acknowledging(None));
+    check(20_000, || acknowledging(None));
 }
 
 #[test]
@@ -207,9 +212,45 @@ fn shuttle_finds_an_acknowledgement_that_nobody_writes() {
     check(20_000, || acknowledging(Some(Omission::Kick)));
 }
 
+/// Acknowledgements that can wait, of messages that are finished on two threads, across two sessions or in one.
+fn delaying(replaced: bool) {
+    let (near, mut far) = link_with(crate::sync::either(), 100, WIDE, Duration::ZERO);
+    let near = Arc::new(near);
+    attach(&near, &mut far, 1);
+    let generation = claim_three(&near, &mut far, false);
+    let mut running = run(&near, 1);
+    let threads = [1..3, 3..4].map(|numbers| {
+        let near = near.clone();
+        thread::spawn(move || numbers.for_each(|upto| near.finish(generation, Lane::Normal, upto, SMALL, None)))
+    });
+    if replaced {
+        attach(&near, &mut far, 2);
+        let old = std::mem::replace(&mut running, run(&near, 2));
+        old.leave(&near);
+        old.close(&near);
+    }
+    while far.done < 3 {
+        far.take(&running.line.written());
+    }
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    running.leave(&near);
+    running.close(&near);
+}
+
+#[test]
+fn shuttle_an_acknowledgement_that_can_wait_is_written_when_the_timer_rings() {
+    check(20_000, || delaying(false));
+}
+
+#[test]
+fn shuttle_a_new_session_writes_acknowledgements_the_old_one_was_to_write() {
+    check(20_000, || delaying(true));
+}
+
 /// A new session takes over while threads append and may write inline on the old one.
-fn replacing() {
-    let (near, mut far) = link(crate::sync::either(), 100, WIDE);
+fn replacing(omission: Option<Omission>) {
+    let (mut near, mut far) = link(crate::sync::either(), 100, WIDE);
+    near.outbox.omission = omission;
     let near = Arc::new(near);
     attach(&near, &mut far, 1);
     let old = run(&near, 1);
@@ -233,5 +274,11 @@ fn replacing() {
 
 #[test]
 fn shuttle_a_new_session_writes_what_the_old_one_left() {
-    check(2_000, replacing);
+    check(20_000, || replacing(None));
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn shuttle_finds_the_token_of_a_replaced_session_in_the_place_of_the_new_one() {
+    check(20_000, || replacing(Some(Omission::FenceAtPutBack)));
 }
