@@ -5,6 +5,8 @@
 
 use std::cell::Cell;
 
+use crate::sync::thread_local;
+
 thread_local! {
     /// The link whose handler runs on this thread (as an address), and whether more messages wait behind this one.
     static HANDLING: Cell<(usize, bool)> = const { Cell::new((0, false)) };
@@ -12,18 +14,18 @@ thread_local! {
 
 /// Whether this thread runs a handler: nothing may block here.
 pub(crate) fn in_handler() -> bool {
-    HANDLING.get().0 != 0
+    HANDLING.with(Cell::get).0 != 0
 }
 
 /// Whether this thread handles a message of the link at this address and more of them wait: answers are then written
 /// together.
 #[inline]
 pub(super) fn more_to_come(link: usize) -> bool {
-    HANDLING.get() == (link, true)
+    HANDLING.with(Cell::get) == (link, true)
 }
 
 /// Marks this thread; address 0 is no link.
 #[inline]
 pub(super) fn mark(link: usize, more: bool) {
-    HANDLING.set((link, more));
+    HANDLING.with(|handling| handling.set((link, more)));
 }

@@ -11,12 +11,13 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
+use crossbeam_channel::Sender;
+
 use crate::ident::PeerId;
 use crate::session::message::{BatchCredit, Message, Part, PartContent, Payload, Source};
 use crate::session::peer::PeerHandle;
 use crate::session::peer_link::PeerLink;
 use crate::sync::Mutex;
-use crate::sync::channel::Sender;
 use crate::wire::{FrameHeader, HEADER};
 
 /// Takes the messages of all peers, on each peer's receiver thread.

@@ -21,6 +21,8 @@ mod peer;
 mod peer_link;
 mod receiver;
 mod sender;
+#[cfg(all(test, shuttle))]
+mod shuttle_tests;
 mod state;
 mod writer;
 

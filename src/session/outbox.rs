@@ -50,6 +50,27 @@ pub(crate) struct Outbox {
     spares: (Sender<Vec<u8>>, Receiver<Vec<u8>>),
     /// Buffers of big messages, for the next ones.
     large: (Sender<Vec<u8>>, Receiver<Vec<u8>>),
+    /// What a model check leaves out, to prove that it would be missed.
+    #[cfg(all(test, shuttle))]
+    pub(super) omission: Option<Omission>,
+}
+
+/// A step without which somebody sleeps on.
+#[cfg(all(test, shuttle))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Omission {
+    /// The short path does not tell the sender thread to look again.
+    FastKick,
+    /// An acknowledgement does not tell it.
+    Kick,
+    /// An inline writer gives the token back and leaves the sender thread asleep.
+    WakeAtPutBack,
+    /// The token of a replaced session takes the place of the present one's.
+    FenceAtPutBack,
+    /// Nobody who waits for room hears that there is some.
+    WakeForRoom,
+    /// Nobody who waits for room hears of the end.
+    WakeAtClose,
 }
 
 #[derive(Debug)]
@@ -187,7 +208,15 @@ impl Outbox {
             starved: false,
         });
         let state = State { lanes, tx: None, writer: None, blocked: 0, closed: false, accepted: 0 };
-        Self { state: Mutex::new(state), room: Condvar::new(), limits, spares: bounded(SPARES), large: bounded(SPARES) }
+        Self {
+            state: Mutex::new(state),
+            room: Condvar::new(),
+            limits,
+            spares: bounded(SPARES),
+            large: bounded(SPARES),
+            #[cfg(all(test, shuttle))]
+            omission: None,
+        }
     }
 
     // ---- appending
@@ -208,7 +237,13 @@ impl Outbox {
         }
         match &mut state.tx {
             // It may have looked at this lane already: it looks again before it sleeps.
-            Some(tx) if !tx.waits => tx.kicked = true,
+            Some(tx) if !tx.waits => {
+                tx.kicked = true;
+                #[cfg(all(test, shuttle))]
+                if self.omission == Some(Omission::FastKick) {
+                    tx.kicked = false;
+                }
+            }
             _ if queue.starved => {}
             _ => return false,
         }
@@ -347,11 +382,20 @@ impl Outbox {
     pub(crate) fn put_back(&self, writer: Box<Writer>) -> Kick {
         let mut guard = self.state.lock();
         let state = &mut *guard;
+        #[cfg(all(test, shuttle))]
+        if self.omission == Some(Omission::FenceAtPutBack) {
+            state.writer = Some(writer);
+            return Kick::No;
+        }
         let Some(tx) = state.tx.as_mut().filter(|tx| tx.conn == writer.conn()) else { return Kick::No };
         let more =
             tx.kicked || writer.has_residue() || state.lanes.iter().any(|lane| lane.messages > 0 && !lane.starved);
         state.writer = Some(writer);
         if !more || !tx.waits {
+            return Kick::No;
+        }
+        #[cfg(all(test, shuttle))]
+        if self.omission == Some(Omission::WakeAtPutBack) {
             return Kick::No;
         }
         tx.waits = false;
@@ -372,6 +416,10 @@ impl Outbox {
             return Kick::Inline(writer);
         }
         tx.kicked = true;
+        #[cfg(all(test, shuttle))]
+        if self.omission == Some(Omission::Kick) {
+            tx.kicked = false;
+        }
         if !tx.waits || state.writer.is_none() {
             return Kick::No;
         }
@@ -436,6 +484,10 @@ impl Outbox {
     /// Refuses all further messages and wakes whoever waits for room.
     pub(crate) fn close(&self) {
         self.state.lock().closed = true;
+        #[cfg(all(test, shuttle))]
+        if self.omission == Some(Omission::WakeAtClose) {
+            return;
+        }
         self.room.notify_all();
     }
 
@@ -563,6 +615,10 @@ impl Drop for Taking<'_> {
     fn drop(&mut self) {
         let wake = self.freed && self.state.as_ref().is_some_and(|state| state.blocked > 0);
         self.state = None;
+        #[cfg(all(test, shuttle))]
+        if self.outbox.omission == Some(Omission::WakeForRoom) {
+            return;
+        }
         if wake {
             self.outbox.room.notify_all();
         }

@@ -54,6 +54,9 @@ pub(crate) fn send_loop(link: &Arc<PeerLink>, session: &Arc<Session>, wake: &Rec
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
+    // It may have put the flag up when the session was replaced already: whoever owes an acknowledgement counts on the
+    // timer of the new session's thread now, which must look at the flag again.
+    link.outbox.kick(false).wake();
     session.leave(link, on_end, Duration::ZERO);
 }
 
