@@ -398,16 +398,6 @@ impl LinkCore {
         self.state_id = state_id;
         unknown
     }
-
-    #[cfg(test)]
-    pub(crate) fn out_positions(&self, lane: Lane) -> (u64, u64, u64) {
-        self.outgoing[lane.index()].positions()
-    }
-
-    #[cfg(test)]
-    pub(crate) fn in_positions(&self, lane: Lane) -> (u64, u64) {
-        self.incoming[lane.index()].positions()
-    }
 }
 
 /// A segment out of a queue, and the credit of questions (per lane) that it pays back by being written.
