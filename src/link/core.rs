@@ -193,6 +193,11 @@ impl LinkCore {
         None
     }
 
+    /// Whether something is numbered and not written yet in this session.
+    pub(crate) fn has_unwritten(&self) -> bool {
+        self.outgoing.iter().any(LaneOut::has_unwritten)
+    }
+
     /// Appends the acknowledgements that are due; `all` includes those that could wait.
     pub(crate) fn put_acks(&mut self, conn: ConnectionId, all: bool, out: &mut Vec<u8>) {
         if self.attached() != Some(conn) {

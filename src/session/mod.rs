@@ -26,6 +26,9 @@ mod shuttle_tests;
 mod state;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

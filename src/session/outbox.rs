@@ -388,8 +388,7 @@ impl Outbox {
             return Kick::No;
         }
         let Some(tx) = state.tx.as_mut().filter(|tx| tx.conn == writer.conn()) else { return Kick::No };
-        let more =
-            tx.kicked || writer.has_residue() || state.lanes.iter().any(|lane| lane.messages > 0 && !lane.starved);
+        let more = tx.kicked || writer.has_more() || state.lanes.iter().any(|lane| lane.messages > 0 && !lane.starved);
         state.writer = Some(writer);
         if !more || !tx.waits {
             return Kick::No;

@@ -47,6 +47,8 @@ pub(crate) struct Writer {
     /// Bytes of the turn, and how many of them are written.
     len: usize,
     written: usize,
+    /// The turn was full before everything was gathered that is numbered already.
+    full: bool,
     /// Turns with data since acknowledgements went along with one.
     turns: u32,
     /// A buffer of an earlier turn, for reuse.
@@ -67,6 +69,7 @@ impl Writer {
             chunks: Vec::with_capacity(CHUNKS),
             len: 0,
             written: 0,
+            full: false,
             turns: 0,
             spare: None,
             last: now,
@@ -87,6 +90,11 @@ impl Writer {
     /// Whether a turn was begun and is not written to its end.
     pub(crate) fn has_residue(&self) -> bool {
         self.written < self.len
+    }
+
+    /// Whether another turn must follow: this one is not written to its end, or did not hold all that is numbered.
+    pub(crate) fn has_more(&self) -> bool {
+        self.has_residue() || self.full
     }
 
     /// Whether a caller should write by itself: something came from the peer since the last such write, or it was a
@@ -111,9 +119,13 @@ impl Writer {
         acks: bool,
     ) -> bool {
         self.begin();
+        let mut full = true;
         while self.len < TURN && self.chunks.len() < CHUNKS {
             let before = self.heads.len();
-            let Some((lane, chunk)) = core.next_chunk(self.conn, &mut self.heads, &mut take) else { break };
+            let Some((lane, chunk)) = core.next_chunk(self.conn, &mut self.heads, &mut take) else {
+                full = false;
+                break;
+            };
             self.len += self.heads.len() - before + (chunk.end - chunk.start);
             self.chunks.push((self.heads.len(), chunk));
             if lane == Lane::Bulk {
@@ -121,6 +133,7 @@ impl Writer {
                 break;
             }
         }
+        self.full = full && core.has_unwritten();
         // Acknowledgements that can wait travel along with data now and then; the timer sees to the rest.
         self.turns += u32::from(!self.chunks.is_empty());
         let along = self.turns >= TURNS_BETWEEN_ACKS;
