@@ -411,7 +411,10 @@ mod tests {
     fn a_side_that_breaks_breaks_the_other_one() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let cuts = with_proxy(listener.local_addr().unwrap(), |addr, _| {
-            let (mut near, far) = connect(&listener, addr);
+            let (mut near, mut far) = connect(&listener, addr);
+            // A byte that came through: the link is served, not still being opened.
+            near.write_all(b"x").unwrap();
+            assert_eq!(far.read(&mut [0]).unwrap(), 1);
             SockRef::from(&far).set_linger(Some(Duration::ZERO)).unwrap();
             drop(far);
             assert_eq!(drain(&mut near).1.unwrap_err().kind(), ErrorKind::ConnectionReset);
