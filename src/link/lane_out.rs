@@ -149,7 +149,9 @@ impl LaneOut {
                 None => false,
             };
             if !appended {
-                let mut bytes = Vec::with_capacity(len.max(2 * LARGE));
+                // The first after everything was answered for is most often the only one for a while: no room for more.
+                let room = if self.kept.is_empty() { len } else { len.max(2 * LARGE) };
+                let mut bytes = Vec::with_capacity(room);
                 bytes.extend_from_slice(segment.bytes());
                 self.kept.push_back(Kept { first, segment: Arc::new(Segment::plain(bytes, frames)) });
             }
