@@ -452,7 +452,10 @@ impl Outbox {
 
     /// Gives a buffer back for reuse.
     pub(crate) fn recycle(&self, mut buffer: Vec<u8>) {
-        if buffer.capacity() >= SPARE_BYTES && buffer.capacity() <= 2 * SEGMENT_BYTES {
+        // Spares are used in turn, and each page that was ever used stays in memory: for a few bytes now and then one
+        // is enough.
+        let more_than_enough = buffer.len() < SPARE_BYTES && !self.spares.1.is_empty();
+        if buffer.capacity() >= SPARE_BYTES && buffer.capacity() <= 2 * SEGMENT_BYTES && !more_than_enough {
             buffer.clear();
             // Full: there are spares enough, this one is freed.
             let _ = self.spares.0.try_send(buffer);
