@@ -18,12 +18,15 @@ use crate::session::state::{OnEnd, Session};
 use crate::session::writer::Writer;
 use crate::sync::atomic::Ordering;
 use crate::sync::channel::{Receiver, RecvTimeoutError};
+use crate::sync::recv_asleep;
 use crate::wire;
 
 /// Runs until the session ends: replaced, closed, failed, or said goodbye.
 pub(crate) fn send_loop(link: &Arc<PeerLink>, session: &Arc<Session>, wake: &Receiver<()>, on_end: &OnEnd) {
     let mut timer = Timer { acks: None, beat: Instant::now() + link.settings.heartbeat, reads: 0 };
     let mut acks = false;
+    // Nothing but heartbeats has happened lately.
+    let mut quiet = false;
     loop {
         match link.outbox.take_token(session.conn) {
             Token::Gone => break,
@@ -42,13 +45,15 @@ pub(crate) fn send_loop(link: &Arc<PeerLink>, session: &Arc<Session>, wake: &Rec
             },
         }
         let deadline = timer.acks.map_or(timer.beat, |acks| acks.min(timer.beat));
-        match wake.recv_deadline(deadline) {
-            Ok(()) => acks = false,
+        match if quiet { recv_asleep(wake, deadline) } else { wake.recv_deadline(deadline) } {
+            Ok(()) => (acks, quiet) = (false, false),
             Err(RecvTimeoutError::Timeout) => {
                 // While something comes in, the timer goes on: whoever owes an acknowledgement then need not wake anybody.
+                // Heartbeats alone, which rang now, do not set it going.
                 let reads = link.reads.load(Ordering::Relaxed);
                 acks = timer.acks.take().is_some();
-                link.ack_timer.store(reads != timer.reads, Ordering::Relaxed);
+                quiet = !acks;
+                link.ack_timer.store(acks && reads != timer.reads, Ordering::Relaxed);
                 timer.reads = reads;
             }
             Err(RecvTimeoutError::Disconnected) => break,

@@ -7,6 +7,10 @@
 #[cfg(shuttle)]
 mod shuttle;
 
+use std::time::Instant;
+
+use channel::{Receiver, RecvTimeoutError};
+
 #[cfg(shuttle)]
 pub(crate) use self::shuttle::{Condvar, Mutex, MutexGuard, RwLock, channel, either};
 #[cfg(shuttle)]
@@ -21,3 +25,21 @@ pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 pub(crate) use std::sync::atomic;
 #[cfg(not(shuttle))]
 pub(crate) use std::thread_local;
+
+/// Waits as `Receiver::recv_deadline` does, and sleeps at once: that one first yields the processor a few times, and
+/// once more when the deadline has passed. Whoever expects nothing spares itself, and thousands like it, most of what a
+/// wake-up costs.
+///
+/// # Errors
+/// The deadline passed, or there is no sender any more.
+pub(crate) fn recv_asleep<T>(receiver: &Receiver<T>, deadline: Instant) -> Result<T, RecvTimeoutError> {
+    #[cfg(shuttle)]
+    return receiver.recv_deadline(deadline);
+    #[cfg(not(shuttle))]
+    {
+        let mut select = channel::Select::new_biased();
+        select.recv(receiver);
+        let ready = select.select_deadline(deadline).map_err(|_| RecvTimeoutError::Timeout)?;
+        ready.recv(receiver).map_err(|_| RecvTimeoutError::Disconnected)
+    }
+}
