@@ -6,7 +6,7 @@
 //! |---|---|---|---|
 //! | `acceptor` x1 | accepts, dials, all handshakes, in one poll | the poll | waker, sockets, the nearest deadline |
 //! | `work-n` x2 | signatures, the application's handshake policy | a job channel | a job; the acceptor's end |
-//! | `supervisor` x1 | ends of sessions, reconnects, a scan of all sessions each 100 ms | its channel | a report; the scan |
+//! | `supervisor` x1 | ends of sessions, reconnects, a scan each 100 ms (of all sessions; of 500 in turn where there are more) | its channel | a report; the scan |
 //! | `tx-<peer>` | `session::sender::send_loop` | its wake channel; the socket | whoever has something for it; timers; the closer |
 //! | `rx-<peer>` | `session::receiver::recv_loop`, the handler | the socket; the handler; an earlier session that still delivers | bytes; the closer |
 //!

@@ -21,6 +21,10 @@ use crate::session::{Pulse, Session, SessionEnded};
 
 /// How often sessions are looked at.
 const SCAN: Duration = Duration::from_millis(100);
+/// How many are looked at each time, on average: with more of them, each has its turn less often.
+const LOOKS: usize = 500;
+/// Each has its turn at least with every so many scans.
+const TURNS: usize = 10;
 /// How long a session that said goodbye may take to end.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -34,6 +38,8 @@ pub(crate) struct Supervisor<F> {
     /// Links without a session, and since when.
     detached: BTreeMap<PeerId, Instant>,
     rng: fastrand::Rng,
+    /// Scans so far.
+    scans: usize,
     stopped: bool,
 }
 
@@ -107,6 +113,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             watched: HashMap::new(),
             detached: BTreeMap::new(),
             rng: fastrand::Rng::new(),
+            scans: 0,
             stopped: false,
         }
     }
@@ -229,8 +236,14 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
     /// Cuts sessions that show no life, and forgets what a link kept beyond its resume window.
     fn scan(&mut self, now: Instant) {
         let times = self.shared.times.clone();
-        for (link, session) in self.shared.registry.sessions(|entry| (entry.link.clone(), entry.session.clone())) {
-            let Some(watched) = self.watched.get_mut(&session.conn) else { continue };
+        let turns = self.watched.len().div_ceil(LOOKS).clamp(1, TURNS);
+        self.scans = self.scans.wrapping_add(1);
+        for (conn, watched) in &mut self.watched {
+            if conn.0 as usize % turns != self.scans % turns {
+                continue;
+            }
+            let found = self.shared.registry.session(*conn, |entry| (entry.link.clone(), entry.session.clone()));
+            let Some((link, session)) = found else { continue };
             let pulse = session.pulse();
             if pulse.heard != watched.pulse.heard || !link.is_busy() {
                 (watched.busy_since, watched.warned) = (None, false);
