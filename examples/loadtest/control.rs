@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checker::Tally;
 use crate::failure::{Context, Failure};
+use crate::peers::{Cast, Census};
 
 /// How long an answer may take that needs no more than a few system calls.
 const SOON: Duration = Duration::from_secs(30);
@@ -37,6 +38,12 @@ pub enum Ask {
     Count { size: usize },
     /// Start a node that sends every message back, by `msg.reply` or by a send of its own.
     OpenEcho { reply: bool },
+    /// Be many peers, and make their identities.
+    MakePeers(Cast),
+    /// Have them all dial the node of this name, so many at a time, until each is attached or has failed.
+    DialPeers { id: String, addr: SocketAddr, at_once: usize },
+    /// Tell what they have seen since the last time.
+    CountPeers,
     /// Shut the node down and tell how that went.
     Close,
 }
@@ -52,6 +59,8 @@ pub enum Answer {
     Node { id: String, addr: SocketAddr },
     /// A run has ended.
     Counted(Tally),
+    /// What has become of many peers.
+    Peers(Census),
     /// The other end cannot go on.
     Failed { what: String },
 }
@@ -160,11 +169,19 @@ impl Partner {
     /// # Errors
     /// The other end failed, is gone or stays silent.
     pub fn ask(&mut self, ask: &Ask) -> Result<Answer, Failure> {
-        self.line.send(ask)?;
+        self.tell(ask)?;
         self.answer(SOON).context(format_args!("{ask:?}"))
     }
 
-    /// Waits for the second answer to a question.
+    /// Asks, and leaves the answer to [`Partner::answer`].
+    ///
+    /// # Errors
+    /// The other end is gone.
+    pub fn tell(&mut self, ask: &Ask) -> Result<(), Failure> {
+        self.line.send(ask)
+    }
+
+    /// Waits for an answer that was not waited for yet, or the second one to a question.
     ///
     /// # Errors
     /// The other end failed, is gone or stays silent for longer than `patience`.
@@ -216,8 +233,12 @@ pub fn line_of_role() -> Result<Line, Failure> {
     Line::new(io::stdin(), io::stdout(), || std::process::exit(0))
 }
 
+/// Starts a thread of this program.
+///
+/// # Errors
+/// The system refused one.
 #[expect(clippy::disallowed_methods, reason = "a program starts its own threads; the library's have their one place")]
-fn start_thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+pub fn start_thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
     let started = std::thread::Builder::new().name(name.to_owned()).spawn(body);
     started.map(drop).context(format_args!("starting thread {name}"))
 }
@@ -274,6 +295,9 @@ mod tests {
             Ask::OpenCounter,
             Ask::Count { size: 64 },
             Ask::OpenEcho { reply: true },
+            Ask::MakePeers(Cast { count: 3, network: "n".to_owned(), heartbeat_ms: 10, hidden: 1, mute: 0 }),
+            Ask::DialPeers { id: "00".to_owned(), addr: ([127, 0, 0, 1], 1).into(), at_once: 2 },
+            Ask::CountPeers,
             Ask::Close,
         ];
         for ask in asks {

@@ -1,6 +1,6 @@
 //! The other end: does what it is asked until it is asked no more.
 //!
-//! Owns: the other end's raw connection and node. Threads: one, a process's main thread or `receiver`.
+//! Owns: the other end's raw connection and node, or its many peers. Threads: one, a process's main thread or `receiver`.
 //! Locks: none. Blocks on: the next question; within a question, on the run it is about.
 //! Upholds: every failure is answered, so that the measuring end shows it with what it was doing.
 
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::control::{Answer, Ask, Line};
 use crate::failure::{Context, Failure};
+use crate::peers::{Census, Host};
 use crate::raw;
 use crate::wire::Responder;
 
@@ -32,6 +33,7 @@ pub fn serve(mut line: Line) -> Result<(), Failure> {
 struct OtherEnd {
     raw: Option<raw::Reader>,
     node: Option<Responder>,
+    peers: Option<Host>,
 }
 
 impl OtherEnd {
@@ -60,6 +62,15 @@ impl OtherEnd {
                 line.send(&Answer::Ready)?;
                 node.finish(RUN).map(Answer::Counted)
             }
+            Ask::MakePeers(ref cast) => {
+                self.peers = Some(Host::new(cast)?);
+                Ok(Answer::Peers(Census::default()))
+            }
+            Ask::DialPeers { ref id, addr, at_once } => {
+                let id = id.parse().context("the node's peer id")?;
+                self.peers()?.dial(id, addr, at_once).map(Answer::Peers)
+            }
+            Ask::CountPeers => self.peers()?.count().map(Answer::Peers),
             Ask::Close => {
                 if let Some(node) = self.node.take() {
                     node.close()?;
@@ -71,6 +82,10 @@ impl OtherEnd {
 
     fn raw(&mut self) -> Result<&mut raw::Reader, Failure> {
         self.raw.as_mut().ok_or_else(|| Failure::new("there is no raw connection yet"))
+    }
+
+    fn peers(&self) -> Result<&Host, Failure> {
+        self.peers.as_ref().ok_or_else(|| Failure::new("there are no peers yet"))
     }
 
     fn open(&mut self, node: Responder) -> Result<Answer, Failure> {

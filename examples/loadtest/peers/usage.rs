@@ -1,0 +1,75 @@
+//! What this process uses, as the system counts it.
+//!
+//! Owns: nothing. Threads: the measuring thread. Locks: none. Blocks on: reading `/proc`.
+//! Upholds: figures are read, never estimated; a figure the system does not give is a failure.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::failure::{Context, Failure};
+
+/// Ticks per second in `/proc/self/stat`: the same on every Linux whatever its timer.
+const USER_HZ: u64 = 100;
+
+/// Resident memory of this process, in KiB: everything it has touched, program and libraries included.
+///
+/// # Errors
+/// The system does not say.
+pub fn resident_kib() -> Result<u64, Failure> {
+    // `status` lags behind by what each thread has counted for itself; this walks the maps.
+    field("/proc/self/smaps_rollup", "Rss:").or_else(|_| field("/proc/self/status", "VmRSS:"))
+}
+
+/// Threads of this process.
+///
+/// # Errors
+/// The system does not say.
+pub fn threads() -> Result<u64, Failure> {
+    field("/proc/self/status", "Threads:")
+}
+
+/// Time on processors, of all threads this process ever had.
+///
+/// # Errors
+/// The system does not say.
+pub fn cpu_time() -> Result<Duration, Failure> {
+    const PLACE: &str = "/proc/self/stat";
+    let stat = fs::read_to_string(PLACE).context(PLACE)?;
+    // The program's name in parentheses may hold anything; then come fields 3 and up, of which 14 and 15 are wanted.
+    let (_, fields) = stat.rsplit_once(')').ok_or_else(|| Failure::new(format!("{PLACE} has no name")))?;
+    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>();
+    Ok(Duration::from_millis(ticks.context(PLACE)? * (1000 / USER_HZ)))
+}
+
+/// The first number behind `name` in a file of lines.
+fn field(place: &str, name: &str) -> Result<u64, Failure> {
+    let text = fs::read_to_string(place).context(place)?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)).and_then(|rest| rest.split_whitespace().next());
+    value.ok_or_else(|| Failure::new(format!("{place} has no {name}")))?.parse().context(format_args!("{place} {name}"))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn memory_that_is_touched_is_seen() {
+        let before = resident_kib().unwrap();
+        let touched = vec![1_u8; 32 << 20];
+        let after = resident_kib().unwrap();
+        // Other tests of this process allocate and free meanwhile.
+        assert!(after > before + (16 << 10), "{before} {after} {}", touched.len());
+    }
+
+    #[test]
+    fn time_at_work_is_seen() {
+        let before = cpu_time().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while cpu_time().unwrap() < before + Duration::from_millis(50) {
+            assert!(Instant::now() < deadline, "this thread has worked all the time");
+        }
+        assert!(threads().unwrap() >= 1);
+    }
+}

@@ -1,0 +1,97 @@
+//! The workload `peers` of the example `loadtest` as its users run it: a good run, each sabotage, too many peers.
+//!
+//! Owns: nothing. Threads: the test's. Locks: none. Blocks on: processes it started, which have deadlines of their own.
+//! Upholds: a run that is ok saw heartbeats of every peer; a run that was harmed is found out.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+/// The example, built once the way this test is built. `cargo test` alone would build its unit tests only.
+fn example() -> &'static Path {
+    static EXAMPLE: OnceLock<PathBuf> = OnceLock::new();
+    EXAMPLE.get_or_init(|| {
+        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        build.current_dir(env!("CARGO_MANIFEST_DIR"));
+        build.args(["build", "--quiet", "--example", "loadtest", "--message-format", "json"]);
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        if cfg!(feature = "internal") {
+            build.args(["--features", "internal"]);
+        }
+        let built = build.stderr(Stdio::inherit()).output().expect("cargo runs");
+        assert!(built.status.success(), "the example does not build");
+        let lines = String::from_utf8(built.stdout).expect("cargo writes UTF-8");
+        let artifact = |line: &str| {
+            let message: Value = serde_json::from_str(line).ok()?;
+            let is_it = message["target"]["name"] == "loadtest" && message["target"]["kind"][0] == "example";
+            is_it.then(|| message["executable"].as_str().map(PathBuf::from))?
+        };
+        lines.lines().find_map(artifact).expect("cargo says where the example is")
+    })
+}
+
+/// Runs the workload with quick heartbeats; its result, and its exit status.
+fn run(more: &[&str]) -> (Value, Option<i32>) {
+    let mut command = Command::new(example());
+    command.args(["peers", "--json", "--heartbeat", "0.5", "--seconds", "6", "--rounds", "3"]).args(more);
+    let output = command.stderr(Stdio::inherit()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().count(), 1, "one line: {text:?}");
+    (serde_json::from_str(&text).expect(&text), output.status.code())
+}
+
+fn number(result: &Value, field: &str) -> f64 {
+    result[field].as_f64().unwrap_or_else(|| panic!("no {field} in {result}"))
+}
+
+fn reasons(result: &Value) -> Vec<&str> {
+    result["reasons"].as_array().unwrap().iter().filter_map(Value::as_str).collect()
+}
+
+#[test]
+fn twenty_idle_peers_are_connected_and_heard_of_and_leave_nothing() {
+    let (result, status) = run(&["--count", "20", "--per-process", "8"]);
+    assert!(result["ok"] == true && status == Some(0), "{result}");
+    assert_eq!((result["workload"].as_str(), number(&result, "count")), (Some("peers"), 20.0));
+    for field in ["connects_per_s", "rss_kib_per_peer", "broadcast_ms_p50", "stop_ms"] {
+        assert!(number(&result, field) > 0.0, "{field} in {result}");
+    }
+    // Below the system's resolution it is 0.
+    assert!((0.0..3.0).contains(&number(&result, "idle_cpu_percent")), "{result}");
+    assert!(number(&result, "threads") >= 40.0, "two for each peer: {result}");
+    assert_eq!(number(&result, "processes"), 4.0);
+    assert_eq!(number(&result, "peers_beating"), 20.0);
+    assert!(number(&result, "heartbeats_heard") >= 20.0 && number(&result, "heartbeats_said") >= 20.0, "{result}");
+    assert_eq!((number(&result, "threads_left"), number(&result, "sessions_left")), (0.0, 0.0));
+}
+
+#[test]
+fn a_peer_that_never_comes_is_missed() {
+    let (result, status) = run(&["--count", "3", "--sabotage", "drop"]);
+    assert!(result["ok"] == false && status == Some(1), "{result}");
+    assert_eq!(number(&result, "connected"), 2.0);
+    assert!(reasons(&result).contains(&"2 of 3 peers connected"), "{result}");
+}
+
+#[test]
+fn a_peer_that_says_no_heartbeat_is_noticed() {
+    let (result, status) = run(&["--count", "3", "--sabotage", "mute"]);
+    assert!(result["ok"] == false && status == Some(1), "{result}");
+    assert_eq!((number(&result, "connected"), number(&result, "cut")), (3.0, 1.0));
+    assert!(reasons(&result).contains(&"1 peers were cut for silence"), "{result}");
+}
+
+#[test]
+fn more_peers_than_the_system_allows_are_refused_by_the_limit_s_name() {
+    let (result, status) = run(&["--count", "1000000"]);
+    assert!(result["ok"] == false && status == Some(1), "{result}");
+    let limit = result["limit"].as_str().unwrap();
+    assert!(limit.starts_with("1000000 peers need ") && limit.contains(" allows "), "{limit}");
+}
