@@ -218,6 +218,10 @@ pub(crate) mod channel {
             }
         }
 
+        pub(crate) fn is_empty(&self) -> bool {
+            self.0.state.lock().queue.is_empty()
+        }
+
         /// A near deadline comes at any time, a far one never.
         pub(crate) fn recv_deadline(&self, deadline: Instant) -> Result<T, RecvTimeoutError> {
             let mut state = self.0.state.lock();
