@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::connections::outbound::RoundId;
+use crate::connections::round::RoundId;
 use crate::error::DialCause;
 
 /// The lookups of a node.

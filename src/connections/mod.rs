@@ -20,6 +20,7 @@ mod lookups;
 mod outbound;
 mod pending;
 mod resolver;
+mod round;
 mod shared;
 mod supervisor;
 mod work;

@@ -22,12 +22,9 @@ use std::time::{Duration, Instant};
 use crate::address::Address;
 use crate::config;
 use crate::connections::backoff::ReconnectPolicy;
-use crate::error::{CloseReason, ConnectError, DialCause, DialError, DialStage};
+use crate::connections::round::{Round, RoundId, Step, is_duplicate};
+use crate::error::{ConnectError, DialCause, DialError};
 use crate::ident::{ConnectionId, PeerId, SessionKind};
-
-/// One walk through the addresses of one goal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct RoundId(pub(crate) u64);
 
 /// One dial of one socket address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,20 +99,6 @@ enum State {
     Waiting(Instant),
     Trying(RoundId),
     Connected,
-}
-
-/// One walk through addresses.
-#[derive(Debug)]
-struct Round {
-    /// The kept peer it is for; otherwise somebody waits for its end.
-    peer: Option<PeerId>,
-    addresses: VecDeque<Address>,
-    /// What the last name has.
-    found: VecDeque<SocketAddr>,
-    /// The name that is being looked up.
-    looking_up: Option<Address>,
-    errors: Vec<DialError>,
-    retry_after: Duration,
 }
 
 /// A dial under way. Its round may have ended: nothing takes a dial back whose hello may be sent.
@@ -257,24 +240,7 @@ impl Outbound {
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Option<DialError> {
-        let walk = self.rounds.get_mut(&round)?;
-        let name = walk.looking_up.take()?;
-        let error = match found {
-            Ok(addrs) => {
-                let port = name.port();
-                walk.found.extend(addrs.iter().map(|addr| {
-                    let mut addr = *addr;
-                    addr.set_port(port);
-                    addr
-                }));
-                None
-            }
-            Err(cause) => {
-                let error = DialError { addr: name, stage: DialStage::Resolve, cause };
-                walk.errors.push(error.clone());
-                Some(error)
-            }
-        };
+        let error = self.rounds.get_mut(&round)?.resolved(found)?.err();
         self.go_on(round, now, rng);
         error
     }
@@ -368,7 +334,7 @@ impl Outbound {
         let Some(Dial { round, addr, .. }) = self.dials.remove(&dial) else { return };
         self.hold_until = Some(again);
         if let Some(walk) = self.rounds.get_mut(&round) {
-            walk.found.push_front(addr);
+            walk.put_back(addr);
             self.ready.push_front(round);
         }
     }
@@ -424,34 +390,23 @@ impl Outbound {
     fn begin(&mut self, peer: Option<PeerId>, addresses: VecDeque<Address>) -> RoundId {
         self.last_id += 1;
         let id = RoundId(self.last_id);
-        let (found, looking_up, errors, retry_after) = (VecDeque::new(), None, Vec::new(), Duration::ZERO);
-        self.rounds.insert(id, Round { peer, addresses, found, looking_up, errors, retry_after });
+        self.rounds.insert(id, Round::new(peer, addresses));
         id
     }
 
     /// The next step of a round that has no lookup and no dial under way.
     fn go_on(&mut self, id: RoundId, now: Instant, rng: &mut fastrand::Rng) {
         let Some(round) = self.rounds.get_mut(&id) else { return };
-        if round.found.is_empty() {
-            match round.addresses.pop_front() {
-                None => return self.fail(id, now, rng),
-                Some(address) => match address.socket_addr() {
-                    Some(addr) => round.found.push_back(addr),
-                    None => {
-                        let host = address.host_name().unwrap_or_default().into();
-                        round.looking_up = Some(address);
-                        self.actions.push(Action::Resolve { round: id, host });
-                        return;
-                    }
-                },
-            }
+        match round.next() {
+            Step::Dial => self.ready.push_back(id),
+            Step::LookUp(host) => self.actions.push(Action::Resolve { round: id, host }),
+            Step::Over => self.fail(id, now, rng),
         }
-        self.ready.push_back(id);
     }
 
     fn dial(&mut self, id: RoundId) {
         let Some(round) = self.rounds.get_mut(&id) else { return };
-        let Some(addr) = round.found.pop_front() else { return };
+        let Some(addr) = round.take() else { return };
         self.last_id += 1;
         let (dial, peer) = (DialId(self.last_id), round.peer);
         self.dials.insert(dial, Dial { round: id, peer, addr, unwanted: false });
@@ -482,28 +437,15 @@ impl Outbound {
 
     /// Ends a round because the node ends.
     fn give_up(&mut self, id: RoundId) {
-        let Some(mut round) = self.rounds.remove(&id) else { return };
+        let Some(round) = self.rounds.remove(&id) else { return };
         self.ready.retain(|ready| *ready != id);
-        if round.peer.is_some() {
-            return;
+        if round.peer.is_none() {
+            let under_way = self.dials.values().find(|dial| dial.round == id).map(|dial| dial.addr);
+            let errors = round.cut_short(under_way);
+            self.actions.push(Action::Answer { round: id, outcome: Err(ConnectError::Dial(errors)) });
         }
-        let under_way = self.dials.values().find(|dial| dial.round == id).map(|dial| Address::from(dial.addr));
-        let (addr, stage) = match (under_way, round.looking_up) {
-            (Some(addr), _) => (Some(addr), DialStage::Connect),
-            (None, Some(name)) => (Some(name), DialStage::Resolve),
-            (None, None) => {
-                let next = round.found.pop_front().map(Address::from);
-                (next.or_else(|| round.addresses.pop_front()), DialStage::Connect)
-            }
-        };
-        let cause = DialCause::ShuttingDown;
-        round.errors.extend(addr.map(|addr| DialError { addr, stage, cause }));
-        self.actions.push(Action::Answer { round: id, outcome: Err(ConnectError::Dial(round.errors)) });
     }
 }
 
-/// Whether another connection of the same two peers stays instead.
-fn is_duplicate(cause: &DialCause) -> bool {
-    use CloseReason::{Duplicate, Superseded};
-    matches!(cause, DialCause::Refused(Duplicate | Superseded) | DialCause::Rejected(Duplicate | Superseded))
-}
+#[cfg(test)]
+mod tests;

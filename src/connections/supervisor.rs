@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::connections::lookups::{Asked, Lookups};
-use crate::connections::outbound::{Action, Outbound, RoundId};
+use crate::connections::outbound::{Action, Outbound};
 use crate::connections::resolver::Resolvers;
+use crate::connections::round::RoundId;
 use crate::connections::shared::{Command, Commands, DialFailure, DialRequest, Lifecycle, Report, Shared, Started};
 use crate::error::{CloseReason, ConnectError, DialCause, joined};
 use crate::ident::{ConnectionId, PeerId};
