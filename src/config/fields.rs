@@ -148,7 +148,8 @@ pub struct Config {
     #[serde(deserialize_with = "units::count")]
     pub inbound: usize,
 
-    /// Most peers that we dialled at one time. Default 64. Each costs two threads.
+    /// Most peers that we dialled at one time, dials under way included. Default 64. Each costs two threads. Further
+    /// peers that are to be kept wait for a place.
     #[serde(deserialize_with = "units::count")]
     pub outbound: usize,
 

@@ -114,6 +114,16 @@ impl Lookups {
         expired
     }
 
+    /// Nobody waits any more, and no lookup begins.
+    pub(crate) fn stop(&mut self) {
+        self.asked.clear();
+        self.queue.clear();
+        self.names.retain(|_, lookup| {
+            lookup.rounds.clear();
+            lookup.begun.is_some()
+        });
+    }
+
     /// How many lookups are under way.
     pub(crate) fn running(&self) -> usize {
         self.running
@@ -182,6 +192,16 @@ mod tests {
         assert_eq!(lookups.ended("good", later), (vec![round(5)], None));
         assert_eq!(lookups.expired(later + TIMEOUT), []);
         assert_eq!(lookups.next_deadline(), None);
+    }
+
+    #[test]
+    fn after_the_stop_nothing_begins() {
+        let (mut lookups, now) = (Lookups::new(1, TIMEOUT), Instant::now());
+        assert_eq!(lookups.ask(round(1), "a", now), begin("a"));
+        assert_eq!(lookups.ask(round(2), "b", now), Asked::Waits);
+        lookups.stop();
+        assert_eq!((lookups.next_deadline(), lookups.running()), (None, 1));
+        assert_eq!(lookups.ended("a", now), (Vec::new(), None));
     }
 
     #[test]

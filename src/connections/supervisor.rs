@@ -74,6 +74,7 @@ pub(crate) fn supervisor_loop<F: Fn(Lifecycle)>(mut supervisor: Supervisor<F>, r
             }
             Ok(Report::Stop(end)) => {
                 supervisor.outbound.stop();
+                supervisor.lookups.stop();
                 if end {
                     // Nobody waits for an answer that does not come.
                     supervisor.see_to_outbound(Instant::now());
@@ -164,6 +165,9 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
     /// A round has the answer of its lookup.
     fn resolved(&mut self, round: RoundId, found: Result<&[SocketAddr], DialCause>) {
         let peer = self.outbound.peer_of(round);
+        if found == Err(DialCause::ResolversBusy) {
+            self.shared.metrics.lookups_refused.add();
+        }
         if let Some(error) = self.outbound.resolved(round, found, Instant::now(), &mut self.rng) {
             self.shared.metrics.lookups_failed.add();
             (self.on_event)(Lifecycle::DialFailed { peer, error });
@@ -183,10 +187,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         match self.lookups.ask(round, host, Instant::now()) {
             Asked::Waits => {}
             Asked::Begin(host) => self.begin_lookup(host),
-            Asked::Refused => {
-                self.shared.metrics.lookups_refused.add();
-                self.resolved(round, Err(DialCause::ResolversBusy));
-            }
+            Asked::Refused => self.resolved(round, Err(DialCause::ResolversBusy)),
         }
     }
 

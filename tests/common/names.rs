@@ -43,8 +43,17 @@ impl Names {
         self.0.state.lock().hanging
     }
 
-    /// Lets everything go that hangs: it has no address.
-    pub fn revive(&self) {
+    /// When this is dropped, everything that hangs goes on: it has no address.
+    pub fn until_dropped(&self) -> Revive {
+        Revive(self.0.clone())
+    }
+}
+
+/// Ends the hanging.
+pub struct Revive(Arc<Inner>);
+
+impl Drop for Revive {
+    fn drop(&mut self) {
         self.0.state.lock().revived = true;
         self.0.changed.notify_all();
     }
