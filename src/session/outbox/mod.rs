@@ -76,7 +76,7 @@ pub(crate) enum Wait {
 impl Outbox {
     /// An empty outbox without a session.
     pub(crate) fn new(limits: QueueLimits) -> Self {
-        let lanes = [(); LANES].map(|()| Queue::new());
+        let lanes = [(); LANES].map(|()| Queue::new(Instant::now()));
         let state = State { lanes, tx: None, writer: None, blocked: 0, closed: false, accepted: 0 };
         Self {
             state: Mutex::new(state),
@@ -173,16 +173,13 @@ impl Outbox {
                     queue.seal();
                 }
                 if queue.open.capacity() == 0 {
-                    queue.open = self.spares.small();
+                    queue.open(self.spares.small(), Instant::now());
                 }
                 queue.append(lane, kind, flags, payload);
                 queue.owe(debt);
             }
             Item::Large(segment) => {
-                if queue.open_frames > 0 {
-                    queue.seal();
-                }
-                queue.put_sealed(Taken { segment, debt });
+                queue.put_large(Taken { segment, debt }, Instant::now());
             }
         }
         queue.messages += 1;
@@ -336,6 +333,7 @@ impl Outbox {
             messages: state.lanes.iter().map(|lane| lane.messages).sum(),
             bytes: state.lanes.iter().map(|lane| lane.bytes).sum(),
             accepted: state.accepted,
+            oldest: state.lanes.iter().filter_map(Queue::oldest).min(),
         }
     }
 }
@@ -349,6 +347,8 @@ pub(crate) struct OutboxCounts {
     pub(crate) bytes: usize,
     /// Messages taken in so far.
     pub(crate) accepted: u64,
+    /// When the oldest message that waits was appended.
+    pub(crate) oldest: Option<Instant>,
 }
 
 impl State {

@@ -4,6 +4,9 @@
 //! Blocks on: nothing: the channel of sealed segments is bounded by the counts here, not by itself.
 //! Upholds: messages leave in the order they were appended; the counts say exactly what is there.
 
+use std::collections::VecDeque;
+use std::time::Instant;
+
 use crate::link::{Segment, Taken};
 use crate::sync::channel::{Receiver, Sender, unbounded};
 use crate::wire::{FrameHeader, FrameType, HEADER, LANES, Lane, flags};
@@ -22,9 +25,12 @@ pub(crate) struct QueueLimits {
 pub(super) struct Queue {
     pub(super) open: Vec<u8>,
     pub(super) open_frames: u32,
+    /// When its first message was appended.
+    open_since: Instant,
     debt: [u64; LANES],
     sealed: (Sender<Taken>, Receiver<Taken>),
-    pub(super) sealed_count: usize,
+    /// When the first message of each sealed segment was appended; as many as there are of them.
+    sealed_since: VecDeque<Instant>,
     pub(super) messages: usize,
     pub(super) bytes: usize,
     /// The token's holder found no credit for this lane: appending need not wake anybody.
@@ -56,14 +62,15 @@ impl Item<'_> {
 }
 
 impl Queue {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self {
             open: Vec::new(),
             open_frames: 0,
+            open_since: now,
             debt: [0; LANES],
             // Its length is bounded by the lane's bytes and messages, counted below.
             sealed: unbounded(),
-            sealed_count: 0,
+            sealed_since: VecDeque::new(),
             messages: 0,
             bytes: 0,
             starved: false,
@@ -92,17 +99,37 @@ impl Queue {
         }
     }
 
+    /// Gives the open segment, which is empty, a buffer. What is appended to it counts as queued from now on.
+    pub(super) fn open(&mut self, buffer: Vec<u8>, now: Instant) {
+        debug_assert!(self.open_frames == 0);
+        self.open = buffer;
+        self.open_since = now;
+    }
+
+    /// A segment of its own, behind all that was appended before.
+    pub(super) fn put_large(&mut self, taken: Taken, now: Instant) {
+        if self.open_frames > 0 {
+            self.seal();
+        }
+        self.put_sealed(taken, now);
+    }
+
+    /// When the oldest message that waits was appended (at the earliest: the first of its segment).
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.sealed_since.front().copied().or((self.open_frames > 0).then_some(self.open_since))
+    }
+
     pub(super) fn seal(&mut self) {
         let open = std::mem::take(&mut self.open);
         let segment = Segment::plain(open, std::mem::take(&mut self.open_frames));
         let debt = std::mem::take(&mut self.debt);
-        self.put_sealed(Taken { segment, debt });
+        self.put_sealed(Taken { segment, debt }, self.open_since);
     }
 
-    pub(super) fn put_sealed(&mut self, taken: Taken) {
+    fn put_sealed(&mut self, taken: Taken, since: Instant) {
         // The receiver lives beside the sender: it is never disconnected.
         if self.sealed.0.send(taken).is_ok() {
-            self.sealed_count += 1;
+            self.sealed_since.push_back(since);
         }
     }
 
@@ -110,11 +137,11 @@ impl Queue {
         if self.messages == 0 {
             return None;
         }
-        if self.sealed_count == 0 {
+        if self.sealed_since.is_empty() {
             self.seal();
         }
         let taken = self.sealed.1.try_recv().ok()?;
-        self.sealed_count -= 1;
+        self.sealed_since.pop_front();
         self.messages -= taken.segment.messages as usize;
         self.bytes -= taken.segment.len().min(self.bytes);
         Some(taken)
