@@ -3,11 +3,13 @@
 //! Owns: nothing. Threads: any. Locks: none. Blocks on: nothing.
 //! Upholds: `Ok` never means dropped; a reason that crosses the wire is the same enum in events, logs and counters.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::address::{Address, ParseAddressError};
 use crate::ident::PeerId;
 
 /// Declares an enum whose variants have a number on the wire and a sentence.
@@ -18,7 +20,7 @@ macro_rules! wire_reasons {
         #[non_exhaustive]
         pub enum $name {
             $($(#[$doc])* #[doc = concat!("\n\n(", stringify!($code), " on the wire.)")] $variant,)*
-            /// A reason of a newer version, by its number.
+            /// A reason that this version has no name for, by its number.
             Other(u16),
         }
 
@@ -88,6 +90,22 @@ wire_reasons! {
         IdentityClash = 19, "the same identity runs elsewhere";
         /// A thread could not be started.
         NoResources = 20, "out of threads or descriptors";
+    }
+}
+
+impl CloseReason {
+    /// The least code of an application's own: the library never uses this one or a higher one.
+    pub const APPLICATION: u16 = 0x8000;
+
+    /// A reason of the application's own, by a code from [`CloseReason::APPLICATION`] up: `None` for the library's. The
+    /// other side sees it as [`CloseReason::Other`].
+    pub const fn application(code: u16) -> Option<Self> {
+        if code >= Self::APPLICATION { Some(Self::Other(code)) } else { None }
+    }
+
+    /// Whether an application may end a session with it.
+    pub(crate) const fn is_applications(self) -> bool {
+        matches!(self, Self::Requested) || matches!(self, Self::Other(code) if code >= Self::APPLICATION)
     }
 }
 
@@ -234,6 +252,12 @@ pub enum DialCause {
     /// We refused the other side, for this reason.
     #[error("refused here: {0}")]
     Rejected(CloseReason),
+    /// The name has no address, says the resolver.
+    #[error("the name does not resolve: {0}")]
+    Unresolved(String),
+    /// Every resolver thread is held by a lookup that does not end. The lookup of this name did not begin.
+    #[error("every resolver thread is held by another name")]
+    ResolversBusy,
     /// The node is shutting down.
     #[error("the node is shutting down")]
     ShuttingDown,
@@ -243,8 +267,9 @@ pub enum DialCause {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("dialling {addr}: {stage}: {cause}")]
 pub struct DialError {
-    /// The address.
-    pub addr: SocketAddr,
+    /// The address that was tried. At [`DialStage::Resolve`] it is the name; later it is one of the addresses that the
+    /// name has.
+    pub addr: Address,
     /// How far it came.
     pub stage: DialStage,
     /// What went wrong.
@@ -258,18 +283,57 @@ pub enum ConnectError {
     /// The peer was not connected until the deadline.
     #[error("{} was not connected until the deadline", .0.short())]
     TimedOut(PeerId),
-    /// The dial failed.
+    /// The dial failed: one error for each address that was tried, in order, never none.
+    #[error("{}", joined(.0))]
+    Dial(Vec<DialError>),
+    /// The text is no address. Nothing was dialled.
     #[error(transparent)]
-    Dial(#[from] DialError),
+    BadAddress(#[from] ParseAddressError),
+    /// As many connections are dialled or were dialled by this node as the configuration allows: raise `outbound`, or
+    /// disconnect a peer.
+    #[error("as many outbound connections as the configuration allows")]
+    TooMany,
     /// The node does not know this peer.
     #[error("{} is not known", .0.short())]
     UnknownPeer(PeerId),
+    /// No peer of the configuration has this name.
+    #[error("no peer is named {0:?}")]
+    UnknownName(String),
     /// The node is shutting down.
     #[error("the node is shutting down")]
     ShuttingDown,
     /// A blocking call inside a message handler.
     #[error("a blocking call inside a message handler")]
     WouldBlock,
+}
+
+impl From<Infallible> for ConnectError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+/// Errors of several addresses, in one line.
+pub(crate) fn joined(errors: &[DialError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// Why a session was not ended, or a peer not removed. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DisconnectError {
+    /// The node does not know this peer.
+    #[error("{} is not known", .0.short())]
+    UnknownPeer(PeerId),
+    /// The peer has no session now.
+    #[error("{} is not connected", .0.short())]
+    NotConnected(PeerId),
+    /// The reason is one that only the library gives: use [`CloseReason::Requested`] or [`CloseReason::application`].
+    #[error("not a reason for an application to give: {0}")]
+    Reserved(CloseReason),
+    /// The node is shutting down.
+    #[error("the node is shutting down")]
+    ShuttingDown,
 }
 
 /// Why a node did not start. Nothing was left running.
@@ -323,6 +387,15 @@ mod tests {
             assert_eq!(RejectCause::from_code(cause.code()), *cause);
         }
         assert_eq!(CloseReason::from_code(60_000), CloseReason::Other(60_000));
+    }
+
+    #[test]
+    fn the_upper_half_of_the_codes_is_the_applications() {
+        assert_eq!(CloseReason::application(0x8000), Some(CloseReason::Other(0x8000)));
+        assert_eq!(CloseReason::application(0x7fff), None);
+        let allowed: Vec<_> = CloseReason::ALL.iter().filter(|reason| reason.is_applications()).collect();
+        assert_eq!(allowed, [&CloseReason::Requested]);
+        assert!(CloseReason::Other(u16::MAX).is_applications() && !CloseReason::Other(21).is_applications());
     }
 
     #[test]

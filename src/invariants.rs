@@ -6,14 +6,18 @@
 //! |---|---|---|---|
 //! | `acceptor` x1 | accepts, dials, all handshakes, in one poll | the poll | waker, sockets, the nearest deadline |
 //! | `work-n` x2 | signatures, the application's handshake policy | a job channel | a job; the acceptor's end |
-//! | `supervisor` x1 | ends of sessions, reconnects, a scan each 100 ms (of all sessions; of 500 in turn where there are more) | its channel | a report; the scan |
+//! | `resolve-n` | lookups of names | a channel of names; the system's resolver | a name; nothing ends a lookup |
+//! | `supervisor` x1 | ends of sessions, outbound connections, a scan each 100 ms (of all sessions; of 500 in turn where there are more) | its channel | a report; a timer |
 //! | `tx-<peer>` | `session::sender::send_loop` | its wake channel; the socket | whoever has something for it; timers; the closer |
 //! | `rx-<peer>` | `session::receiver::recv_loop`, the handler | the socket; the handler; an earlier session that still delivers | bytes; the closer |
+//!
+//! Resolver threads are started when they are needed, at most `resolve_threads`; a shutdown names those that are held.
 //!
 //! # Timers
 //!
 //! | timer | default | kept by | when it fires |
 //! |---|---|---|---|
+//! | `resolve_timeout` | 5 s | supervisor | the dial of that name has failed; its thread stays held until the lookup ends |
 //! | `connect_timeout` | 5 s | acceptor | the dial has failed |
 //! | `handshake_timeout`, for all of it | 5 s | acceptor | refused with `HandshakeTimeout` |
 //! | `ack_delay` | 5 ms | tx | owed acknowledgements are written |
@@ -69,6 +73,12 @@
 //!
 //! **I-10 A slot is reserved before anything is spent on a connection,** and given back by its guard. *Enforced by*
 //! `SessionSlot`.
+//!
+//! **I-11 A lookup blocks nobody but who needs that name,** and not beyond its deadline. *Enforced by* `Lookups`: one
+//! lookup per name, answers by deadline, threads bounded. *If not:* a dead name server stops every dial.
+//!
+//! **I-12 A dial has one outcome and a round one end;** what waits for room has not failed. *Enforced by* `Outbound`.
+//! *If not:* a kept peer is forgotten, or somebody who waits for a connection waits for ever.
 //!
 //! # Non-invariants
 //!

@@ -24,6 +24,7 @@
 pub mod invariants;
 
 // In rank order: a file imports only lower ranks (tests/layering.rs).
+pub mod address;
 pub mod ident;
 pub mod metrics;
 mod sync;
@@ -49,7 +50,9 @@ mod connections;
 
 mod node;
 
+pub use address::Address;
 pub use config::Config;
+pub use connections::{Resolver, SystemResolver};
 pub use error::SendError;
 pub use ident::PeerId;
 pub use node::{Event, Node, NodeBuilder, PeerInfo, PeerReport, ShutdownReport};

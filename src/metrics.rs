@@ -38,8 +38,15 @@ counters! {
     refused,
     /// Dials begun.
     dials,
-    /// Dials that failed, at any stage.
+    /// Dials that failed, at any stage after the lookup of a name.
     dials_failed,
+    /// Lookups of names begun.
+    lookups,
+    /// Lookups that failed, of those that were begun or refused: the name has no address, or it took too long. A lookup
+    /// that takes too long counts once for each dial that waited.
+    lookups_failed,
+    /// Lookups refused because every resolver thread was held.
+    lookups_refused,
     /// Inbound connections whose handshake failed or was refused.
     handshakes_failed,
     /// Handshakes that took too long.

@@ -11,7 +11,7 @@ use threadwire::{Batch, Config, LinkStats, Node};
 
 mod common;
 use common::ledger::{Ledger, Verdict, fill, numbered};
-use common::{PATIENCE, alone, identities, link, quick, start, wait_until};
+use common::{NOWHERE, PATIENCE, alone, identities, link, quick, start, wait_until};
 
 const KIB: usize = 1024;
 
@@ -103,7 +103,7 @@ fn a_blocked_send_gives_the_message_back_at_its_deadline() {
     let mut config = tight();
     config.send_deadline = Duration::from_millis(100);
     let alice = start(config);
-    let to_nobody = alice.add_peer(identities()[0].peer_id(), []).unwrap();
+    let to_nobody = alice.add_peer(identities()[0].peer_id(), NOWHERE).unwrap();
     let sent = fill(&to_nobody, 10 * KIB);
     for len in [10 * KIB, 100 * KIB] {
         let payload = numbered(sent, len);
@@ -126,9 +126,9 @@ fn a_queue_is_bounded_by_its_messages_too_and_takes_one_that_is_larger_than_it_w
     let alice = start(config);
     let bob = start(quick());
     let ids = identities().map(|identity| identity.peer_id());
-    let few = alice.add_peer(ids[0], []).unwrap();
+    let few = alice.add_peer(ids[0], NOWHERE).unwrap();
     assert_eq!(fill(&few, 8), 10);
-    let large = alice.add_peer(bob.id(), []).unwrap();
+    let large = alice.add_peer(bob.id(), NOWHERE).unwrap();
     let huge = numbered(0, 3 << 20);
     large.try_send(huge.clone()).unwrap();
     for next in [numbered(1, 8), huge.clone()] {

@@ -44,7 +44,7 @@ fn the_peer_in_the_shipped_file_works_once_the_comment_signs_are_gone() {
     let text = format!("{before}[[peer]]{}", example.replace("\n# ", "\n"));
     let config = Config::parse(&text, "config.toml").unwrap();
     assert_eq!(config.peers.len(), 1);
-    assert_eq!((config.peers[0].name.as_str(), config.peers[0].addresses.len()), ("north", 2));
+    assert_eq!((config.peers[0].name.as_str(), config.peers[0].addresses.len()), ("north", 3));
 }
 
 #[test]
@@ -119,12 +119,16 @@ const WRONG: &[Wrong] = &[
     wrong("[backoff]\npolicy = \"linear\"\n", 2, &["backoff.policy = \"linear\"", "`fibonacci` or `exponential`"]),
     wrong("[[peer]]\nname = \"a\"\nid = \"12\"\naddresses = []\n", 3, &["peer[0].id = \"12\"", "64 hexadecimal digits"]),
     wrong("[[peer]]\nname = \"a\"\n@ID\naddresses = [\n  \"192.0.2.1:1\",\n  \"north\",\n]\n", 6,
-        &["peer[0].addresses[1] = \"north\"", "an IP address and a port"]),
+        &["peer[0].addresses[1] = \"north\"", "an IP address or a host name, and a port"]),
+    wrong("[[peer]]\nname = \"a\"\n@ID\naddresses = [\"10.0.0.256:1\"]\n", 4,
+        &["peer[0].addresses[0] = \"10.0.0.256:1\"", "an IP address or a host name, and a port"]),
     // Values out of range.
     wrong("\nadvertise = \"0.0.0.0:1\"\n", 2, &["advertise = \"0.0.0.0:1\"", "no wildcard"]),
     wrong("advertise = \"192.0.2.1:0\"\n", 1, &["advertise = \"192.0.2.1:0\"", "a port above 0"]),
     wrong("network = \"\"\n", 1, &["network = \"\"", "1 to 64 bytes"]),
     wrong("data_dir = \"\"\n", 1, &["data_dir = \"\"", "allowed: a folder"]),
+    wrong("resolve_timeout = \"0 s\"\n", 1, &["resolve_timeout = \"0 s\"", "allowed: 1 ms to 10 min"]),
+    wrong("resolve_threads = 0\n", 1, &["resolve_threads = 0", "allowed: 1 to 64"]),
     wrong("connect_timeout = \"0 s\"\n", 1, &["connect_timeout = \"0 s\"", "allowed: 1 ms to 10 min"]),
     wrong("handshake_timeout = \"11 min\"\n", 1, &["handshake_timeout = \"11 min\"", "allowed: 1 ms to 10 min"]),
     wrong("heartbeat = \"0 s\"\n", 1, &["heartbeat = \"0 s\"", "allowed: 1 ms to 24 h"]),
@@ -154,6 +158,7 @@ const WRONG: &[Wrong] = &[
     wrong("[[peer]]\nname = \"\"\n@ID\naddresses = [\"192.0.2.1:1\"]\n", 2, &["peer[0].name = \"\"", "at least one"]),
     wrong("[[peer]]\nname = \"a\"\n@ID\naddresses = []\n", 4, &["peer[0].addresses = []", "at least one address"]),
     wrong("[[peer]]\nname = \"a\"\n@ID\naddresses = [\"[::]:1\"]\n", 4, &["peer[0].addresses", "[::]:1", "no wildcard"]),
+    wrong("[[peer]]\nname = \"a\"\n@ID\naddresses = [\"north:0\"]\n", 4, &["peer[0].addresses", "north:0", "a port above 0"]),
     // Values that contradict each other; the file may say only one of them.
     wrong("heartbeat = \"40 s\"\n", 1, &["idle_timeout = 30 s (default)", "longer than heartbeat (40 s)"]),
     wrong("idle_timeout = \"10 s\"\n", 1, &["idle_timeout = \"10 s\"", "longer than heartbeat (10 s)"]),

@@ -20,16 +20,15 @@ use common::{PATIENCE, alone, identities, link, quick, start, wait_event, wait_u
 
 /// Why a dial failed, as its caller and its node's events tell it.
 fn refused(node: &Node, addr: std::net::SocketAddr) -> DialCause {
-    let Err(ConnectError::Dial(DialError { addr: at, stage, cause })) = node.connect(addr) else {
-        panic!("the dial did not fail")
-    };
-    assert_eq!((at, stage), (addr, DialStage::Handshake));
+    let Err(ConnectError::Dial(errors)) = node.connect(addr) else { panic!("the dial did not fail") };
+    let [DialError { addr: at, stage, cause }] = &errors[..] else { panic!("{errors:?}") };
+    assert_eq!((at, *stage), (&addr.into(), DialStage::Handshake));
     let told = wait_event(node, "the dial fails", |event| match event {
         Event::DialFailed { peer: None, error, .. } => Some(error),
         _ => None,
     });
-    assert_eq!((told.addr, &told.cause), (addr, &cause));
-    cause
+    assert_eq!((&told.addr, &told.cause), (at, cause));
+    cause.clone()
 }
 
 /// Nothing came of it: no session, and no connection under way.

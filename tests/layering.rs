@@ -19,7 +19,7 @@ use source::Tree;
 
 /// Top-level modules of the library, from the lowest rank up. A new one must be added here.
 const RANKS: &[&[&str]] = &[
-    &["ident", "metrics", "threads", "sync", "watch"],
+    &["address", "ident", "metrics", "threads", "sync", "watch"],
     &["error"],
     // Above `error`, which holds what is wrong with a configuration beside what else keeps a node from starting.
     &["config"],

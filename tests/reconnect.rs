@@ -15,7 +15,7 @@ use threadwire::{Config, Event, Node, PeerHandle};
 mod common;
 use common::ledger::{Ledger, SHORTEST, Verdict, numbered};
 use common::proxy::{Counts, Fault, Harm, Place, Proxy, Way};
-use common::{PATIENCE, alone, identities, link, quick, start, wait_event, wait_until};
+use common::{NOWHERE, PATIENCE, alone, identities, link, quick, start, wait_event, wait_until};
 
 /// Two nodes whose messages are entered into ledgers, linked through a proxy.
 struct Pair {
@@ -46,7 +46,7 @@ impl Pair {
         let proxy = Proxy::to(listener.local_addr().unwrap());
         let there = dialler.add_peer(listener.id(), [proxy.addr()]).unwrap();
         // Not before the first connection that comes through, which the first faults may prevent.
-        let back = listener.add_peer(dialler.id(), []).unwrap();
+        let back = listener.add_peer(dialler.id(), NOWHERE).unwrap();
         Self { dialler, listener, handles: [there, back], ledgers, proxy }
     }
 

@@ -12,7 +12,7 @@ use threadwire::{Config, Event, Node, PeerHandle};
 mod common;
 use common::ledger::{Ledger, Verdict, fill, numbered};
 use common::proxy::Proxy;
-use common::{PATIENCE, alone, identities, link, node_threads, quick, start, wait_event, wait_until};
+use common::{NOWHERE, PATIENCE, alone, identities, link, node_threads, quick, start, wait_event, wait_until};
 
 /// How the next session of `node` ends.
 fn end_of_session(node: &Node) -> DisconnectReason {
@@ -102,7 +102,7 @@ fn messages_to_a_peer_that_never_came_are_reported_as_unsent() {
     let _alone = alone();
     let alice = start(quick());
     let nobody = identities()[0].peer_id();
-    let to_nobody = alice.add_peer(nobody, []).unwrap();
+    let to_nobody = alice.add_peer(nobody, NOWHERE).unwrap();
     (0..7).for_each(|number| to_nobody.send(numbered(number, 100)).unwrap());
     let report = alice.shutdown(Duration::from_millis(100));
     assert_eq!(report.undelivered.len(), 1);
@@ -205,7 +205,7 @@ fn everybody_who_waits_is_told_of_the_shutdown() {
     let _alone = alone();
     let alice = start(small_queue());
     let ids = identities().map(|identity| identity.peer_id());
-    let to_nobody = alice.add_peer(ids[0], []).unwrap();
+    let to_nobody = alice.add_peer(ids[0], NOWHERE).unwrap();
     fill(&to_nobody, 1000);
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (ready, waiting) = bounded(8);

@@ -43,6 +43,7 @@ pub(super) fn check(config: &Config) -> Result<(), Fault> {
 }
 
 fn check_times(config: &Config) -> Result<(), Fault> {
+    within("resolve_timeout", config.resolve_timeout, MS..=10 * MINUTE)?;
     within("connect_timeout", config.connect_timeout, MS..=10 * MINUTE)?;
     within("handshake_timeout", config.handshake_timeout, MS..=10 * MINUTE)?;
     within("heartbeat", config.heartbeat, MS..=DAY)?;
@@ -77,6 +78,7 @@ fn check_bounds(config: &Config) -> Result<(), Fault> {
         }
     }
     require(config.half_open > 0, "half_open", config.half_open, "at least 1")?;
+    require((1..=64).contains(&config.resolve_threads), "resolve_threads", config.resolve_threads, "1 to 64")?;
     let links = config.inbound.saturating_add(config.outbound);
     require(links > 0, "inbound", config.inbound, "at least 1, or outbound at least 1")?;
     let floor = links.saturating_mul(LINK_FLOOR);
@@ -133,8 +135,9 @@ fn check_peers(peers: &[Peer]) -> Result<(), Fault> {
         require(names.insert(&peer.name), field("name"), name(), "a name that no peer above has")?;
         require(ids.insert(peer.id), field("id"), peer.id, "an id that no peer above has")?;
         require(!peer.addresses.is_empty(), field("addresses"), "[]", "at least one address")?;
-        for addr in &peer.addresses {
-            require(is_dialable(*addr), field("addresses"), addr, DIALABLE)?;
+        for address in &peer.addresses {
+            let dialable = address.socket_addr().map_or(address.port() != 0, is_dialable);
+            require(dialable, field("addresses"), address, DIALABLE)?;
         }
     }
     Ok(())

@@ -44,6 +44,13 @@ pub struct Config {
     /// Default `None` (leave it out of the file): the key, and so the node's `PeerId`, is new at each start.
     pub data_dir: Option<PathBuf>,
 
+    /// Longest wait for the addresses of a host name that is dialled. Default 5 s.
+    ///
+    /// The system's own lookup may take longer, and nothing can stop it: its thread stays held until it ends, see
+    /// `resolve_threads`. Raise it where the name servers are slow; lower it to try a peer's next address sooner.
+    #[serde(deserialize_with = "units::duration")]
+    pub resolve_timeout: Duration,
+
     /// Longest wait for a dialled connection to open. Default 5 s.
     ///
     /// Raise it for slow or lossy paths; lower it to try a peer's next address sooner.
@@ -141,7 +148,8 @@ pub struct Config {
     #[serde(deserialize_with = "units::count")]
     pub inbound: usize,
 
-    /// Most peers that we dialled at one time. Default 64. Each costs two threads.
+    /// Most peers that we dialled at one time, dials under way included. Default 64. Each costs two threads. Further
+    /// peers that are to be kept wait for a place.
     #[serde(deserialize_with = "units::count")]
     pub outbound: usize,
 
@@ -150,6 +158,13 @@ pub struct Config {
     /// Raise it for nodes that many peers reach at once, as after a restart.
     #[serde(deserialize_with = "units::count")]
     pub half_open: usize,
+
+    /// Most host names that are looked up at one time. Default 4. Each costs a thread, started when it is needed.
+    ///
+    /// When all are held by lookups that do not end, dials of other names fail at once. Raise it for many peers with
+    /// names.
+    #[serde(deserialize_with = "units::count")]
+    pub resolve_threads: usize,
 
     /// Delays between reconnects.
     pub backoff: Backoff,
@@ -179,6 +194,7 @@ impl Default for Config {
             advertise: None,
             network: "threadwire".to_owned(),
             data_dir: None,
+            resolve_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(5),
             heartbeat: Duration::from_secs(10),
@@ -197,6 +213,7 @@ impl Default for Config {
             inbound: 512,
             outbound: 64,
             half_open: 256,
+            resolve_threads: 4,
             backoff: Backoff::default(),
             tcp: Tcp::default(),
             threads: Threads::default(),

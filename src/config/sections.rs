@@ -3,12 +3,12 @@
 //! Owns: nothing. Threads: any. Locks: none. Blocks on: nothing.
 //! Upholds: the defaults pass their own check.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::units::{self, KIB, MIB};
+use crate::address::Address;
 use crate::ident::PeerId;
 
 /// How long to wait between attempts to reach a peer; `[backoff]` in a file. Attempts never end by themselves.
@@ -103,20 +103,21 @@ pub struct Threads {
 #[serde(deny_unknown_fields, expecting = "a section [[peer]]")]
 #[non_exhaustive]
 pub struct Peer {
-    /// A name for people and logs; each name once.
+    /// A name for people, and for `Node::peer_named`; each name once.
     pub name: String,
 
     /// Who it must prove to be: 64 hexadecimal digits; each id once.
     pub id: PeerId,
 
-    /// Where it may be, tried in this order. At least one.
-    #[serde(deserialize_with = "units::addrs")]
-    pub addresses: Vec<SocketAddr>,
+    /// Where it may be, tried in this order: IP addresses or host names, with ports. At least one. A name is looked up
+    /// afresh each time the peer is dialled, and all addresses it has then are tried.
+    #[serde(deserialize_with = "units::addresses")]
+    pub addresses: Vec<Address>,
 }
 
 impl Peer {
     /// A peer to dial from the start and to keep.
-    pub fn new(name: impl Into<String>, id: PeerId, addresses: impl Into<Vec<SocketAddr>>) -> Self {
+    pub fn new(name: impl Into<String>, id: PeerId, addresses: impl Into<Vec<Address>>) -> Self {
         Self { name: name.into(), id, addresses: addresses.into() }
     }
 }

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 
+use crate::address::Address;
+
 pub(super) const KIB: usize = 1 << 10;
 pub(super) const MIB: usize = 1 << 20;
 pub(super) const GIB: usize = 1 << 30;
@@ -22,7 +24,7 @@ const BYTES_OR_OFF: &str =
     r#"a whole number of bytes below 4 GiB, or one with a unit (B, KiB, MiB or GiB), such as "8 MiB", or "off""#;
 const COUNT: &str = "a whole number";
 const FRACTION: &str = "a number from 0 to 1";
-const ADDR: &str = r#"an IP address and a port, such as "127.0.0.1:50005""#;
+const ADDRESS: &str = r#"an IP address or a host name, and a port, such as "127.0.0.1:50005" or "north.example:50005""#;
 const ADDR_OR_OFF: &str = r#"an IP address and a port, such as "127.0.0.1:50005", or "off""#;
 
 const MILLISECONDS: [(&str, u64); 4] = [("h", 3_600_000), ("min", 60_000), ("s", 1_000), ("ms", 1)];
@@ -86,17 +88,21 @@ pub(super) fn addr_or_off<'de, D: Deserializer<'de>>(from: D) -> Result<Option<S
     })
 }
 
-pub(super) fn addrs<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SocketAddr>, D::Error> {
-    struct Addr(SocketAddr);
+pub(super) fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Address>, D::Error> {
+    struct One(Address);
 
-    impl<'de> Deserialize<'de> for Addr {
+    impl<'de> Deserialize<'de> for One {
         fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-            from.deserialize_any(Scalar { expected: ADDR, text: |text| text.parse().ok().map(Addr), number: |_| None })
+            from.deserialize_any(Scalar {
+                expected: ADDRESS,
+                text: |text| text.parse().ok().map(One),
+                number: |_| None,
+            })
         }
     }
 
-    let addrs = Vec::<Addr>::deserialize(from)?;
-    Ok(addrs.into_iter().map(|Addr(addr)| addr).collect())
+    let addresses = Vec::<One>::deserialize(from)?;
+    Ok(addresses.into_iter().map(|One(address)| address).collect())
 }
 
 /// A duration as a file would say it, in the largest unit that fits without a rest.

@@ -19,7 +19,7 @@ use crate::connections::pending::{Over, Pending, Progress, Stage};
 use crate::connections::shared::{Command, DialFailure, DialRequest, Report, Shared, Started};
 use crate::error::{CloseReason, DialCause, DialError, DialStage};
 use crate::handshake::{Handshake, Work, random_bytes};
-use crate::ident::{ConnectionId, SessionKind};
+use crate::ident::{ConnectionId, PeerId, SessionKind};
 use crate::link::{Decision, Offer};
 use crate::registry::{Entry, SessionSlot};
 use crate::session::{self, PeerLink};
@@ -158,15 +158,15 @@ impl Acceptor {
 
     /// Begins a dial.
     fn dial(&mut self, request: DialRequest) {
-        self.shared.metrics.dials.add();
         let slot = match self.shared.registry.reserve(SessionKind::Outbound) {
             Ok(slot) => slot,
             Err(error) => {
                 log::debug!(target: "threadwire::dial", "{}: {error}", request.addr);
-                let cause = DialCause::Rejected(CloseReason::TooMany);
-                return self.dial_failed(request, DialStage::Connect, cause, 0);
+                let _ = self.shared.reports.send(Report::NoRoom(request.id));
+                return;
             }
         };
+        self.shared.metrics.dials.add();
         let begun = self.transport.connect(request.addr).and_then(|stream| Ok((stream, random_bytes()?)));
         match begun {
             Ok((stream, nonce)) => {
@@ -174,7 +174,7 @@ impl Acceptor {
                 let deadline = Instant::now() + self.shared.times.connect;
                 self.add(stream, slot, SessionKind::Outbound, Stage::Dialling(handshake), deadline, Some(request));
             }
-            Err(error) => self.dial_failed(request, DialStage::Connect, DialCause::Io(error.kind()), 0),
+            Err(error) => self.dial_failed(request, None, DialStage::Connect, DialCause::Io(error.kind()), 0),
         }
     }
 
@@ -309,7 +309,7 @@ impl Acceptor {
                 log::warn!(target: "threadwire::accept", "{} {conn}: {error}", id.short());
                 let decision = peer.link.core.lock().gone(conn, peer.link.token);
                 if let Some(request) = request {
-                    self.dial_failed(request, DialStage::Handshake, DialCause::Io(error.kind()), 0);
+                    self.dial_failed(request, Some(id), DialStage::Handshake, DialCause::Io(error.kind()), 0);
                 }
                 return self.carry_out(&peer.link, decision);
             }
@@ -319,6 +319,7 @@ impl Acceptor {
             conn,
             kind,
             incarnation: proven.incarnation,
+            dial: request.map(|request| request.id),
             restarted,
             local_addr: connection.local_addr,
             remote_addr: connection.remote_addr,
@@ -334,10 +335,6 @@ impl Acceptor {
             // If they come back, the session has ended, and they with it.
             Ok(threads) => drop(self.shared.registry.add_threads(conn, threads)),
             Err(error) => log::error!(target: "threadwire::accept", "{} {conn}: no threads: {error}", id.short()),
-        }
-        if let Some(waiter) = request.and_then(|request| request.waiter) {
-            // Whoever waited may have given up.
-            let _ = waiter.try_send(Ok(id));
         }
     }
 
@@ -383,7 +380,8 @@ impl Acceptor {
                 log::debug!(target: "threadwire::accept", "{conn}: {cause}");
             }
             if let Some(request) = request {
-                self.dial_failed(request, stage, cause, retry_ms);
+                let proven = peer.as_ref().map(|peer| peer.link.id);
+                self.dial_failed(request, proven, stage, cause, retry_ms);
             }
         }
         if let Some(peer) = peer {
@@ -396,14 +394,20 @@ impl Acceptor {
         }
     }
 
-    fn dial_failed(&self, request: DialRequest, stage: DialStage, cause: DialCause, retry_ms: u64) {
+    fn dial_failed(
+        &self,
+        request: DialRequest,
+        proven: Option<PeerId>,
+        stage: DialStage,
+        cause: DialCause,
+        retry_ms: u64,
+    ) {
         self.shared.metrics.dials_failed.add();
-        let error = DialError { addr: request.addr, stage, cause };
-        if let Some(waiter) = request.waiter {
-            let _ = waiter.try_send(Err(error.clone()));
-        }
+        let DialRequest { id: dial, peer, addr } = request;
+        let error = DialError { addr: addr.into(), stage, cause };
         let retry_after = Duration::from_millis(retry_ms);
-        let _ = self.shared.reports.send(Report::DialFailed(DialFailure { peer: request.peer, error, retry_after }));
+        let failure = DialFailure { dial, peer, proven, error, retry_after };
+        let _ = self.shared.reports.send(Report::DialFailed(failure));
     }
 
     /// Takes a connection out, off the poll.
@@ -457,7 +461,8 @@ impl Acceptor {
         }
         while let Ok(command) = self.commands.try_recv() {
             if let Command::Dial(request) = command {
-                self.dial_failed(request, DialStage::Connect, DialCause::ShuttingDown, 0);
+                self.shared.metrics.dials.add();
+                self.dial_failed(request, None, DialStage::Connect, DialCause::ShuttingDown, 0);
             }
         }
         for (link, session) in self.shared.registry.sessions(|entry| (entry.link.clone(), entry.session.clone())) {

@@ -1,6 +1,7 @@
 //! The connections manager: accepts, dials, shakes hands, watches over sessions, dials again.
 //!
-//! Owns: no state of any peer beyond where and when to dial it. Threads: `acceptor`, `supervisor`, `work-n`.
+//! Owns: no state of any peer beyond where and when to dial it. Threads: `acceptor`, `supervisor`,
+//! `work-n`, `resolve-n`.
 //! Locks: none of its own; takes the link lock to offer connections and the registry lock to find sessions, one after
 //! the other. Blocks on: see the threads.
 //! Upholds: nobody waits for a silent connection; every dial ends in one outcome; every session's end is handled once.
@@ -15,23 +16,31 @@
 
 mod acceptor;
 mod backoff;
+mod lookups;
+mod outbound;
 mod pending;
+mod resolver;
+mod round;
 mod shared;
 mod supervisor;
 mod work;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
+use crate::address::Address;
+use crate::error::ConnectError;
 use crate::ident::PeerId;
 use crate::threads::{self, Thread};
 use crate::transport::{Listener, Transport};
 
-pub(crate) use shared::{Commands, DialRequest, Lifecycle, Report, Secrets, Shared, Started, Times};
+pub(crate) use outbound::Redial;
+pub use resolver::{Resolver, SystemResolver};
+pub(crate) use shared::{Commands, Lifecycle, Report, Secrets, Shared, Started, Times};
 
+use resolver::{Resolvers, Started as Resolving};
 use shared::Command;
 
 /// Threads for the CPU steps of handshakes and the application's policy.
@@ -44,6 +53,8 @@ pub(crate) struct Connections {
     reports: Sender<Report>,
     acceptor: Option<Thread>,
     rest: Vec<Thread>,
+    /// Resolver threads that were started.
+    resolvers: Receiver<Resolving>,
 }
 
 impl Connections {
@@ -54,6 +65,7 @@ impl Connections {
     pub(crate) fn start(
         shared: &Arc<Shared>,
         transport: Arc<dyn Transport>,
+        resolver: Arc<dyn Resolver>,
         listeners: Vec<Box<dyn Listener>>,
         reports: Receiver<Report>,
         on_event: impl Fn(Lifecycle) + Send + 'static,
@@ -64,14 +76,18 @@ impl Connections {
         let commands = Commands::new(sender, acceptor::waker(&poll)?);
         let (jobs, work) = unbounded();
         let acceptor = acceptor::Acceptor::new(poll, shared.clone(), transport, listeners, receiver, jobs)?;
-        let mut connections = Self { commands, reports: shared.reports.clone(), acceptor: None, rest: Vec::new() };
+        let (started, resolvers) = unbounded();
+        let (acceptor_thread, rest) = (None, Vec::new());
+        let mut connections =
+            Self { commands, reports: shared.reports.clone(), acceptor: acceptor_thread, rest, resolvers };
         for n in 0..WORKERS {
             let (work, commands) = (work.clone(), connections.commands.clone());
             connections.rest.push(threads::spawn("work", &n.to_string(), STACK, move || {
                 work::work_loop(&work, &commands);
             })?);
         }
-        let supervisor = supervisor::Supervisor::new(shared.clone(), connections.commands.clone(), on_event);
+        let resolvers = Resolvers::new(resolver, shared.reports.clone(), started);
+        let supervisor = supervisor::Supervisor::new(shared.clone(), connections.commands.clone(), resolvers, on_event);
         connections.rest.push(threads::spawn("supervisor", "", STACK, move || {
             supervisor::supervisor_loop(supervisor, &reports);
         })?);
@@ -79,15 +95,20 @@ impl Connections {
         Ok(connections)
     }
 
-    /// Dials once.
-    pub(crate) fn dial(&self, request: DialRequest) {
-        self.commands.send(Command::Dial(request));
+    /// Opens one connection; the outcome is told, or the waiter dropped if the node ends.
+    pub(crate) fn connect(&self, address: Address, waiter: Sender<Result<PeerId, ConnectError>>) {
+        // The supervisor is gone only when the node is.
+        let _ = self.reports.send(Report::Connect(address, waiter));
     }
 
     /// Keeps a peer connected from now on.
-    pub(crate) fn keep(&self, peer: PeerId, addrs: Vec<SocketAddr>) {
-        // The supervisor is gone only when the node is.
-        let _ = self.reports.send(Report::Keep(peer, addrs));
+    pub(crate) fn keep(&self, peer: PeerId, addresses: Vec<Address>) {
+        let _ = self.reports.send(Report::Keep(peer, addresses));
+    }
+
+    /// Keeps a peer connected no longer, and ends its session.
+    pub(crate) fn remove(&self, peer: PeerId) {
+        let _ = self.reports.send(Report::Remove(peer));
     }
 
     /// Stops accepting and dialling.
@@ -114,6 +135,8 @@ impl Connections {
         // The acceptor held the workers' channel; the supervisor ends on request, after the last report before it.
         let _ = self.reports.send(Report::Stop(true));
         std::mem::take(&mut self.rest).into_iter().for_each(join);
+        // The supervisor held the channel of names: those that are in no lookup end by themselves.
+        late.extend(self.resolvers.try_iter().filter_map(|resolver| resolver.join(deadline).err()));
         late
     }
 }

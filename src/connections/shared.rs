@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
+use crate::address::Address;
 use crate::config::{self, Config};
-use crate::error::{DialError, DisconnectReason};
+use crate::connections::outbound::{DialId, Redial};
+use crate::error::{ConnectError, DialError, DisconnectReason};
 use crate::handshake::{HandshakeConfig, WorkDone, random_bytes};
 use crate::ident::{ConnectionId, Incarnation, PeerId, SessionKind};
 use crate::link::{Decision, LinkCore, LinkLimits};
@@ -28,6 +30,10 @@ pub(crate) struct Shared {
     pub(crate) me: PeerId,
     pub(crate) settings: Arc<SessionSettings>,
     pub(crate) link_limits: LinkLimits,
+    /// Most dials and outbound sessions at one time.
+    pub(crate) outbound: usize,
+    /// Most lookups of names at one time.
+    pub(crate) resolve_threads: usize,
     pub(crate) consumer: Consumer,
     pub(crate) times: Times,
     pub(crate) secrets: Secrets,
@@ -42,6 +48,7 @@ pub(crate) struct Shared {
 /// The deadlines of connections.
 #[derive(Debug, Clone)]
 pub(crate) struct Times {
+    pub(crate) lookup: Duration,
     pub(crate) connect: Duration,
     pub(crate) handshake: Duration,
     pub(crate) idle: Duration,
@@ -56,6 +63,7 @@ impl Times {
     /// From the configuration.
     pub(crate) fn of(config: &Config) -> Self {
         Self {
+            lookup: config.resolve_timeout,
             connect: config.connect_timeout,
             handshake: config.handshake_timeout,
             idle: config.idle_timeout,
@@ -81,20 +89,32 @@ impl Shared {
         })
     }
 
+    /// When and how often a kept peer is dialled again, as of now.
+    pub(crate) fn redial(&self, link: &PeerLink) -> Redial {
+        let (attempts, next) = link.redial.get();
+        Redial { attempts, next: next.map(|micros| self.start + Duration::from_micros(micros)) }
+    }
+
+    /// Notes what [`Shared::redial`] says.
+    pub(crate) fn note_redial(&self, link: &PeerLink, redial: Redial) {
+        let next = redial.next.map(|at| at.saturating_duration_since(self.start).as_micros() as u64);
+        link.redial.set(redial.attempts, next);
+    }
+
     /// Now, on the clock that offers are compared on.
     pub(crate) fn now(&self) -> u64 {
         self.start.elapsed().as_micros() as u64
     }
 }
 
-/// A dial that somebody waits for, or that the supervisor keeps.
+/// A dial that the supervisor wants. It has one outcome: [`Report::Started`], [`Report::DialFailed`] or
+/// [`Report::NoRoom`], unless the acceptor ends before it.
 #[derive(Debug, Clone)]
 pub(crate) struct DialRequest {
+    pub(crate) id: DialId,
     /// Who must answer; `None` takes whoever proves itself.
     pub(crate) peer: Option<PeerId>,
     pub(crate) addr: SocketAddr,
-    /// Told the outcome.
-    pub(crate) waiter: Option<Sender<Result<PeerId, DialError>>>,
 }
 
 /// What the acceptor thread is asked to do.
@@ -112,8 +132,16 @@ pub(crate) enum Report {
     Started(Started),
     Ended(SessionEnded),
     DialFailed(DialFailure),
+    /// There was no slot for a dial: it has not begun.
+    NoRoom(DialId),
+    /// What a name's lookup found, or why nothing.
+    Resolved(Arc<str>, Result<Vec<SocketAddr>, String>),
     /// A node asks for a peer to be kept connected.
-    Keep(PeerId, Vec<SocketAddr>),
+    Keep(PeerId, Vec<Address>),
+    /// A node asks for a peer not to be kept any longer, and for its session to end.
+    Remove(PeerId),
+    /// Somebody wants one connection, and waits for its outcome.
+    Connect(Address, Sender<Result<PeerId, ConnectError>>),
     /// Stop dialling; with `true`, end.
     Stop(bool),
 }
@@ -125,6 +153,8 @@ pub(crate) struct Started {
     pub(crate) conn: ConnectionId,
     pub(crate) kind: SessionKind,
     pub(crate) incarnation: Incarnation,
+    /// Of which of our dials, if it is of one.
+    pub(crate) dial: Option<DialId>,
     /// The other side's process is another one than before.
     pub(crate) restarted: bool,
     pub(crate) local_addr: SocketAddr,
@@ -135,7 +165,11 @@ pub(crate) struct Started {
 /// A dial that failed.
 #[derive(Debug)]
 pub(crate) struct DialFailure {
+    pub(crate) dial: DialId,
+    /// Who should have answered.
     pub(crate) peer: Option<PeerId>,
+    /// Who did, if that was proven.
+    pub(crate) proven: Option<PeerId>,
     pub(crate) error: DialError,
     pub(crate) retry_after: Duration,
 }

@@ -1,8 +1,8 @@
 //! The supervisor: watches over sessions' deadlines, handles their ends, and keeps peers connected.
 //!
-//! Owns: which peers are to be kept connected, where they are, and when each is dialled next. Threads: `supervisor`
-//! only. Locks: the registry lock to find sessions, the link lock to look at one; one after the other.
-//! Blocks on: its channel, with the next scan or dial as timeout.
+//! Owns: the plan of outbound connections ([`Outbound`]), the lookups it needs ([`Lookups`]), what was last seen of each
+//! session. Threads: `supervisor` only. Locks: the registry lock to find sessions, the link lock to look at one; one
+//! after the other. Blocks on: its channel, with the next scan, dial or deadline of a lookup as timeout.
 //! Upholds: events come in the order things happened (a session's start before its end); every end is handled once;
 //! a peer is dialled only while it has no session; a lost peer is dialled again after a delay of its policy.
 
@@ -11,11 +11,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use crate::connections::backoff::ReconnectPolicy;
+use crate::connections::lookups::{Asked, Lookups};
+use crate::connections::outbound::{Action, Outbound};
+use crate::connections::resolver::Resolvers;
+use crate::connections::round::RoundId;
 use crate::connections::shared::{Command, Commands, DialFailure, DialRequest, Lifecycle, Report, Shared, Started};
-use crate::error::CloseReason;
+use crate::error::{CloseReason, ConnectError, DialCause, joined};
 use crate::ident::{ConnectionId, PeerId};
 use crate::session::{Pulse, Session, SessionEnded};
 
@@ -33,33 +36,17 @@ pub(crate) struct Supervisor<F> {
     shared: Arc<Shared>,
     commands: Commands,
     on_event: F,
-    kept: HashMap<PeerId, Kept>,
+    outbound: Outbound,
+    lookups: Lookups,
+    resolvers: Resolvers,
+    /// Who waits for the end of a round.
+    waiters: HashMap<RoundId, Sender<Result<PeerId, ConnectError>>>,
     watched: HashMap<ConnectionId, Watched>,
     /// Links without a session, and since when.
     detached: BTreeMap<PeerId, Instant>,
     rng: fastrand::Rng,
     /// Scans so far.
     scans: usize,
-    stopped: bool,
-}
-
-/// A peer to keep connected.
-struct Kept {
-    addrs: Vec<SocketAddr>,
-    /// Which address is next.
-    next: usize,
-    policy: ReconnectPolicy,
-    state: State,
-    /// Whether the last attempt failed: only changes are logged.
-    failing: bool,
-}
-
-/// What a kept peer is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Waiting(Instant),
-    Dialling,
-    Connected,
 }
 
 /// What was last seen of a session, and when it changed.
@@ -78,15 +65,25 @@ struct Watched {
 pub(crate) fn supervisor_loop<F: Fn(Lifecycle)>(mut supervisor: Supervisor<F>, reports: &Receiver<Report>) {
     let mut next_scan = Instant::now() + SCAN;
     loop {
-        let due = supervisor.next_dial().map_or(next_scan, |dial| dial.min(next_scan));
+        let due = supervisor.next_due().map_or(next_scan, |due| due.min(next_scan));
         match reports.recv_deadline(due) {
             Ok(Report::Started(started)) => supervisor.started(started),
             Ok(Report::Ended(ended)) => supervisor.ended(ended),
             Ok(Report::DialFailed(failure)) => supervisor.dial_failed(failure),
-            Ok(Report::Keep(peer, addrs)) => supervisor.keep(peer, addrs),
+            Ok(Report::NoRoom(dial)) => supervisor.outbound.no_room(dial, Instant::now() + SCAN),
+            Ok(Report::Resolved(host, found)) => supervisor.lookup_ended(&host, found),
+            Ok(Report::Keep(peer, addresses)) => supervisor.outbound.keep(peer, addresses, Instant::now()),
+            Ok(Report::Remove(peer)) => supervisor.remove(peer),
+            Ok(Report::Connect(address, waiter)) => {
+                let round = supervisor.outbound.connect(address, Instant::now(), &mut supervisor.rng);
+                supervisor.waiters.insert(round, waiter);
+            }
             Ok(Report::Stop(end)) => {
-                supervisor.stopped = true;
+                supervisor.outbound.stop();
+                supervisor.lookups.stop();
                 if end {
+                    // Nobody waits for an answer that does not come.
+                    supervisor.see_to_outbound(Instant::now());
                     return;
                 }
             }
@@ -94,7 +91,7 @@ pub(crate) fn supervisor_loop<F: Fn(Lifecycle)>(mut supervisor: Supervisor<F>, r
             Err(RecvTimeoutError::Disconnected) => return,
         }
         let now = Instant::now();
-        supervisor.dial_due(now);
+        supervisor.see_to_outbound(now);
         if now >= next_scan {
             supervisor.scan(now);
             next_scan = now + SCAN;
@@ -104,18 +101,28 @@ pub(crate) fn supervisor_loop<F: Fn(Lifecycle)>(mut supervisor: Supervisor<F>, r
 
 impl<F: Fn(Lifecycle)> Supervisor<F> {
     /// Nothing to watch yet.
-    pub(crate) fn new(shared: Arc<Shared>, commands: Commands, on_event: F) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, commands: Commands, resolvers: Resolvers, on_event: F) -> Self {
+        let times = &shared.times;
+        let outbound = Outbound::new(shared.outbound, times.backoff.clone(), times.stable_after);
+        let lookups = Lookups::new(shared.resolve_threads, times.lookup);
         Self {
             shared,
             commands,
             on_event,
-            kept: HashMap::new(),
+            outbound,
+            lookups,
+            resolvers,
+            waiters: HashMap::new(),
             watched: HashMap::new(),
             detached: BTreeMap::new(),
             rng: fastrand::Rng::new(),
             scans: 0,
-            stopped: false,
         }
+    }
+
+    /// When something is to be done that no report asks for.
+    fn next_due(&self) -> Option<Instant> {
+        self.outbound.next_due().into_iter().chain(self.lookups.next_deadline()).min()
     }
 
     fn started(&mut self, started: Started) {
@@ -125,11 +132,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             "{} {}: connected ({}, {})", started.peer.short(), started.conn, started.kind, started.remote_addr
         );
         self.detached.remove(&started.peer);
-        if let Some(kept) = self.kept.get_mut(&started.peer) {
-            kept.state = State::Connected;
-            kept.policy.connected(now);
-            kept.failing = false;
-        }
+        self.outbound.started(started.peer, started.conn, started.kind, started.dial, now);
         let pulse = Pulse { heard: 0, writes: 0, parting: false };
         self.watched.insert(
             started.conn,
@@ -152,85 +155,118 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         let now = Instant::now();
         if !connected {
             self.detached.insert(peer, now);
-            if let Some(kept) = self.kept.get_mut(&peer)
-                && kept.state == State::Connected
-            {
-                kept.policy.lost(now);
-                let delay = kept.policy.next_delay(&mut self.rng).max(retry_after);
-                kept.state = State::Waiting(now + delay);
-            }
         }
+        self.outbound.ended(peer, conn, retry_after, now, &mut self.rng);
         (self.on_event)(Lifecycle::Ended { peer, conn, kind, reason, unacked_bytes });
         if let Some(link) = link {
             self.commands.send(Command::Decided(link, decision));
         }
     }
 
-    fn keep(&mut self, peer: PeerId, addrs: Vec<SocketAddr>) {
-        let connected = self.shared.registry.link(&peer).is_some_and(|link| link.core.lock().attached().is_some());
-        let now = Instant::now();
-        let times = &self.shared.times;
-        let kept = self.kept.entry(peer).or_insert_with(|| Kept {
-            addrs: Vec::new(),
-            next: 0,
-            policy: ReconnectPolicy::new(&times.backoff, times.stable_after),
-            state: if connected { State::Connected } else { State::Waiting(now) },
-            failing: false,
-        });
-        kept.addrs = addrs;
-        kept.next = 0;
-        if let State::Waiting(_) = kept.state {
-            kept.state = State::Waiting(now);
-        }
-    }
-
-    fn next_dial(&self) -> Option<Instant> {
-        if self.stopped {
-            return None;
-        }
-        let waiting = self.kept.values().filter(|kept| !kept.addrs.is_empty());
-        waiting.filter_map(|kept| if let State::Waiting(at) = kept.state { Some(at) } else { None }).min()
-    }
-
-    fn dial_due(&mut self, now: Instant) {
-        if self.stopped {
-            return;
-        }
-        for (peer, kept) in &mut self.kept {
-            let State::Waiting(at) = kept.state else { continue };
-            let Some(addr) = kept.addrs.get(kept.next % kept.addrs.len().max(1)) else { continue };
-            if at <= now {
-                kept.state = State::Dialling;
-                self.commands.send(Command::Dial(DialRequest { peer: Some(*peer), addr: *addr, waiter: None }));
-            }
-        }
-    }
-
     fn dial_failed(&mut self, failure: DialFailure) {
-        let DialFailure { peer, error, retry_after } = failure;
-        if let Some(kept) = peer.and_then(|peer| self.kept.get_mut(&peer))
-            && kept.state == State::Dialling
-        {
-            let who = peer.map(|peer| peer.short()).unwrap_or_default();
-            if kept.failing {
-                log::debug!(target: "threadwire::dial", "{who}: {error} (attempt {})", kept.policy.attempts());
-            } else {
-                log::warn!(target: "threadwire::dial", "{who}: {error}; trying again until it answers");
-            }
-            kept.failing = true;
-            kept.next = kept.next.wrapping_add(1);
-            // All addresses of a round are tried at once; the delay comes after the round.
-            let round_over = kept.next.is_multiple_of(kept.addrs.len().max(1));
-            let delay =
-                if round_over { kept.policy.next_delay(&mut self.rng).max(retry_after) } else { Duration::ZERO };
-            kept.state = State::Waiting(Instant::now() + delay);
-            // The other side may have dialled us meanwhile: then this one lost to that.
-            let link = peer.and_then(|peer| self.shared.registry.link(&peer));
-            if link.is_some_and(|link| link.core.lock().attached().is_some()) {
-                kept.state = State::Connected;
+        let DialFailure { dial, peer, proven, error, retry_after } = failure;
+        self.outbound.dial_failed(dial, error.clone(), proven, retry_after, Instant::now(), &mut self.rng);
+        (self.on_event)(Lifecycle::DialFailed { peer, error });
+    }
+
+    /// A round has the answer of its lookup.
+    fn resolved(&mut self, round: RoundId, found: Result<&[SocketAddr], DialCause>) {
+        let peer = self.outbound.peer_of(round);
+        if found == Err(DialCause::ResolversBusy) {
+            self.shared.metrics.lookups_refused.add();
+        }
+        if let Some(error) = self.outbound.resolved(round, found, Instant::now(), &mut self.rng) {
+            self.shared.metrics.lookups_failed.add();
+            (self.on_event)(Lifecycle::DialFailed { peer, error });
+        }
+    }
+
+    fn remove(&mut self, peer: PeerId) {
+        self.outbound.remove(peer);
+        for (link, session) in self.shared.registry.sessions(|entry| (entry.link.clone(), entry.session.clone())) {
+            if link.id == peer {
+                session.say_goodbye(&link, CloseReason::Requested);
             }
         }
-        (self.on_event)(Lifecycle::DialFailed { peer, error });
+    }
+
+    fn look_up(&mut self, round: RoundId, host: &str) {
+        match self.lookups.ask(round, host, Instant::now()) {
+            Asked::Waits => {}
+            Asked::Begin(host) => self.begin_lookup(host),
+            Asked::Refused => self.resolved(round, Err(DialCause::ResolversBusy)),
+        }
+    }
+
+    fn begin_lookup(&mut self, host: Arc<str>) {
+        self.shared.metrics.lookups.add();
+        if let Err(error) = self.resolvers.look_up(host.clone(), self.lookups.running()) {
+            log::error!(target: "threadwire::dial", "no resolver thread: {error}");
+            self.lookup_ended(&host, Err(error.to_string()));
+        }
+    }
+
+    fn lookup_ended(&mut self, host: &str, found: Result<Vec<SocketAddr>, String>) {
+        let (rounds, next) = self.lookups.ended(host, Instant::now());
+        for round in rounds {
+            let found = found.as_deref().map_err(|text| DialCause::Unresolved(text.clone()));
+            self.resolved(round, found);
+        }
+        if let Some(next) = next {
+            self.begin_lookup(next);
+        }
+    }
+
+    /// Does all that is to be done about outbound connections now.
+    fn see_to_outbound(&mut self, now: Instant) {
+        for (round, cause) in self.lookups.expired(now) {
+            self.resolved(round, Err(cause));
+        }
+        loop {
+            let actions = self.outbound.due(now, &mut self.rng);
+            if actions.is_empty() {
+                return;
+            }
+            actions.into_iter().for_each(|action| self.act(action));
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Resolve { round, host } => self.look_up(round, &host),
+            Action::Dial { dial, peer, addr } => {
+                self.commands.send(Command::Dial(DialRequest { id: dial, peer, addr }))
+            }
+            Action::Answer { round, outcome } => {
+                if let Some(waiter) = self.waiters.remove(&round) {
+                    // Whoever waited may have given up.
+                    let _ = waiter.try_send(outcome);
+                }
+            }
+            Action::Unwanted { conn } => {
+                let session = self.shared.registry.session(conn, |entry| (entry.link.clone(), entry.session.clone()));
+                if let Some((link, session)) = session {
+                    session.say_goodbye(&link, CloseReason::Requested);
+                }
+            }
+            Action::Failed { peer, errors, first, attempts } => {
+                let (who, errors) = (peer.short(), joined(&errors));
+                if first {
+                    log::warn!(target: "threadwire::dial", "{who}: {errors}; trying again until it answers");
+                } else {
+                    log::debug!(target: "threadwire::dial", "{who}: {errors} (attempt {attempts})");
+                }
+            }
+            Action::Changed { peer } => {
+                if let Some(link) = self.shared.registry.link(&peer) {
+                    self.shared.note_redial(&link, self.outbound.redial(&peer));
+                }
+            }
+            Action::Full => log::warn!(
+                target: "threadwire::dial",
+                "as many outbound connections as the configuration allows ({}): further peers wait", self.shared.outbound
+            ),
+        }
     }
 
     /// Cuts sessions that show no life, and forgets what a link kept beyond its resume window.

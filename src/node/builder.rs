@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::{bounded, unbounded};
 
 use crate::config::{self, Config};
-use crate::connections::{Connections, Report, Secrets, Shared, Times};
+use crate::connections::{Connections, Report, Resolver, Secrets, Shared, SystemResolver, Times};
 use crate::error::{ConfigError, StartError};
 use crate::handshake::{AcceptAll, HandshakeConfig, HandshakePolicy, Identity};
 use crate::ident::Incarnation;
@@ -47,6 +47,7 @@ pub struct NodeBuilder {
     payload: Vec<u8>,
     identity: Option<Identity>,
     transport: Option<Arc<dyn Transport>>,
+    resolver: Arc<dyn Resolver>,
 }
 
 impl NodeBuilder {
@@ -58,6 +59,7 @@ impl NodeBuilder {
             payload: Vec::new(),
             identity: None,
             transport: None,
+            resolver: Arc::new(SystemResolver),
         }
     }
 
@@ -103,12 +105,18 @@ impl NodeBuilder {
         self
     }
 
+    /// The resolver of host names, instead of the system's.
+    pub fn resolver(mut self, resolver: impl Resolver) -> Self {
+        self.resolver = Arc::new(resolver);
+        self
+    }
+
     /// Starts the node.
     ///
     /// # Errors
     /// [`StartError`] says what is wrong and where; nothing is left running.
     pub fn start(self) -> Result<Node, StartError> {
-        let Self { config, handler, policy, payload, identity, transport } = self;
+        let Self { config, handler, policy, payload, identity, transport, resolver } = self;
         config.validate()?;
         let identity = match (identity, &config.data_dir) {
             (Some(identity), _) => identity,
@@ -156,6 +164,8 @@ impl NodeBuilder {
             me,
             settings: Arc::new(settings(&config, inlet.is_none())),
             link_limits: LinkLimits { window_bytes: config.window_bytes, max_message: config.max_message },
+            outbound,
+            resolve_threads: config.resolve_threads,
             consumer,
             times: Times::of(&config),
             secrets: Secrets::new()?,
@@ -166,7 +176,7 @@ impl NodeBuilder {
         let changes = Arc::new(Changes::default());
         let (events, to_application) = Events::new(EVENTS, changes.clone());
         let on_event = move |lifecycle| events.tell(lifecycle);
-        let connections = Connections::start(&shared, transport, listeners, to_supervisor, on_event)?;
+        let connections = Connections::start(&shared, transport, resolver, listeners, to_supervisor, on_event)?;
         log::info!(target: "threadwire::accept", "{} listens on {local_addrs:?}", me.short());
         let node = Node {
             shared,
@@ -175,9 +185,10 @@ impl NodeBuilder {
             inlet,
             events: to_application,
             changes,
+            names: config.peers.iter().map(|peer| (peer.name.clone(), peer.id)).collect(),
         };
         for peer in &config.peers {
-            node.add_peer(peer.id, peer.addresses.iter().copied())
+            node.add_peer(peer.id, peer.addresses.iter().cloned())
                 .map_err(|error| ConfigError { place: format!("peer {:?}", peer.name), what: error.to_string() })?;
         }
         Ok(node)

@@ -91,7 +91,8 @@ impl Events {
     pub(super) fn tell(&self, lifecycle: Lifecycle) {
         match lifecycle {
             Lifecycle::Started(started) => {
-                let Started { peer, conn, kind, incarnation, restarted, local_addr, remote_addr, advertised } = started;
+                let Started { peer, conn, kind, incarnation, restarted, local_addr, remote_addr, advertised, .. } =
+                    started;
                 if restarted {
                     self.put(Event::IncarnationChanged { peer, incarnation });
                 }
@@ -157,7 +158,7 @@ mod tests {
     fn what_does_not_fit_is_counted_and_said_before_the_next_event() {
         let (events, receiver) = Events::new(2, Arc::new(Changes::default()));
         let failed = || {
-            let addr = SocketAddr::from(([127, 0, 0, 1], 1));
+            let addr = SocketAddr::from(([127, 0, 0, 1], 1)).into();
             let error = DialError { addr, stage: DialStage::Connect, cause: DialCause::ShuttingDown };
             Lifecycle::DialFailed { peer: None, error }
         };

@@ -6,22 +6,24 @@
 //! Upholds: a node that is dropped shuts down; shutdown ends by its deadline and says what it left.
 
 mod builder;
+mod dial;
 mod events;
 mod receive;
 mod shutdown;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::Receiver;
 
-use crate::connections::{Connections, DialRequest, Shared};
-use crate::error::{ConnectError, DialCause, DialError, DialStage, RecvError, SendError, SendErrorKind};
+use crate::connections::{Connections, Redial, Shared};
+use crate::error::{ConnectError, RecvError, SendError, SendErrorKind};
 use crate::ident::PeerId;
 use crate::metrics::MetricsSnapshot;
-use crate::session::{self, Batch, LinkStats, Message, PeerHandle};
+use crate::session::{self, Batch, LinkStats, Message, PeerHandle, PeerLink};
 use crate::sync::Mutex;
 
 pub use builder::NodeBuilder;
@@ -46,6 +48,8 @@ pub struct Node {
     inlet: Option<Inlet>,
     events: Receiver<Event>,
     changes: Arc<Changes>,
+    /// The peers of the configuration, by name.
+    names: HashMap<String, PeerId>,
 }
 
 /// What a node knows of a peer now.
@@ -56,6 +60,10 @@ pub struct PeerInfo {
     pub id: PeerId,
     /// Counts of its messages, and whether it is connected.
     pub stats: LinkStats,
+    /// How often in a row the node has planned to dial it again, if it is kept and not connected; else 0.
+    pub attempts: u32,
+    /// When it is dialled next; `None` while it is connected or being dialled, or is not kept.
+    pub next_retry: Option<Instant>,
 }
 
 impl Node {
@@ -69,48 +77,15 @@ impl Node {
         self.local_addrs.first().copied()
     }
 
-    /// Keeps a peer connected from now on: dials it, and dials again whenever it is lost. Called again, it replaces the
-    /// addresses. Messages may be sent to the handle at once; they wait for the connection.
+    /// A handle on a peer of the configuration, by its name there.
     ///
     /// # Errors
-    /// [`ConnectError::ShuttingDown`]; [`ConnectError::UnknownPeer`] for the node's own id, or when there are as many
-    /// peers as the configuration allows.
-    pub fn add_peer(
-        &self,
-        id: PeerId,
-        addrs: impl IntoIterator<Item = SocketAddr>,
-    ) -> Result<PeerHandle, ConnectError> {
-        if id == self.shared.me {
-            return Err(ConnectError::UnknownPeer(id));
+    /// [`ConnectError::UnknownName`].
+    pub fn peer_named(&self, name: &str) -> Result<PeerHandle, ConnectError> {
+        match self.names.get(name) {
+            Some(id) => self.peer(*id),
+            None => Err(ConnectError::UnknownName(name.to_owned())),
         }
-        let connections = self.connections.lock();
-        let connections = connections.as_ref().ok_or(ConnectError::ShuttingDown)?;
-        let peer = self.shared.peer(id).map_err(|_| ConnectError::UnknownPeer(id))?;
-        connections.keep(id, addrs.into_iter().collect());
-        Ok(PeerHandle::new(peer.link))
-    }
-
-    /// Dials an address once and waits for whoever proves itself there.
-    ///
-    /// # Errors
-    /// [`ConnectError::Dial`] says how far it came and why not further; [`ConnectError::WouldBlock`] inside a handler.
-    ///
-    /// # Blocking
-    /// Up to `connect_timeout` and `handshake_timeout` of the configuration.
-    pub fn connect(&self, addr: SocketAddr) -> Result<PeerHandle, ConnectError> {
-        if session::in_handler() {
-            return Err(ConnectError::WouldBlock);
-        }
-        let (waiter, outcome) = bounded(1);
-        {
-            let connections = self.connections.lock();
-            let connections = connections.as_ref().ok_or(ConnectError::ShuttingDown)?;
-            connections.dial(DialRequest { peer: None, addr, waiter: Some(waiter) });
-        }
-        // Every dial has one outcome, by its deadlines; a node that ends meanwhile drops the other end.
-        let ended = DialError { addr, stage: DialStage::Connect, cause: DialCause::ShuttingDown };
-        let id = outcome.recv().unwrap_or(Err(ended))?;
-        self.peer(id)
     }
 
     /// A handle on a peer that is known: added, or connected at least once.
@@ -211,7 +186,11 @@ impl Node {
     /// The peers the node knows, connected or not.
     pub fn peers(&self) -> Vec<PeerInfo> {
         let links = self.shared.registry.links();
-        links.into_iter().map(|link| PeerInfo { id: link.id, stats: PeerHandle::new(link).stats() }).collect()
+        let info = |link: Arc<PeerLink>| {
+            let Redial { attempts, next: next_retry } = self.shared.redial(&link);
+            PeerInfo { id: link.id, stats: PeerHandle::new(link).stats(), attempts, next_retry }
+        };
+        links.into_iter().map(info).collect()
     }
 
     /// Counts of what happened to connections so far.

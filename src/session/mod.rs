@@ -20,6 +20,7 @@ mod outbox;
 mod peer;
 mod peer_link;
 mod receiver;
+mod redial;
 mod sender;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;

@@ -14,6 +14,7 @@ use crate::ident::{ConnectionId, PeerId};
 use crate::link::{AckDue, Acked, LARGE, LinkCore, Segment};
 use crate::session::handling;
 use crate::session::outbox::{Item, Kick, Outbox, QueueLimits, Wait};
+use crate::session::redial::RedialNote;
 use crate::session::writer::Writer;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex};
@@ -49,6 +50,8 @@ pub(crate) struct PeerLink {
     pub(super) busy: AtomicBool,
     /// The token this side proposes if it decides the first attach.
     pub(crate) token: [u8; 16],
+    /// When the peer is dialled again: noted here for those who look.
+    pub(crate) redial: RedialNote,
 }
 
 impl std::fmt::Debug for PeerLink {
@@ -70,6 +73,7 @@ impl PeerLink {
             ack_timer: AtomicBool::new(false),
             busy: AtomicBool::new(false),
             token,
+            redial: RedialNote::default(),
         }
     }
 

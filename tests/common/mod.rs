@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
 
 pub mod ledger;
+pub mod names;
 pub mod proxy;
 pub mod stranger;
 
@@ -15,6 +16,9 @@ use threadwire::{Config, Event, Node, NodeBuilder, PeerHandle};
 
 /// How long a test waits for a fact that should come at once: liveness, with more than tenfold slack.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Addresses of a peer that is not dialled.
+pub const NOWHERE: [std::net::SocketAddr; 0] = [];
 
 /// A builder for a node on a free port of the loopback interface, with a fresh identity.
 pub fn loopback() -> NodeBuilder {
@@ -80,7 +84,9 @@ pub fn node_threads() -> Vec<String> {
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
     let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
     let of_nodes = |name: &String| {
-        ["tx-", "rx-", "work-"].iter().any(|role| name.starts_with(role)) || name == "acceptor" || name == "supervisor"
+        ["tx-", "rx-", "work-", "resolve-"].iter().any(|role| name.starts_with(role))
+            || name == "acceptor"
+            || name == "supervisor"
     };
     names.map(|name| name.trim_end().to_owned()).filter(of_nodes).collect()
 }

@@ -1,0 +1,451 @@
+//! Which connections this node has to open: the peers to keep, the dials somebody asked for, and what comes next. Pure:
+//! time and randomness are arguments, what is to be done is returned.
+//!
+//! Owns: which peers are kept, where they may be, when each is tried next; every round of attempts and every dial under
+//! way; which peers have sessions. Threads: `supervisor` only. Locks: none. Blocks on: nothing.
+//! Upholds: a peer is dialled only while it has no session; a kept peer without one has a next attempt; a dial has one
+//! outcome, and a round one end; never more than `limit` dials and sessions of ours at once, and what waits for room
+//! waits in order and has not failed; after the stop nothing begins.
+//!
+//! ```text
+//!            due, room                   a name: Resolve
+//!  Waiting -----------> a round: addresses ------------> the addresses it has -> Dial -> Started: Connected
+//!     ^                     ^____________________________________________________| failed: the next address
+//!     |__________ none is left: backoff, the other side's retry-after ____________|
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::address::Address;
+use crate::config;
+use crate::connections::backoff::ReconnectPolicy;
+use crate::connections::round::{Round, RoundId, Step, is_duplicate};
+use crate::error::{ConnectError, DialCause, DialError};
+use crate::ident::{ConnectionId, PeerId, SessionKind};
+
+/// One dial of one socket address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct DialId(pub(crate) u64);
+
+/// What is to be done now.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Find the addresses of a name; the answer goes to [`Outbound::resolved`].
+    Resolve { round: RoundId, host: Arc<str> },
+    /// Dial; the outcome goes to [`Outbound::started`], [`Outbound::dial_failed`] or [`Outbound::no_room`].
+    Dial { dial: DialId, peer: Option<PeerId>, addr: SocketAddr },
+    /// Tell whoever asked for this connection.
+    Answer { round: RoundId, outcome: Result<PeerId, ConnectError> },
+    /// End this session: nobody wants it any more.
+    Unwanted { conn: ConnectionId },
+    /// A kept peer's attempts have begun to fail, or failed once more.
+    Failed { peer: PeerId, errors: Vec<DialError>, first: bool, attempts: u32 },
+    /// What [`Outbound::redial`] says of this peer has changed.
+    Changed { peer: PeerId },
+    /// Peers wait for room, and none did before.
+    Full,
+}
+
+/// What can be seen of a kept peer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Redial {
+    /// Delays since the series of delays started over; 0 while it is connected.
+    pub(crate) attempts: u32,
+    /// When the next round begins; `None` while there is a session or a round, or without addresses.
+    pub(crate) next: Option<Instant>,
+}
+
+/// The plan of a node's outbound connections.
+#[derive(Debug)]
+pub(crate) struct Outbound {
+    limit: usize,
+    backoff: config::Backoff,
+    stable_after: Duration,
+    kept: BTreeMap<PeerId, Kept>,
+    /// The kept peers that wait, by when.
+    waiting: BTreeSet<(Instant, PeerId)>,
+    rounds: BTreeMap<RoundId, Round>,
+    /// Rounds that have a socket address to dial, in order.
+    ready: VecDeque<RoundId>,
+    dials: BTreeMap<DialId, Dial>,
+    /// Sessions, whoever dialled and whether the peer is kept or not.
+    live: BTreeMap<PeerId, BTreeMap<ConnectionId, SessionKind>>,
+    outbound_sessions: usize,
+    last_id: u64,
+    /// No dials before: somebody else holds places that we do not see.
+    hold_until: Option<Instant>,
+    /// Peers wait for room, and that was said.
+    full: bool,
+    stopped: bool,
+    actions: Vec<Action>,
+}
+
+/// A peer to keep connected.
+#[derive(Debug)]
+struct Kept {
+    addresses: Vec<Address>,
+    policy: ReconnectPolicy,
+    state: State,
+    /// The last round failed: only changes are logged.
+    failing: bool,
+}
+
+/// What a kept peer is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Waiting(Instant),
+    Trying(RoundId),
+    Connected,
+}
+
+/// A dial under way. Its round may have ended: nothing takes a dial back whose hello may be sent.
+#[derive(Debug)]
+struct Dial {
+    round: RoundId,
+    peer: Option<PeerId>,
+    addr: SocketAddr,
+    unwanted: bool,
+}
+
+impl Outbound {
+    /// Nothing to keep yet; at most `limit` dials and outbound sessions at once.
+    pub(crate) fn new(limit: usize, backoff: config::Backoff, stable_after: Duration) -> Self {
+        Self {
+            limit,
+            backoff,
+            stable_after,
+            kept: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            rounds: BTreeMap::new(),
+            ready: VecDeque::new(),
+            dials: BTreeMap::new(),
+            live: BTreeMap::new(),
+            outbound_sessions: 0,
+            last_id: 0,
+            hold_until: None,
+            full: false,
+            stopped: false,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Keeps a peer connected from now on, at these addresses. New ones are tried at once.
+    pub(crate) fn keep(&mut self, peer: PeerId, addresses: Vec<Address>, now: Instant) {
+        let connected = self.live.contains_key(&peer);
+        let kept = self.kept.entry(peer).or_insert_with(|| Kept {
+            addresses: Vec::new(),
+            policy: ReconnectPolicy::new(&self.backoff, self.stable_after),
+            state: if connected { State::Connected } else { State::Waiting(now) },
+            failing: false,
+        });
+        self.dials.values_mut().filter(|dial| dial.peer == Some(peer)).for_each(|dial| dial.unwanted = false);
+        if kept.addresses == addresses {
+            return;
+        }
+        kept.addresses = addresses;
+        if kept.state == State::Connected {
+            return;
+        }
+        if let State::Trying(round) = kept.state {
+            self.end_round(round);
+        }
+        self.wait(peer, now);
+    }
+
+    /// Keeps a peer no longer.
+    pub(crate) fn remove(&mut self, peer: PeerId) {
+        let Some(kept) = self.kept.remove(&peer) else { return };
+        match kept.state {
+            State::Waiting(at) => drop(self.waiting.remove(&(at, peer))),
+            State::Trying(round) => self.end_round(round),
+            State::Connected => {}
+        }
+        self.dials.values_mut().filter(|dial| dial.peer == Some(peer)).for_each(|dial| dial.unwanted = true);
+        self.actions.push(Action::Changed { peer });
+    }
+
+    /// Somebody wants one connection, and waits for [`Action::Answer`].
+    pub(crate) fn connect(&mut self, address: Address, now: Instant, rng: &mut fastrand::Rng) -> RoundId {
+        let round = self.begin(None, [address].into());
+        if self.stopped {
+            self.give_up(round);
+        } else {
+            self.go_on(round, now, rng);
+        }
+        round
+    }
+
+    /// What is to be done: dials that are due, as far as there is room, and what came up since.
+    pub(crate) fn due(&mut self, now: Instant, rng: &mut fastrand::Rng) -> Vec<Action> {
+        if self.hold_until.is_some_and(|until| until <= now) {
+            self.hold_until = None;
+        }
+        while self.room() > self.ready.len()
+            && let Some((at, peer)) = self.waiting.first().copied()
+            && at <= now
+        {
+            self.waiting.pop_first();
+            let Some(kept) = self.kept.get_mut(&peer) else { continue };
+            let addresses = kept.addresses.iter().cloned().collect();
+            let round = self.begin(Some(peer), addresses);
+            if let Some(kept) = self.kept.get_mut(&peer) {
+                kept.state = State::Trying(round);
+            }
+            self.actions.push(Action::Changed { peer });
+            self.go_on(round, now, rng);
+        }
+        while self.room() > 0
+            && let Some(round) = self.ready.pop_front()
+        {
+            self.dial(round);
+        }
+        // Somebody who waits for an answer is told; a kept peer waits in order.
+        while let Some(at) =
+            self.ready.iter().position(|id| self.rounds.get(id).is_none_or(|round| round.peer.is_none()))
+        {
+            if let Some(round) = self.ready.remove(at)
+                && self.rounds.contains_key(&round)
+            {
+                self.end_round(round);
+                self.actions.push(Action::Answer { round, outcome: Err(ConnectError::TooMany) });
+            }
+        }
+        // Dials alone are soon over: that is not worth a word.
+        let wanting = !self.ready.is_empty() || self.waiting.first().is_some_and(|(at, _)| *at <= now);
+        let full = wanting && self.outbound_sessions >= self.limit;
+        if full && !self.full {
+            self.actions.push(Action::Full);
+        }
+        self.full = full;
+        std::mem::take(&mut self.actions)
+    }
+
+    /// When [`Outbound::due`] has something to do by itself.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        if self.stopped {
+            return None;
+        }
+        let next = self.waiting.first().map(|(at, _)| *at).filter(|_| self.room() > 0);
+        next.into_iter().chain(self.hold_until).min()
+    }
+
+    /// The addresses of the name that a round asked for.
+    pub(crate) fn resolved(
+        &mut self,
+        round: RoundId,
+        found: Result<&[SocketAddr], DialCause>,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Option<DialError> {
+        let error = self.rounds.get_mut(&round)?.resolved(found)?.err();
+        self.go_on(round, now, rng);
+        error
+    }
+
+    /// A session began: of the dial `dial`, or one that the other side opened.
+    pub(crate) fn started(
+        &mut self,
+        peer: PeerId,
+        conn: ConnectionId,
+        kind: SessionKind,
+        dial: Option<DialId>,
+        now: Instant,
+    ) {
+        self.live.entry(peer).or_default().insert(conn, kind);
+        self.outbound_sessions += usize::from(kind == SessionKind::Outbound);
+        if let Some(dial) = dial.and_then(|dial| self.dials.remove(&dial)) {
+            if self.rounds.get(&dial.round).is_some_and(|round| round.peer.is_none()) {
+                self.end_round(dial.round);
+                self.actions.push(Action::Answer { round: dial.round, outcome: Ok(peer) });
+            } else if dial.unwanted {
+                self.actions.push(Action::Unwanted { conn });
+            }
+        }
+        let Some(kept) = self.kept.get_mut(&peer) else { return };
+        kept.policy.connected(now);
+        kept.failing = false;
+        match std::mem::replace(&mut kept.state, State::Connected) {
+            State::Waiting(at) => drop(self.waiting.remove(&(at, peer))),
+            State::Trying(round) => self.end_round(round),
+            State::Connected => {}
+        }
+        self.actions.push(Action::Changed { peer });
+    }
+
+    /// A session ended.
+    pub(crate) fn ended(
+        &mut self,
+        peer: PeerId,
+        conn: ConnectionId,
+        retry_after: Duration,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) {
+        let Some(sessions) = self.live.get_mut(&peer) else { return };
+        if sessions.remove(&conn) == Some(SessionKind::Outbound) {
+            self.outbound_sessions -= 1;
+        }
+        if !sessions.is_empty() {
+            return;
+        }
+        self.live.remove(&peer);
+        if let Some(kept) = self.kept.get_mut(&peer)
+            && kept.state == State::Connected
+        {
+            kept.policy.lost(now);
+            let delay = kept.policy.next_delay(rng).max(retry_after);
+            self.wait(peer, now + delay);
+        }
+    }
+
+    /// A dial failed. `proven` is who proved itself there, if it came that far.
+    pub(crate) fn dial_failed(
+        &mut self,
+        dial: DialId,
+        error: DialError,
+        proven: Option<PeerId>,
+        retry_after: Duration,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) {
+        let Some(Dial { round, .. }) = self.dials.remove(&dial) else { return };
+        let Some(walk) = self.rounds.get_mut(&round) else { return };
+        let duplicate = is_duplicate(&error.cause);
+        walk.errors.push(error);
+        walk.retry_after = walk.retry_after.max(retry_after);
+        if !duplicate {
+            return self.go_on(round, now, rng);
+        }
+        // Another connection of the same two stays: there is nothing to look for at the other addresses.
+        match proven {
+            Some(peer) if walk.peer.is_none() => {
+                self.end_round(round);
+                self.actions.push(Action::Answer { round, outcome: Ok(peer) });
+            }
+            _ => self.fail(round, now, rng),
+        }
+    }
+
+    /// There was no place for a dial, though by what we know there is room: it has not begun, and not failed.
+    pub(crate) fn no_room(&mut self, dial: DialId, again: Instant) {
+        let Some(Dial { round, addr, .. }) = self.dials.remove(&dial) else { return };
+        self.hold_until = Some(again);
+        if let Some(walk) = self.rounds.get_mut(&round) {
+            walk.put_back(addr);
+            self.ready.push_front(round);
+        }
+    }
+
+    /// Nothing begins any more, and whoever waits is told.
+    pub(crate) fn stop(&mut self) {
+        self.stopped = true;
+        self.waiting.clear();
+        let rounds: Vec<_> = self.rounds.keys().copied().collect();
+        rounds.into_iter().for_each(|round| self.give_up(round));
+    }
+
+    /// The kept peer that a round is for.
+    pub(crate) fn peer_of(&self, round: RoundId) -> Option<PeerId> {
+        self.rounds.get(&round).and_then(|round| round.peer)
+    }
+
+    /// What can be seen of a peer.
+    pub(crate) fn redial(&self, peer: &PeerId) -> Redial {
+        let Some(kept) = self.kept.get(peer) else { return Redial::default() };
+        match kept.state {
+            State::Connected => Redial::default(),
+            State::Trying(_) => Redial { attempts: kept.policy.attempts(), next: None },
+            State::Waiting(at) => {
+                Redial { attempts: kept.policy.attempts(), next: Some(at).filter(|_| !kept.addresses.is_empty()) }
+            }
+        }
+    }
+
+    // ---- steps
+
+    /// How many more dials may begin.
+    fn room(&self) -> usize {
+        if self.stopped || self.hold_until.is_some() {
+            return 0;
+        }
+        self.limit.saturating_sub(self.outbound_sessions + self.dials.len())
+    }
+
+    /// A kept peer waits until then. One without addresses waits for the other side.
+    fn wait(&mut self, peer: PeerId, until: Instant) {
+        let Some(kept) = self.kept.get_mut(&peer) else { return };
+        if let State::Waiting(before) = kept.state {
+            self.waiting.remove(&(before, peer));
+        }
+        kept.state = State::Waiting(until);
+        if !kept.addresses.is_empty() && !self.stopped {
+            self.waiting.insert((until, peer));
+        }
+        self.actions.push(Action::Changed { peer });
+    }
+
+    fn begin(&mut self, peer: Option<PeerId>, addresses: VecDeque<Address>) -> RoundId {
+        self.last_id += 1;
+        let id = RoundId(self.last_id);
+        self.rounds.insert(id, Round::new(peer, addresses));
+        id
+    }
+
+    /// The next step of a round that has no lookup and no dial under way.
+    fn go_on(&mut self, id: RoundId, now: Instant, rng: &mut fastrand::Rng) {
+        let Some(round) = self.rounds.get_mut(&id) else { return };
+        match round.next() {
+            Step::Dial => self.ready.push_back(id),
+            Step::LookUp(host) => self.actions.push(Action::Resolve { round: id, host }),
+            Step::Over => self.fail(id, now, rng),
+        }
+    }
+
+    fn dial(&mut self, id: RoundId) {
+        let Some(round) = self.rounds.get_mut(&id) else { return };
+        let Some(addr) = round.take() else { return };
+        self.last_id += 1;
+        let (dial, peer) = (DialId(self.last_id), round.peer);
+        self.dials.insert(dial, Dial { round: id, peer, addr, unwanted: false });
+        self.actions.push(Action::Dial { dial, peer, addr });
+    }
+
+    /// No address is left.
+    fn fail(&mut self, id: RoundId, now: Instant, rng: &mut fastrand::Rng) {
+        let Some(Round { peer, errors, retry_after, .. }) = self.rounds.remove(&id) else { return };
+        let Some(peer) = peer else {
+            self.actions.push(Action::Answer { round: id, outcome: Err(ConnectError::Dial(errors)) });
+            return;
+        };
+        let Some(kept) = self.kept.get_mut(&peer) else { return };
+        let delay = kept.policy.next_delay(rng).max(retry_after);
+        let duplicate = errors.last().is_some_and(|error| is_duplicate(&error.cause));
+        let first = !duplicate && !std::mem::replace(&mut kept.failing, true);
+        let attempts = kept.policy.attempts();
+        self.actions.push(Action::Failed { peer, errors, first, attempts });
+        self.wait(peer, now + delay);
+    }
+
+    /// Forgets a round; its dial, if there is one, goes on by itself.
+    fn end_round(&mut self, id: RoundId) {
+        self.rounds.remove(&id);
+        self.ready.retain(|ready| *ready != id);
+    }
+
+    /// Ends a round because the node ends.
+    fn give_up(&mut self, id: RoundId) {
+        let Some(round) = self.rounds.remove(&id) else { return };
+        self.ready.retain(|ready| *ready != id);
+        if round.peer.is_none() {
+            let under_way = self.dials.values().find(|dial| dial.round == id).map(|dial| dial.addr);
+            let errors = round.cut_short(under_way);
+            self.actions.push(Action::Answer { round: id, outcome: Err(ConnectError::Dial(errors)) });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
