@@ -16,6 +16,7 @@
 mod acceptor;
 mod backoff;
 mod pending;
+mod questions;
 mod shared;
 mod supervisor;
 mod work;

@@ -112,6 +112,8 @@ pub(crate) enum Report {
     Started(Started),
     Ended(SessionEnded),
     DialFailed(DialFailure),
+    /// Two processes have the key of this peer, or of this node; the one at the address was refused, or refused us.
+    IdentityClash(PeerId, SocketAddr),
     /// A node asks for a peer to be kept connected.
     Keep(PeerId, Vec<SocketAddr>),
     /// Stop dialling; with `true`, end.
@@ -146,6 +148,7 @@ pub(crate) enum Lifecycle {
     Started(Started),
     Ended { peer: PeerId, conn: ConnectionId, kind: SessionKind, reason: DisconnectReason, unacked_bytes: usize },
     DialFailed { peer: Option<PeerId>, error: DialError },
+    IdentityClash { peer: PeerId, remote_addr: SocketAddr },
 }
 
 /// Link tokens and the names of link states: secret, never the same twice, and without a failure once there is a seed.

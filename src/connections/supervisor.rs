@@ -21,6 +21,8 @@ use crate::session::{Pulse, Session, SessionEnded};
 
 /// How often sessions are looked at.
 const SCAN: Duration = Duration::from_millis(100);
+/// How long a handler runs, without anything read meanwhile, until the other side is told that this one is busy.
+const TELL_BUSY: Duration = Duration::from_millis(300);
 /// How long a session that said goodbye may take to end.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -64,8 +66,10 @@ struct Watched {
     parting_since: Option<Instant>,
     /// A handler has been running since then, and nothing was read meanwhile.
     busy_since: Option<Instant>,
-    /// That was said.
+    /// That was said in the log.
     warned: bool,
+    /// The other side was told.
+    told: bool,
 }
 
 /// Runs until it is told to end.
@@ -77,6 +81,14 @@ pub(crate) fn supervisor_loop<F: Fn(Lifecycle)>(mut supervisor: Supervisor<F>, r
             Ok(Report::Started(started)) => supervisor.started(started),
             Ok(Report::Ended(ended)) => supervisor.ended(ended),
             Ok(Report::DialFailed(failure)) => supervisor.dial_failed(failure),
+            Ok(Report::IdentityClash(peer, remote_addr)) => {
+                log::warn!(
+                    target: "threadwire::session",
+                    "{}: two processes have this identity: the one that was here first stays ({remote_addr})",
+                    peer.short()
+                );
+                (supervisor.on_event)(Lifecycle::IdentityClash { peer, remote_addr });
+            }
             Ok(Report::Keep(peer, addrs)) => supervisor.keep(peer, addrs),
             Ok(Report::Stop(end)) => {
                 supervisor.stopped = true;
@@ -126,7 +138,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         let pulse = Pulse { heard: 0, writes: 0, parting: false };
         self.watched.insert(
             started.conn,
-            Watched { pulse, heard_at: now, wrote_at: now, parting_since: None, busy_since: None, warned: false },
+            Watched { pulse, heard_at: now, wrote_at: now, parting_since: None, busy_since: None, warned: false, told: false },
         );
         (self.on_event)(Lifecycle::Started(started));
     }
@@ -233,7 +245,12 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             let Some(watched) = self.watched.get_mut(&session.conn) else { continue };
             let pulse = session.pulse();
             if pulse.heard != watched.pulse.heard || !link.is_busy() {
-                (watched.busy_since, watched.warned) = (None, false);
+                (watched.busy_since, watched.warned, watched.told) = (None, false, false);
+            }
+            // Before the other side may ask for a sign of life and give us up.
+            if link.is_busy() && now - *watched.busy_since.get_or_insert(now) > TELL_BUSY && !watched.told {
+                watched.told = true;
+                session.tell_busy(&link);
             }
             if link.is_busy() && now - *watched.busy_since.get_or_insert(now) > times.watchdog && !watched.warned {
                 watched.warned = true;

@@ -226,7 +226,13 @@ impl Receiver<'_> {
                 let lane = lane()?;
                 self.quick(|core| core.on_other(conn, lane, |other| other.abort(HEADER + body.len())))
             }
-            Some(FrameType::Beat) => Ok(()),
+            Some(FrameType::Beat) => {
+                let busy = body.first().is_some_and(|busy| *busy != 0);
+                if self.session.presence.heard(header.flags, header.kind, busy) {
+                    self.link.outbox.kick(false).wake();
+                }
+                Ok(())
+            }
             Some(FrameType::Goodbye) => self.take_goodbye(body),
             // Unnumbered data is best effort; this version has nobody who takes it.
             Some(FrameType::Data) => Ok(()),
@@ -243,6 +249,7 @@ impl Receiver<'_> {
 
     fn take_ack(&self, body: &[u8]) -> Result<(), End> {
         let ack: Ack = wire::decode(body)?;
+        self.session.presence.heard_progress();
         let acked = self.link.core.lock().on_ack(self.session.conn, &ack).map_err(|fault| self.fault(fault.into()))?;
         for (number, cause) in &acked.rejected {
             log::info!(

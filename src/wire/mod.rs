@@ -29,6 +29,8 @@
 //!       0x04 LAST       last piece of a message
 //!       0x08 EXPIRY     the body starts with the remaining time
 //!       0x10 ACK_NOW    somebody waits for this acknowledgement
+//!       0x20 ASK        of a BEAT: answer at once by a BEAT with ANSWER and the same kind
+//!       0x40 ANSWER     of a BEAT: the sender was alive when it read the ASK with this kind
 //!
 //!  lane 0 control  1 reply  2 urgent  3 normal  4 bulk
 //! ```
@@ -142,6 +144,10 @@ pub mod flags {
     pub const EXPIRY: u8 = 0x08;
     /// Somebody waits for this acknowledgement.
     pub const ACK_NOW: u8 = 0x10;
+    /// Of a BEAT: answer at once.
+    pub const ASK: u8 = 0x20;
+    /// Of a BEAT: the answer.
+    pub const ANSWER: u8 = 0x40;
     /// A whole message in one frame.
     pub const WHOLE: u8 = FIRST | LAST;
 }
@@ -244,7 +250,14 @@ pub fn put_segment(out: &mut Vec<u8>, lane: Lane, first: u64, base: u64) {
 
 /// Appends a BEAT frame.
 pub fn put_beat(out: &mut Vec<u8>, busy: bool) {
-    out.extend_from_slice(&FrameHeader::control(FrameType::Beat, 1).to_bytes());
+    put_beat_with(out, busy, 0, 0);
+}
+
+/// Appends a BEAT frame that asks, or answers, question number `question`.
+pub fn put_beat_with(out: &mut Vec<u8>, busy: bool, flags: u8, question: u16) {
+    out.extend_from_slice(
+        &FrameHeader { flags, kind: question, ..FrameHeader::control(FrameType::Beat, 1) }.to_bytes(),
+    );
     out.push(u8::from(busy));
 }
 

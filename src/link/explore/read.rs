@@ -122,7 +122,7 @@ impl World {
         }
         let offer = Offer { conn: id_of(conn), started: end.started, incarnation: life };
         let nonce = self.nonce(side);
-        let decision = self.sides[usize::from(side)].edit().core.offer(offer, nonce);
+        let decision = self.sides[usize::from(side)].edit().core.offer(offer, nonce, NOW);
         self.carry_out(case, side, decision)
     }
 

@@ -1,0 +1,112 @@
+//! Whether the process at the other end of a session lives, and telling it that ours does.
+//!
+//! Owns: a question to be asked, an answer owed, the last answer heard, whether the peer said that it is busy.
+//! Threads: `acceptor` asks, `rx-<peer>` hears, `tx-<peer>` writes, `supervisor` has the peer told that we are busy.
+//! Locks: none. Blocks on: nothing.
+//! Upholds: only an answer to the question that was asked counts as one: what lies in buffers is no sign of life; a peer
+//! that asks without end is answered once per turn of the sender thread.
+
+use crate::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use crate::wire::{flags, put_beat_with};
+
+/// Questions and answers of one session. Zero is no question.
+#[derive(Debug, Default)]
+pub(crate) struct Presence {
+    /// There is something for the sender thread to write.
+    due: AtomicBool,
+    to_ask: AtomicU16,
+    to_answer: AtomicU16,
+    answered: AtomicU16,
+    peer_busy: AtomicBool,
+}
+
+impl Presence {
+    /// Have the peer asked; then wake the sender thread.
+    pub(super) fn ask(&self, question: u16) {
+        self.to_ask.store(question, Ordering::Relaxed);
+        self.due.store(true, Ordering::Release);
+    }
+
+    /// Have the peer told how busy we are; then wake the sender thread.
+    pub(super) fn tell(&self) {
+        self.due.store(true, Ordering::Release);
+    }
+
+    /// A BEAT came. True if it is to be answered: wake the sender thread.
+    pub(super) fn heard(&self, flags: u8, question: u16, busy: bool) -> bool {
+        self.peer_busy.store(busy, Ordering::Relaxed);
+        if flags & flags::ANSWER != 0 {
+            self.answered.store(question, Ordering::Relaxed);
+        }
+        let asked = flags & flags::ASK != 0;
+        if asked {
+            self.to_answer.store(question, Ordering::Relaxed);
+            self.due.store(true, Ordering::Release);
+        }
+        asked
+    }
+
+    /// The peer handles messages: it is not busy any more with what it said it was.
+    pub(super) fn heard_progress(&self) {
+        if self.peer_busy.load(Ordering::Relaxed) {
+            self.peer_busy.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// The sender thread writes these frames; most often there are none.
+    #[inline]
+    pub(super) fn take_frames(&self, busy: bool) -> Option<Vec<u8>> {
+        if !self.due.load(Ordering::Relaxed) || !self.due.swap(false, Ordering::Acquire) {
+            return None;
+        }
+        let mut frames = Vec::new();
+        for (number, flag) in [(&self.to_ask, flags::ASK), (&self.to_answer, flags::ANSWER)] {
+            let number = number.swap(0, Ordering::Relaxed);
+            if number != 0 {
+                put_beat_with(&mut frames, busy, flag, number);
+            }
+        }
+        if frames.is_empty() {
+            put_beat_with(&mut frames, busy, 0, 0);
+        }
+        Some(frames)
+    }
+
+    /// Whether the peer has answered this question.
+    pub(super) fn has_answered(&self, question: u16) -> bool {
+        self.answered.load(Ordering::Relaxed) == question
+    }
+
+    /// Whether a handler of the peer was running when we last heard of it: it may be late to answer.
+    pub(super) fn peer_is_busy(&self) -> bool {
+        self.peer_busy.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+    use crate::wire::{Decoder, MAX_BODY};
+
+    #[test]
+    fn a_question_is_answered_once_by_its_number_and_an_older_answer_is_none() {
+        let (asker, asked) = (Presence::default(), Presence::default());
+        assert_eq!(asker.take_frames(false), None);
+        asker.ask(7);
+        let carry = |from: &Presence, to: &Presence| {
+            let mut decoder = Decoder::new(MAX_BODY);
+            decoder.feed(&from.take_frames(true).unwrap());
+            let frame = decoder.next_frame().unwrap().unwrap();
+            to.heard(frame.header.flags, frame.header.kind, frame.body == [1])
+        };
+        assert!(carry(&asker, &asked));
+        assert!(!carry(&asked, &asker));
+        assert!(asker.has_answered(7) && !asker.has_answered(8) && asker.peer_is_busy());
+        assert_eq!((asker.take_frames(false), asked.take_frames(false)), (None, None));
+        // A plain beat answers nothing; an acknowledgement shows that the peer goes on.
+        asked.tell();
+        assert!(!carry(&asked, &asker));
+        asker.heard_progress();
+        assert!(!asker.has_answered(8) && !asker.peer_is_busy());
+    }
+}
