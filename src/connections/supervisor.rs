@@ -138,7 +138,15 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         let pulse = Pulse { heard: 0, writes: 0, parting: false };
         self.watched.insert(
             started.conn,
-            Watched { pulse, heard_at: now, wrote_at: now, parting_since: None, busy_since: None, warned: false, told: false },
+            Watched {
+                pulse,
+                heard_at: now,
+                wrote_at: now,
+                parting_since: None,
+                busy_since: None,
+                warned: false,
+                told: false,
+            },
         );
         (self.on_event)(Lifecycle::Started(started));
     }

@@ -110,3 +110,8 @@ fn credit_that_is_said_and_not_counted_is_found() {
 fn acknowledgements_of_a_replaced_session_that_count_are_found() {
     finds(Mutation::StaleAck, &[Law::NoFault]);
 }
+
+#[test]
+fn a_second_process_of_a_name_that_is_let_in_is_found() {
+    finds(Mutation::NoDoubt, &[Law::FirstStays]);
+}

@@ -11,14 +11,18 @@ use crate::link::explore::law::{Broken, Law, broken};
 use crate::link::explore::world::{
     Case, Claimed, Consume, Content, End, NOW, Packet, Wire, World, fresh_core, id_of, state_of,
 };
-use crate::link::{AckDue, Chunk, Decision, LARGE, SEGMENT_BYTES, Segment, Taken};
-use crate::wire::{Decoder, FrameHeader, FrameType, Goodbye, HEADER, LANES, Lane, MAX_BODY, flags, put_body};
+use crate::link::{AckDue, Chunk, Decision, LARGE, SEGMENT_BYTES, SIGN_OF_LIFE, Segment, Sign, Taken};
+use crate::wire::{
+    Decoder, FrameHeader, FrameType, Goodbye, HEADER, LANES, Lane, MAX_BODY, flags, put_beat_with, put_body,
+};
 
 /// Connections are named by their number, sides by 0 (the decider) and 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     /// A side opens a connection.
     Dial(u8),
+    /// The other process of a side's name opens a connection.
+    DialClone,
     /// The other side's listener takes it; the handshake happens.
     Accept(u8),
     /// A reader takes the next frame, or with `all` as many whole messages as lie there.
@@ -39,6 +43,10 @@ pub(super) enum Action {
     Restart(u8),
     /// A side has waited for the other long enough.
     GiveUp(u8),
+    /// A side has waited for a sign of life long enough, of a session that cannot give one ...
+    Silent(u8),
+    /// ... or has heard something that may be old.
+    Unsure(u8),
     /// A process stands still.
     Freeze(u8),
     /// It goes on.
@@ -48,7 +56,16 @@ pub(super) enum Action {
 impl Action {
     /// Whether it happens by itself sooner or later.
     pub(super) fn is_fair(self) -> bool {
-        !matches!(self, Self::Dial(_) | Self::Lose(_) | Self::Restart(_) | Self::GiveUp(_) | Self::Freeze(_))
+        !matches!(
+            self,
+            Self::Dial(_)
+                | Self::DialClone
+                | Self::Lose(_)
+                | Self::Restart(_)
+                | Self::GiveUp(_)
+                | Self::Unsure(_)
+                | Self::Freeze(_)
+        )
     }
 }
 
@@ -70,7 +87,7 @@ impl World {
         into.clear();
         for side in (0..2u8).filter(|side| self.awake(*side)) {
             let me = &self.sides[usize::from(side)];
-            let dialling = |wire: &Wire| wire.dialler == side && !wire.ends[usize::from(side)].gone;
+            let dialling = |wire: &Wire| wire.dialler == side && !wire.cloned && !wire.ends[usize::from(side)].gone;
             if me.dials > 0 && me.core.attached().is_none() && !self.wires.iter().any(dialling) {
                 into.push(Action::Dial(side));
             }
@@ -94,6 +111,17 @@ impl World {
             if self.freezes > 0 && self.frozen.is_none() {
                 into.push(Action::Freeze(side));
             }
+            if me.core.doubt.is_some() {
+                if self.is_mute(side) {
+                    into.push(Action::Silent(side));
+                }
+                if case.clone.is_none() {
+                    into.push(Action::Unsure(side));
+                }
+            }
+        }
+        if self.clone.as_ref().is_some_and(|clone| clone.dials > 0) && !self.wires.iter().any(|wire| wire.cloned) {
+            into.push(Action::DialClone);
         }
         for wire in &self.wires {
             self.wire_actions(case, wire, into);
@@ -101,6 +129,16 @@ impl World {
         if self.frozen.is_some() {
             into.push(Action::Thaw);
         }
+    }
+
+    /// Whether the session of `side` gets no answer, because nobody is there to give one.
+    fn is_mute(&self, side: u8) -> bool {
+        let Some(conn) = self.sides[usize::from(side)].core.attached() else { return true };
+        let holder = self.wires.iter().find(|wire| id_of(wire.conn) == conn);
+        holder.is_none_or(|wire| {
+            let far = &wire.ends[usize::from(1 - side)];
+            wire.lost || far.gone || far.closing || self.frozen == Some(1 - side)
+        })
     }
 
     fn wire_actions(&self, case: &Case, wire: &Wire, into: &mut Vec<Action>) {
@@ -139,7 +177,17 @@ impl World {
     /// Does it; false if it changed nothing.
     pub(super) fn apply(&mut self, case: &Case, action: Action) -> Result<bool, Broken> {
         match action {
-            Action::Dial(side) => self.dial(case, side),
+            Action::Dial(side) => {
+                self.sides[usize::from(side)].edit().dials -= 1;
+                self.dial(case, side, false);
+            }
+            Action::DialClone => {
+                let (Some(clone), Some(process)) = (case.clone, &mut self.clone) else { return Ok(false) };
+                process.edit().dials -= 1;
+                self.dial(case, clone.of, true);
+            }
+            Action::Silent(side) => self.judge(case, side, Sign::Nothing)?,
+            Action::Unsure(side) => self.judge(case, side, Sign::Heard)?,
             Action::Accept(conn) => self.accept(conn),
             Action::Read { side, conn, all } => return self.read(case, side, conn, all),
             Action::Deliver { side, conn } => self.deliver(case, side, conn),
@@ -163,11 +211,10 @@ impl World {
         Ok(true)
     }
 
-    fn dial(&mut self, case: &Case, side: u8) {
-        self.sides[usize::from(side)].edit().dials -= 1;
+    fn dial(&mut self, case: &Case, side: u8, cloned: bool) {
         self.connections += 1;
-        let mut wire =
-            Wire { conn: self.connections, dialler: side, accepted: false, lost: false, ends: Default::default() };
+        let (conn, ends) = (self.connections, Default::default());
+        let mut wire = Wire { conn, dialler: side, cloned, accepted: false, lost: false, ends };
         wire.ends[usize::from(side)].started = NOW;
         self.wires.push(wire);
         if !case.backlog && self.frozen.is_none() {
@@ -176,7 +223,7 @@ impl World {
     }
 
     fn accept(&mut self, conn: u8) {
-        let lives = [self.sides[0].life, self.sides[1].life];
+        let lives = [0, 1].map(|side| self.process(side, conn).life);
         let Some(wire) = self.wires.iter_mut().find(|wire| wire.conn == conn) else { return };
         wire.accepted = true;
         wire.ends[usize::from(1 - wire.dialler)].started = NOW;
@@ -234,7 +281,16 @@ impl World {
     /// Tells the link of `side` that a connection is over.
     pub(super) fn tell_gone(&mut self, side: u8, conn: u8) -> Decision {
         let nonce = self.nonce(side);
-        self.sides[usize::from(side)].edit().core.gone(id_of(conn), nonce)
+        self.process(side, conn).core.gone(id_of(conn), nonce)
+    }
+
+    /// The deadline of a side's question has passed.
+    fn judge(&mut self, case: &Case, side: u8, sign: Sign) -> Result<(), Broken> {
+        let nonce = self.nonce(side);
+        let core = &mut self.sides[usize::from(side)].edit().core;
+        let question = core.questions;
+        let decision = core.judge(question, sign, nonce, NOW + SIGN_OF_LIFE);
+        self.carry_out(case, side, decision)
     }
 
     pub(super) fn nonce(&self, side: u8) -> [u8; 16] {
@@ -255,6 +311,12 @@ impl World {
             if put_body(&mut bytes, FrameType::Goodbye, &goodbye).is_ok() {
                 send(wire, 1 - me, &bytes);
             }
+            if reason == CloseReason::IdentityClash {
+                self.clashes += 1;
+                if !wire.cloned {
+                    return broken(Law::NoFalseAlarm, format!("side {side} refuses {conn}"));
+                }
+            }
             if case.one_stays {
                 match reason {
                     CloseReason::Duplicate => self.duplicates += 1,
@@ -263,6 +325,11 @@ impl World {
                 }
             }
         }
+        if let Some((holder, question)) = decision.ask {
+            let mut bytes = Vec::new();
+            put_beat_with(&mut bytes, false, flags::ASK, question);
+            self.send_on(side, holder.0 as u8, &bytes);
+        }
         if let Some((conn, attach)) = decision.say {
             let mut bytes = Vec::new();
             if put_body(&mut bytes, FrameType::Attach, &attach).is_ok() {
@@ -270,8 +337,9 @@ impl World {
             }
         }
         if let Some(conn) = decision.attached {
-            self.sides[me].edit().asleep = false;
-            if self.sides[me].core.attached() != Some(conn) {
+            let process = self.process(side, conn.0 as u8);
+            process.asleep = false;
+            if process.core.attached() != Some(conn) {
                 return broken(Law::Agreement, format!("side {side} says it attached {conn} and did not"));
             }
         }
@@ -283,7 +351,7 @@ impl World {
     }
 
     /// Puts whole frames on the way.
-    fn send_on(&mut self, side: u8, conn: u8, bytes: &[u8]) {
+    pub(super) fn send_on(&mut self, side: u8, conn: u8, bytes: &[u8]) {
         if let Some(at) = self.wire(conn) {
             send(&mut self.wires[at], 1 - usize::from(side), bytes);
         }
