@@ -7,7 +7,7 @@
 //! that asks without end is answered once per turn of the sender thread.
 
 use crate::sync::atomic::{AtomicBool, AtomicU16, Ordering};
-use crate::wire::{flags, put_beat_with};
+use crate::wire::{flags, put_alive};
 
 /// Questions and answers of one session. Zero is no question.
 #[derive(Debug, Default)]
@@ -32,18 +32,22 @@ impl Presence {
         self.due.store(true, Ordering::Release);
     }
 
-    /// A BEAT came. True if it is to be answered: wake the sender thread.
+    /// An ALIVE came. True if it is to be answered: wake the sender thread.
     pub(super) fn heard(&self, flags: u8, question: u16, busy: bool) -> bool {
-        self.peer_busy.store(busy, Ordering::Relaxed);
-        if flags & flags::ANSWER != 0 {
-            self.answered.store(question, Ordering::Relaxed);
-        }
+        self.heard_busy(busy);
         let asked = flags & flags::ASK != 0;
         if asked {
             self.to_answer.store(question, Ordering::Relaxed);
             self.due.store(true, Ordering::Release);
+        } else {
+            self.answered.store(question, Ordering::Relaxed);
         }
         asked
+    }
+
+    /// The peer says whether a handler of it is running.
+    pub(super) fn heard_busy(&self, busy: bool) {
+        self.peer_busy.store(busy, Ordering::Relaxed);
     }
 
     /// The peer handles messages: it is not busy any more with what it said it was.
@@ -60,14 +64,14 @@ impl Presence {
             return None;
         }
         let mut frames = Vec::new();
-        for (number, flag) in [(&self.to_ask, flags::ASK), (&self.to_answer, flags::ANSWER)] {
+        for (number, flag) in [(&self.to_ask, flags::ASK), (&self.to_answer, 0)] {
             let number = number.swap(0, Ordering::Relaxed);
             if number != 0 {
-                put_beat_with(&mut frames, busy, flag, number);
+                put_alive(&mut frames, busy, flag, number);
             }
         }
         if frames.is_empty() {
-            put_beat_with(&mut frames, busy, 0, 0);
+            put_alive(&mut frames, busy, 0, 0);
         }
         Some(frames)
     }
@@ -103,7 +107,7 @@ mod tests {
         assert!(!carry(&asked, &asker));
         assert!(asker.has_answered(7) && !asker.has_answered(8) && asker.peer_is_busy());
         assert_eq!((asker.take_frames(false), asked.take_frames(false)), (None, None));
-        // A plain beat answers nothing; an acknowledgement shows that the peer goes on.
+        // One that nobody asked for answers nothing; an acknowledgement shows that the peer goes on.
         asked.tell();
         assert!(!carry(&asked, &asker));
         asker.heard_progress();

@@ -227,6 +227,10 @@ impl Receiver<'_> {
                 self.quick(|core| core.on_other(conn, lane, |other| other.abort(HEADER + body.len())))
             }
             Some(FrameType::Beat) => {
+                self.session.presence.heard_busy(body.first().is_some_and(|busy| *busy != 0));
+                Ok(())
+            }
+            Some(FrameType::Alive) => {
                 let busy = body.first().is_some_and(|busy| *busy != 0);
                 if self.session.presence.heard(header.flags, header.kind, busy) {
                     self.link.outbox.kick(false).wake();

@@ -10,7 +10,7 @@ use crate::link::explore::law::{Broken, Law, broken};
 use crate::link::explore::world::{Case, Claimed, Consume, Content, NOW, Packet, World, id_of};
 use crate::link::{Fault, NoClaim, Offer, Piece, Sign};
 use crate::wire::{
-    Ack, Attach, Decoder, Frame, FrameHeader, FrameType, HEADER, MAX_BODY, Run, decode, flags, put_beat_with, u64_at,
+    Ack, Attach, Decoder, Frame, FrameHeader, FrameType, HEADER, MAX_BODY, Run, decode, flags, put_alive, u64_at,
 };
 
 /// The most frames a reader claims at once.
@@ -156,8 +156,8 @@ impl World {
     fn take_frame(&mut self, case: &Case, side: u8, conn: u8, frame: Frame<'_>) -> Result<Taken, Broken> {
         let Frame { header, body } = frame;
         let name = id_of(conn);
-        if header.frame_type() == Some(FrameType::Beat) {
-            return self.take_beat(case, side, conn, header);
+        if header.frame_type() == Some(FrameType::Alive) {
+            return self.take_alive(case, side, conn, header);
         }
         let core = &mut self.process(side, conn).core;
         let mangled = || Broken { law: Law::NoFault, detail: format!("a frame that does not decode: {header:?}") };
@@ -199,13 +199,13 @@ impl World {
     }
 
     /// Answers a question, or takes the answer to one.
-    fn take_beat(&mut self, case: &Case, side: u8, conn: u8, header: FrameHeader) -> Result<Taken, Broken> {
+    fn take_alive(&mut self, case: &Case, side: u8, conn: u8, header: FrameHeader) -> Result<Taken, Broken> {
         if header.has(flags::ASK) {
             let mut answer = Vec::new();
-            put_beat_with(&mut answer, false, flags::ANSWER, header.kind);
+            put_alive(&mut answer, false, 0, header.kind);
             self.send_on(side, conn, &answer);
         }
-        if header.has(flags::ANSWER) {
+        if !header.has(flags::ASK) {
             let nonce = self.nonce(side);
             let decision = self.process(side, conn).core.judge(header.kind, Sign::Answered, nonce, NOW);
             self.carry_out(case, side, decision)?;

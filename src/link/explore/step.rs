@@ -13,7 +13,7 @@ use crate::link::explore::world::{
 };
 use crate::link::{AckDue, Chunk, Decision, LARGE, SEGMENT_BYTES, SIGN_OF_LIFE, Segment, Sign, Taken};
 use crate::wire::{
-    Decoder, FrameHeader, FrameType, Goodbye, HEADER, LANES, Lane, MAX_BODY, flags, put_beat_with, put_body,
+    Decoder, FrameHeader, FrameType, Goodbye, HEADER, LANES, Lane, MAX_BODY, flags, put_alive, put_body,
 };
 
 /// Connections are named by their number, sides by 0 (the decider) and 1.
@@ -327,7 +327,7 @@ impl World {
         }
         if let Some((holder, question)) = decision.ask {
             let mut bytes = Vec::new();
-            put_beat_with(&mut bytes, false, flags::ASK, question);
+            put_alive(&mut bytes, false, flags::ASK, question);
             self.send_on(side, holder.0 as u8, &bytes);
         }
         if let Some((conn, attach)) = decision.say {
