@@ -68,7 +68,7 @@ struct Watched {
     busy_since: Option<Instant>,
     /// That was said in the log.
     warned: bool,
-    /// The other side was told.
+    /// The other side was told so.
     told: bool,
 }
 
@@ -253,12 +253,12 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             let Some(watched) = self.watched.get_mut(&session.conn) else { continue };
             let pulse = session.pulse();
             if pulse.heard != watched.pulse.heard || !link.is_busy() {
-                (watched.busy_since, watched.warned, watched.told) = (None, false, false);
+                (watched.busy_since, watched.warned) = (None, false);
             }
-            // Before the other side may ask for a sign of life and give us up.
-            if link.is_busy() && now - *watched.busy_since.get_or_insert(now) > TELL_BUSY && !watched.told {
-                watched.told = true;
-                session.tell_busy(&link);
+            // Before the other side asks for a sign of life and gives us up.
+            let busy = link.is_busy() && now - *watched.busy_since.get_or_insert(now) > TELL_BUSY;
+            if std::mem::replace(&mut watched.told, busy) != busy {
+                session.tell_busy(&link, busy);
             }
             if link.is_busy() && now - *watched.busy_since.get_or_insert(now) > times.watchdog && !watched.warned {
                 watched.warned = true;

@@ -17,6 +17,9 @@ pub(crate) struct Presence {
     to_ask: AtomicU16,
     to_answer: AtomicU16,
     answered: AtomicU16,
+    /// A handler of ours has been running for a while.
+    busy: AtomicBool,
+    /// What the peer said of its own.
     peer_busy: AtomicBool,
 }
 
@@ -27,8 +30,9 @@ impl Presence {
         self.due.store(true, Ordering::Release);
     }
 
-    /// Have the peer told how busy we are; then wake the sender thread.
-    pub(super) fn tell(&self) {
+    /// Have the peer told whether we are busy; then wake the sender thread.
+    pub(super) fn tell(&self, busy: bool) {
+        self.busy.store(busy, Ordering::Relaxed);
         self.due.store(true, Ordering::Release);
     }
 
@@ -50,20 +54,13 @@ impl Presence {
         self.peer_busy.store(busy, Ordering::Relaxed);
     }
 
-    /// The peer handles messages: it is not busy any more with what it said it was.
-    pub(super) fn heard_progress(&self) {
-        if self.peer_busy.load(Ordering::Relaxed) {
-            self.peer_busy.store(false, Ordering::Relaxed);
-        }
-    }
-
     /// The sender thread writes these frames; most often there are none.
     #[inline]
-    pub(super) fn take_frames(&self, busy: bool) -> Option<Vec<u8>> {
+    pub(super) fn take_frames(&self) -> Option<Vec<u8>> {
         if !self.due.load(Ordering::Relaxed) || !self.due.swap(false, Ordering::Acquire) {
             return None;
         }
-        let mut frames = Vec::new();
+        let (mut frames, busy) = (Vec::new(), self.busy.load(Ordering::Relaxed));
         for (number, flag) in [(&self.to_ask, flags::ASK), (&self.to_answer, 0)] {
             let number = number.swap(0, Ordering::Relaxed);
             if number != 0 {
@@ -95,22 +92,22 @@ mod tests {
     #[test]
     fn a_question_is_answered_once_by_its_number_and_an_older_answer_is_none() {
         let (asker, asked) = (Presence::default(), Presence::default());
-        assert_eq!(asker.take_frames(false), None);
+        assert_eq!(asker.take_frames(), None);
         asker.ask(7);
+        asked.tell(true);
         let carry = |from: &Presence, to: &Presence| {
             let mut decoder = Decoder::new(MAX_BODY);
-            decoder.feed(&from.take_frames(true).unwrap());
+            decoder.feed(&from.take_frames().unwrap());
             let frame = decoder.next_frame().unwrap().unwrap();
             to.heard(frame.header.flags, frame.header.kind, frame.body == [1])
         };
         assert!(carry(&asker, &asked));
         assert!(!carry(&asked, &asker));
         assert!(asker.has_answered(7) && !asker.has_answered(8) && asker.peer_is_busy());
-        assert_eq!((asker.take_frames(false), asked.take_frames(false)), (None, None));
-        // One that nobody asked for answers nothing; an acknowledgement shows that the peer goes on.
-        asked.tell();
+        assert_eq!((asker.take_frames(), asked.take_frames()), (None, None));
+        // One that nobody asked for answers nothing.
+        asked.tell(false);
         assert!(!carry(&asked, &asker));
-        asker.heard_progress();
         assert!(!asker.has_answered(8) && !asker.peer_is_busy());
     }
 }

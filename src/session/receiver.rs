@@ -253,7 +253,6 @@ impl Receiver<'_> {
 
     fn take_ack(&self, body: &[u8]) -> Result<(), End> {
         let ack: Ack = wire::decode(body)?;
-        self.session.presence.heard_progress();
         let acked = self.link.core.lock().on_ack(self.session.conn, &ack).map_err(|fault| self.fault(fault.into()))?;
         for (number, cause) in &acked.rejected {
             log::info!(

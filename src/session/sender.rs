@@ -93,7 +93,7 @@ fn work(
                 None => {}
                 Some(goodbye) => return say_goodbye(link, session, writer, goodbye),
             }
-            if let Some(frames) = session.presence.take_frames(link.is_busy()) {
+            if let Some(frames) = session.presence.take_frames() {
                 writer.control(&frames);
                 write(session, &mut writer)?;
             }

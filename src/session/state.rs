@@ -85,9 +85,9 @@ impl Session {
         link.outbox.kick(false).wake();
     }
 
-    /// Tells the other side that a handler is running: it may wait for an answer.
-    pub(crate) fn tell_busy(&self, link: &PeerLink) {
-        self.presence.tell();
+    /// Tells the other side whether a handler has been running for a while: it may wait for an answer.
+    pub(crate) fn tell_busy(&self, link: &PeerLink, busy: bool) {
+        self.presence.tell(busy);
         link.outbox.kick(false).wake();
     }
 
