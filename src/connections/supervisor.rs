@@ -135,7 +135,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             kept.policy.connected(now);
             kept.failing = false;
         }
-        let pulse = Pulse { heard: 0, writes: 0, parting: false };
+        let pulse = Pulse { heard: 0, writes: 0, parting: false, peer_busy: false };
         self.watched.insert(
             started.conn,
             Watched {
@@ -271,8 +271,10 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             if pulse.heard != watched.pulse.heard || link.is_busy() {
                 watched.heard_at = now;
             }
-            // Odd: a write is under way, and has been since the count last changed.
-            if pulse.writes != watched.pulse.writes || pulse.writes.is_multiple_of(2) {
+            // Odd: a write is under way, and has been since the count last changed. A peer whose handler runs does not
+            // read: that is no stall if it has said so, or if ours keeps us from reading that.
+            let writes = pulse.writes != watched.pulse.writes || pulse.writes.is_multiple_of(2);
+            if writes || pulse.peer_busy || link.is_busy() {
                 watched.wrote_at = now;
             }
             if pulse.parting {

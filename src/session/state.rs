@@ -112,6 +112,7 @@ impl Session {
             heard: self.heard.load(Ordering::Relaxed),
             writes: self.writes.load(Ordering::Relaxed),
             parting: self.parting.load(Ordering::Relaxed),
+            peer_busy: self.presence.peer_is_busy(),
         }
     }
 
@@ -136,4 +137,6 @@ pub(crate) struct Pulse {
     /// Odd while a write is under way.
     pub(crate) writes: u64,
     pub(crate) parting: bool,
+    /// A handler of the other side keeps it from reading: it said so.
+    pub(crate) peer_busy: bool,
 }
