@@ -88,7 +88,7 @@ pub(crate) fn accept_loop(mut acceptor: Acceptor) {
                     }
                     acceptor.advance(conn);
                 }
-                Command::Decided(link, decision) => acceptor.carry_out(&link, decision),
+                Command::Decided(link, decision) => acceptor.carry_out(&link, *decision),
                 Command::Stop => return acceptor.stop(),
             }
         }

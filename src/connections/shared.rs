@@ -102,7 +102,7 @@ pub(crate) enum Command {
     Dial(DialRequest),
     Worked(ConnectionId, WorkDone),
     /// A link has decided about connections.
-    Decided(Arc<PeerLink>, Decision),
+    Decided(Arc<PeerLink>, Box<Decision>),
     Stop,
 }
 

@@ -175,7 +175,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         }
         (self.on_event)(Lifecycle::Ended { peer, conn, kind, reason, unacked_bytes });
         if let Some(link) = link {
-            self.commands.send(Command::Decided(link, decision));
+            self.commands.send(Command::Decided(link, Box::new(decision)));
         }
     }
 

@@ -6,8 +6,9 @@
 //! The cores talk in real frame bytes. Whatever another thread or process could come in between of is a step of its
 //! own: reading a frame, the end of a delivery, writing a chunk or the acknowledgements, noticing that a connection is
 //! over (each side for itself, while its reader may still have frames that had arrived), dialling, accepting, proving.
-//! `world.rs` says what a state is, `step.rs` and `read.rs` what may happen, `search.rs` how all of it is visited.
+//! `world.rs` says what a state is, `action.rs` what may happen, `step.rs` and `read.rs` what that does, `search.rs` how all of it is visited.
 
+mod action;
 mod cases;
 mod law;
 mod read;
