@@ -57,9 +57,9 @@ const GIVE_UP: Case = Case { losses: 1, dials: [1, 2], window: ONE, ..PLAIN };
 /// Explored whenever the tests run.
 pub(super) const CASES: &[Case] = &[
     Case { name: "a newer clone of the follower", clone: cloned(1, 3, 2), ..CLONE },
-    Case { name: "an older clone of the follower", clone: cloned(1, 1, 2), ..CLONE },
+    Case { name: "an older clone of the follower", clone: cloned(1, 1, 2), loads: SINGLE_BACK, ..CLONE },
     Case { name: "a newer clone of the decider", clone: cloned(0, 3, 2), ..CLONE },
-    Case { name: "an older clone of the decider", clone: cloned(0, 1, 2), ..CLONE },
+    Case { name: "an older clone of the decider", clone: cloned(0, 1, 2), loads: SINGLE_BACK, ..CLONE },
     Case { name: "no fault", fine: true, ..PLAIN },
     Case { name: "no fault, both ways, from a queue", fine: true, loads: BOTH, consume: Consume::Queue, ..PLAIN },
     Case { name: "two dials at once", fine: true, ..DIALS },
