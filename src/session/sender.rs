@@ -105,7 +105,7 @@ fn work(
         if now >= writer.last() + link.settings.heartbeat {
             writer.beat(link.busy.load(Ordering::Relaxed));
             write(session, &mut writer)?;
-            link.outbox.shrink();
+            link.outbox.spares.shrink();
             continue;
         }
         timer.beat = writer.last() + link.settings.heartbeat;
