@@ -76,13 +76,13 @@ fn under_traffic(attack: impl FnOnce(&Node, &Node, &[Vec<u8>; 2])) {
                 }
             });
         }
+        wait_until("messages flow", || ledgers.iter().all(|ledger| ledger.came() > 10));
         attack(&alice, &bob, &frames);
         stop.store(true, Ordering::Relaxed);
         let sent = sending.map(|sender| sender.join().unwrap());
         wait_until("all came", || ledgers.each_ref().map(|ledger| ledger.came()) == sent);
         done.store(true, Ordering::Relaxed);
         assert_eq!(ledgers.each_ref().map(|ledger| ledger.verdict()), sent.map(Verdict::perfect));
-        assert!(sent.iter().all(|sent| *sent > 0));
     });
     for (node, to) in [(&alice, &to_bob), (&bob, &to_alice)] {
         let metrics = node.metrics();
