@@ -90,6 +90,8 @@ wire_reasons! {
         IdentityClash = 19, "the same identity runs elsewhere";
         /// A thread could not be started.
         NoResources = 20, "out of threads or descriptors";
+        /// Another process with this identity has the session, and it could not be told whether it lives. Come back.
+        Undecided = 21, "another process with this identity may still be connected";
     }
 }
 

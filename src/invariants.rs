@@ -23,8 +23,10 @@
 //! | `ack_delay` | 5 ms | tx | owed acknowledgements are written |
 //! | `heartbeat` | 10 s without a write | tx | a BEAT is written, spare buffers are freed |
 //! | `idle_timeout` | 30 s without a byte, while no handler runs | supervisor | closed with `Idle` |
-//! | `write_timeout` | 20 s in one write | supervisor | closed with `WriteStalled` |
+//! | `write_timeout` | 20 s in one write, while no handler runs on either side | supervisor | closed with `WriteStalled` |
 //! | `handler_watchdog` | 30 s in handlers without a read | supervisor | a warning names the peer |
+//! | sign of life | 1 s after a question | acceptor | another life of the peer takes the session's place |
+//! | busy | 0.3 s in handlers without a read | supervisor | the peer is told, and told when it is over |
 //! | linger | 1 s after a goodbye | supervisor | the connection is closed |
 //! | reconnect delay | 0.1 to 30 s | supervisor | the next dial |
 //! | `resume_window` | 5 min without a session | supervisor | what is kept ends unknown |
@@ -79,6 +81,11 @@
 //!
 //! **I-12 A dial has one outcome and a round one end;** what waits for room has not failed. *Enforced by* `Outbound`.
 //! *If not:* a kept peer is forgotten, or somebody who waits for a connection waits for ever.
+//!
+//! **I-13 Of two processes with one key, the one that is attached and lives stays.** Another life of an attached peer waits
+//! until the session has answered a question or has not; only an answer makes it an `IdentityClash`. *Enforced by*
+//! `LinkCore::offer`, `LinkCore::on_attach`, `LinkCore::judge`. *If not:* a copied disk makes both copies take turns, and
+//! each turn is a restart to their peers.
 //!
 //! # Non-invariants
 //!

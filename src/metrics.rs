@@ -53,6 +53,8 @@ counters! {
     handshake_timeouts,
     /// Connections that were proven and not attached: another one of the same peers was.
     duplicates,
+    /// Connections refused, here or there, because another process has the same identity.
+    identity_clashes,
     /// Sessions attached.
     sessions_started,
     /// Sessions ended.

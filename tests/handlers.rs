@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -216,6 +216,61 @@ fn a_slow_handler_of_one_peer_delays_no_other_and_is_no_silence() {
     go.send_timeout((), PATIENCE).unwrap();
     wait_until("the slow message is handled", || from_alice.stats().acked == 1);
     assert_eq!(from_alice.stats().sessions, 1);
+}
+
+#[test]
+fn handlers_of_both_sides_that_sleep_three_times_the_idle_time_under_flood_cost_no_session() {
+    const COUNT: u64 = 30_000;
+    const IDLE: Duration = Duration::from_millis(600);
+    let _alone = alone();
+    let mut config = quick();
+    config.heartbeat = Duration::from_millis(100);
+    config.idle_timeout = IDLE;
+    // Less than the handlers sleep: a peer that is busy does not read, and that is no reason to give it up.
+    config.write_timeout = Duration::from_secs(1);
+    let ledgers: [Arc<Ledger>; 2] = Default::default();
+    let slept = Arc::new(AtomicU64::new(0));
+    let sleeper = |ledger: &Arc<Ledger>, at: u64| {
+        let (ledger, slept) = (ledger.clone(), slept.clone());
+        Node::builder().config(config.clone()).handler(move |_, message| {
+            ledger.enter(message.payload(), message.possible_repeat());
+            if number_of(message.payload()) == Some(at) {
+                std::thread::sleep(3 * IDLE);
+                slept.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    };
+    // One sleeps early, the other one late, so that each is at some time the only one to show life; then both at once.
+    for (round, [first, second]) in [[1_000, COUNT - 1_000], [500, 500]].into_iter().enumerate() {
+        let (bob, alice) = (sleeper(&ledgers[0], first), sleeper(&ledgers[1], second));
+        let (bob, alice) = (bob.start().unwrap(), alice.start().unwrap());
+        let to_bob = link(&alice, &bob);
+        let to_alice = bob.wait_connected(alice.id(), PATIENCE).unwrap();
+        let came = ledgers.each_ref().map(|ledger| ledger.came());
+        std::thread::scope(|scope| {
+            for to in [&to_bob, &to_alice] {
+                scope.spawn(move || (0..COUNT).for_each(|number| to.send(numbered(number, 500)).unwrap()));
+            }
+        });
+        wait_until("all are handled", || [&to_bob, &to_alice].iter().all(|to| to.stats().acked == COUNT));
+        assert_eq!(slept.load(Ordering::Relaxed), 2 * (round as u64 + 1));
+        for (node, to) in [(&alice, &to_bob), (&bob, &to_alice)] {
+            assert_eq!((to.stats().sessions, node.metrics().sessions_cut), (1, 0), "round {round}");
+        }
+        if round == 0 {
+            assert_eq!(came, [0, 0]);
+            ledgers.iter().for_each(|ledger| assert_eq!(ledger.verdict(), Verdict::perfect(COUNT)));
+        }
+    }
+    // A path that really is silent is cut after that time.
+    let [bob, dave] = [(); 2].map(|()| start(config.clone()));
+    let proxy = Proxy::to(bob.local_addr().unwrap());
+    dave.add_peer(bob.id(), [proxy.addr()]).unwrap();
+    bob.wait_connected(dave.id(), PATIENCE).unwrap();
+    let begin = Instant::now();
+    assert_eq!(proxy.stall(), 1);
+    wait_until("the silent path is cut", || bob.metrics().sessions_cut + dave.metrics().sessions_cut > 0);
+    assert!(begin.elapsed() < 3 * IDLE, "{:?}", begin.elapsed());
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crossbeam_channel::{Receiver, Sender};
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::connections::pending::{Over, Pending, Progress, Stage};
+use crate::connections::questions::Questions;
 use crate::connections::shared::{Command, DialFailure, DialRequest, Report, Shared, Started};
 use crate::error::{CloseReason, DialCause, DialError, DialStage};
 use crate::handshake::{Handshake, Work, random_bytes};
@@ -53,6 +54,8 @@ pub(crate) struct Acceptor {
     deadlines: BTreeSet<(Instant, ConnectionId)>,
     /// When to try accepting again without an event.
     accept_again: Option<Instant>,
+    /// Sessions that were asked whether their process lives.
+    questions: Questions,
     last_conn: u64,
 }
 
@@ -61,7 +64,8 @@ pub(crate) fn accept_loop(mut acceptor: Acceptor) {
     let mut events = Events::with_capacity(256);
     loop {
         let now = Instant::now();
-        let next = acceptor.deadlines.first().map(|(at, _)| *at).into_iter().chain(acceptor.accept_again).min();
+        let next = acceptor.deadlines.first().map(|(at, _)| *at).into_iter().chain(acceptor.accept_again);
+        let next = next.chain(acceptor.questions.next()).min();
         let timeout = next.map(|at| at.saturating_duration_since(now));
         if let Err(error) = acceptor.poll.poll(&mut events, timeout)
             && error.kind() != ErrorKind::Interrupted
@@ -84,7 +88,7 @@ pub(crate) fn accept_loop(mut acceptor: Acceptor) {
                     }
                     acceptor.advance(conn);
                 }
-                Command::Decided(link, decision) => acceptor.carry_out(&link, decision),
+                Command::Decided(link, decision) => acceptor.carry_out(&link, *decision),
                 Command::Stop => return acceptor.stop(),
             }
         }
@@ -118,6 +122,7 @@ impl Acceptor {
             pending: HashMap::new(),
             deadlines: BTreeSet::new(),
             accept_again: None,
+            questions: Questions::default(),
             last_conn: 0,
         })
     }
@@ -238,7 +243,7 @@ impl Acceptor {
         };
         let offer = Offer { conn, started: pending.started, incarnation: proven.incarnation.0 };
         pending.peer = Some(peer.clone());
-        let decision = peer.link.core.lock().offer(offer, peer.link.token);
+        let decision = peer.link.core.lock().offer(offer, peer.link.token, self.shared.now());
         self.carry_out(&peer.link, decision);
         // The other side's attach may be here already.
         self.advance(conn);
@@ -270,15 +275,20 @@ impl Acceptor {
 
     /// Does what a link has decided about its connections.
     fn carry_out(&mut self, link: &Arc<PeerLink>, decision: Decision) {
-        let Decision { say, attached, close, acked, restarted } = decision;
+        let Decision { say, attached, close, ask, acked, restarted } = decision;
         link.see_to_freed(acked);
         for (conn, reason) in close {
             if self.pending.contains_key(&conn) {
-                self.shared.metrics.duplicates.add();
+                if reason != CloseReason::IdentityClash {
+                    self.shared.metrics.duplicates.add();
+                }
                 self.refuse(conn, reason);
             } else if let Some(session) = self.shared.registry.session(conn, |entry| entry.session.clone()) {
                 session.close(link, reason);
             }
+        }
+        if let Some((holder, question)) = ask {
+            self.questions.ask(&self.shared, link, holder, question);
         }
         if let Some((conn, attach)) = say
             && let Some(pending) = self.pending.get_mut(&conn)
@@ -349,6 +359,16 @@ impl Acceptor {
     fn over(&mut self, conn: ConnectionId, over: Over) {
         let Some(pending) = self.pending.get_mut(&conn) else { return };
         let peer = pending.peer.clone();
+        let clash = match over {
+            // With ourselves, unless a link refused it for another process of its peer.
+            Over::Rejected(CloseReason::IdentityClash) => Some(peer.as_ref().map_or(self.shared.me, |p| p.link.id)),
+            Over::Refused(CloseReason::IdentityClash, _) => Some(self.shared.me),
+            _ => None,
+        };
+        if let Some(peer) = clash {
+            self.shared.metrics.identity_clashes.add();
+            let _ = self.shared.reports.send(Report::IdentityClash(peer, pending.stream.remote_addr()));
+        }
         let stage = match (&over, &pending.stage) {
             (Over::NotConnected(_), _) => DialStage::Connect,
             (Over::Lost(_), Stage::Dialling(_)) => DialStage::Connect,
@@ -444,6 +464,9 @@ impl Acceptor {
                     self.refuse(conn, CloseReason::HandshakeTimeout);
                 }
             }
+        }
+        for (link, decision) in self.questions.look(&self.shared, now) {
+            self.carry_out(&link, decision);
         }
         if self.accept_again.is_some_and(|at| at <= now) {
             self.accept_again = None;

@@ -19,6 +19,7 @@ mod backoff;
 mod lookups;
 mod outbound;
 mod pending;
+mod questions;
 mod resolver;
 mod round;
 mod shared;

@@ -10,7 +10,7 @@
 //! ```
 
 use std::io::{self, ErrorKind};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::connections::shared::DialRequest;
 use crate::error::CloseReason;
@@ -23,6 +23,8 @@ use crate::wire::{Decoder, MAX_HANDSHAKE_BODY};
 
 /// The most bytes listened to, and thrown away, after a goodbye.
 const UNHEARD: usize = 64 * 1024;
+/// How long the second process of one identity is asked to stay away: a person has to see to it.
+const AFTER_CLASH: Duration = Duration::from_secs(5);
 
 /// A connection before its session.
 pub(crate) struct Pending {
@@ -199,7 +201,8 @@ impl Pending {
 
     /// Says why, as far as that goes without waiting, and parts.
     pub(crate) fn refuse(&mut self, reason: CloseReason) {
-        put_refusal(&mut self.out, reason, &reason.to_string(), None);
+        let retry_after = (reason == CloseReason::IdentityClash).then_some(AFTER_CLASH);
+        put_refusal(&mut self.out, reason, &reason.to_string(), retry_after);
         self.stage = Stage::Parting;
         // Sixty bytes into a socket that took at most a few hundred before: they fit, or it is broken.
         let _ = self.flush();

@@ -69,6 +69,16 @@ pub enum Event {
         /// How far it came, and why not further.
         error: DialError,
     },
+    /// Two processes have the key of `peer`, as when a disk was copied: one of them had a session and has just shown that
+    /// it lives, so the other one was refused. If `peer` is this node's own id, this is one of the two, and the other one
+    /// was first. Stop one of them, and give it a data folder of its own.
+    #[non_exhaustive]
+    IdentityClash {
+        /// Whose key.
+        peer: PeerId,
+        /// The other end of the connection that was refused.
+        remote_addr: SocketAddr,
+    },
     /// So many events did not fit since the last one that was taken.
     Missed(u64),
 }
@@ -102,6 +112,7 @@ impl Events {
                 self.put(Event::Disconnected { peer, conn, kind, reason, unacked_bytes });
             }
             Lifecycle::DialFailed { peer, error } => self.put(Event::DialFailed { peer, error }),
+            Lifecycle::IdentityClash { peer, remote_addr } => self.put(Event::IdentityClash { peer, remote_addr }),
         }
         self.changes.happened();
     }

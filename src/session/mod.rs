@@ -19,6 +19,7 @@ mod message;
 mod outbox;
 mod peer;
 mod peer_link;
+mod presence;
 mod receiver;
 mod redial;
 mod sender;

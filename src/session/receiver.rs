@@ -226,7 +226,17 @@ impl Receiver<'_> {
                 let lane = lane()?;
                 self.quick(|core| core.on_other(conn, lane, |other| other.abort(HEADER + body.len())))
             }
-            Some(FrameType::Beat) => Ok(()),
+            Some(FrameType::Beat) => {
+                self.session.presence.heard_busy(body.first().is_some_and(|busy| *busy != 0));
+                Ok(())
+            }
+            Some(FrameType::Alive) => {
+                let busy = body.first().is_some_and(|busy| *busy != 0);
+                if self.session.presence.heard(header.flags, header.kind, busy) {
+                    self.link.outbox.kick(false).wake();
+                }
+                Ok(())
+            }
             Some(FrameType::Goodbye) => self.take_goodbye(body),
             // Unnumbered data is best effort; this version has nobody who takes it.
             Some(FrameType::Data) => Ok(()),

@@ -98,6 +98,10 @@ fn work(
                 None => {}
                 Some(goodbye) => return say_goodbye(link, session, writer, goodbye),
             }
+            if let Some(frames) = session.presence.take_frames() {
+                writer.control(&frames);
+                write(session, &mut writer)?;
+            }
             if !link.gather(&mut writer, std::mem::take(&mut acks)) {
                 break;
             }

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use crate::error::{CloseReason, DisconnectReason};
 use crate::ident::{ConnectionId, PeerId, SessionKind};
-use crate::link::Decision;
+use crate::link::{Decision, Sign};
 use crate::session::gate::Gate;
 use crate::session::outbox::Goodbye;
 use crate::session::peer_link::PeerLink;
+use crate::session::presence::Presence;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::transport::Closer;
 
@@ -30,6 +31,8 @@ pub(crate) struct Session {
     pub(super) writes: AtomicU64,
     /// Our goodbye is said, or the other side's was heard: nothing is claimed any more.
     pub(super) parting: AtomicBool,
+    /// Whether the process at the other end lives.
+    pub(super) presence: Presence,
 }
 
 impl Session {
@@ -43,6 +46,7 @@ impl Session {
             heard: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             parting: AtomicBool::new(false),
+            presence: Presence::default(),
         }
     }
 }
@@ -75,12 +79,40 @@ impl Session {
         link.outbox.ask_goodbye(self.conn, Goodbye::Say(reason)).wake();
     }
 
+    /// Asks the other side for a sign of life, by the number of the question.
+    pub(crate) fn ask(&self, link: &PeerLink, question: u16) {
+        self.presence.ask(question);
+        link.outbox.kick(false).wake();
+    }
+
+    /// Tells the other side whether a handler has been running for a while: it may wait for an answer.
+    pub(crate) fn tell_busy(&self, link: &PeerLink, busy: bool) {
+        self.presence.tell(busy);
+        link.outbox.kick(false).wake();
+    }
+
+    /// What has come of a question, if `heard` reads of the connection were counted when it was asked.
+    pub(crate) fn sign_of_life(&self, link: &PeerLink, question: u16, heard: u64) -> Sign {
+        if self.presence.has_answered(question) {
+            Sign::Answered
+        } else if self.parting.load(Ordering::Relaxed) {
+            // It said goodbye, or nothing can be written to it any more.
+            Sign::Ended
+        } else if link.is_busy() || self.presence.peer_is_busy() || self.heard.load(Ordering::Relaxed) != heard {
+            // Our own handler keeps the answer from being read, or theirs the question.
+            Sign::Heard
+        } else {
+            Sign::Nothing
+        }
+    }
+
     /// What the supervisor looks at: reads, and whether a write is under way.
     pub(crate) fn pulse(&self) -> Pulse {
         Pulse {
             heard: self.heard.load(Ordering::Relaxed),
             writes: self.writes.load(Ordering::Relaxed),
             parting: self.parting.load(Ordering::Relaxed),
+            peer_busy: self.presence.peer_is_busy(),
         }
     }
 
@@ -105,4 +137,6 @@ pub(crate) struct Pulse {
     /// Odd while a write is under way.
     pub(crate) writes: u64,
     pub(crate) parting: bool,
+    /// A handler of the other side keeps it from reading: it said so.
+    pub(crate) peer_busy: bool,
 }
