@@ -26,6 +26,18 @@ macro_rules! wire_reasons {
             /// All reasons this version knows.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
+            /// The highest number this version knows.
+            pub(crate) const HIGHEST: u16 = {
+                let mut highest = 0;
+                $(if $code > highest { highest = $code; })*
+                highest
+            };
+
+            /// Its name here, as `Shutdown`; of reasons of newer versions `Other`.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => stringify!($variant),)* Self::Other(_) => "Other" }
+            }
+
             /// The number on the wire.
             pub const fn code(self) -> u16 {
                 match self { $(Self::$variant => $code,)* Self::Other(code) => code }

@@ -17,7 +17,7 @@
 //! | `connect_timeout` | 5 s | acceptor | the dial has failed |
 //! | `handshake_timeout`, for all of it | 5 s | acceptor | refused with `HandshakeTimeout` |
 //! | `ack_delay` | 5 ms | tx | owed acknowledgements are written |
-//! | `heartbeat` | 10 s without a write | tx | a BEAT is written, spare buffers are freed |
+//! | `heartbeat` | 10 s | tx | a BEAT is written; after as long without a write, spare buffers are freed |
 //! | `idle_timeout` | 30 s without a byte, while no handler runs | supervisor | closed with `Idle` |
 //! | `write_timeout` | 20 s in one write | supervisor | closed with `WriteStalled` |
 //! | `handler_watchdog` | 30 s in handlers without a read | supervisor | a warning names the peer |

@@ -25,12 +25,12 @@ pub mod invariants;
 
 // In rank order: a file imports only lower ranks (tests/layering.rs).
 pub mod ident;
-pub mod metrics;
 mod sync;
 mod threads;
 
 pub mod config;
 pub mod error;
+pub mod metrics;
 
 #[cfg_attr(not(feature = "internal"), allow(dead_code, reason = "the wire is whole; not every part has a caller yet"))]
 pub mod wire;

@@ -56,7 +56,8 @@ pub struct Config {
     #[serde(deserialize_with = "units::duration")]
     pub handshake_timeout: Duration,
 
-    /// After this long without anything to send, a heartbeat is sent. Default 10 s.
+    /// How often a heartbeat is sent: a silent connection shows life by it, and both sides learn the round trip. Default
+    /// 10 s.
     ///
     /// Lower it to keep narrow NAT entries alive or to notice dead peers sooner; shorter than `idle_timeout`.
     #[serde(deserialize_with = "units::duration")]

@@ -21,7 +21,8 @@ use crate::error::{CloseReason, DialCause, DialError, DialStage};
 use crate::handshake::{Handshake, Work, random_bytes};
 use crate::ident::{ConnectionId, SessionKind};
 use crate::link::{Decision, Offer};
-use crate::registry::{Entry, SessionSlot};
+use crate::metrics::Refusal;
+use crate::registry::{Entry, SessionSlot, SessionsError};
 use crate::session::{self, PeerLink};
 use crate::transport::{Listener, PendingConnection, Transport};
 use crate::wire::{self, Attach, Decoder, FrameType, MAX_HANDSHAKE_BODY};
@@ -143,13 +144,16 @@ impl Acceptor {
             match self.shared.registry.reserve(SessionKind::Inbound) {
                 Ok(slot) => {
                     let nonce = random_bytes();
-                    let Ok(nonce) = nonce else { continue };
+                    let Ok(nonce) = nonce else {
+                        self.shared.metrics.refused.add(Refusal::NoResources);
+                        continue;
+                    };
                     let handshake = Handshake::accept(self.shared.handshake.clone(), None, nonce);
                     let deadline = Instant::now() + self.shared.times.handshake;
                     self.add(stream, slot, SessionKind::Inbound, Stage::Shaking(handshake), deadline, None);
                 }
                 Err(error) => {
-                    self.shared.metrics.refused.add();
+                    self.shared.metrics.refused.add(refusal(error));
                     log::debug!(target: "threadwire::accept", "{}: {error}", stream.remote_addr());
                 }
             }
@@ -308,8 +312,10 @@ impl Acceptor {
             Err(error) => {
                 log::warn!(target: "threadwire::accept", "{} {conn}: {error}", id.short());
                 let decision = peer.link.core.lock().gone(conn, peer.link.token);
-                if let Some(request) = request {
-                    self.dial_failed(request, DialStage::Handshake, DialCause::Io(error.kind()), 0);
+                let cause = DialCause::Io(error.kind());
+                match request {
+                    Some(request) => self.dial_failed(request, DialStage::Handshake, cause, 0),
+                    None => self.shared.metrics.handshake_failed(&cause),
                 }
                 return self.carry_out(&peer.link, decision);
             }
@@ -324,7 +330,7 @@ impl Acceptor {
             remote_addr: connection.remote_addr,
             advertised: proven.advertised,
         };
-        self.shared.metrics.sessions_started.add();
+        self.shared.metrics.sessions_started.add(kind);
         let prepared = session::prepare(&peer, conn, kind, connection, &out);
         let session = prepared.session.clone();
         self.shared.registry.register(conn, Entry { link: peer.link, session, threads: Vec::new(), slot });
@@ -379,7 +385,7 @@ impl Acceptor {
         }
         if let Some(cause) = cause {
             if inbound {
-                self.shared.metrics.handshakes_failed.add();
+                self.shared.metrics.handshake_failed(&cause);
                 log::debug!(target: "threadwire::accept", "{conn}: {cause}");
             }
             if let Some(request) = request {
@@ -397,8 +403,8 @@ impl Acceptor {
     }
 
     fn dial_failed(&self, request: DialRequest, stage: DialStage, cause: DialCause, retry_ms: u64) {
-        self.shared.metrics.dials_failed.add();
         let error = DialError { addr: request.addr, stage, cause };
+        self.shared.metrics.dial_failed(&error);
         if let Some(waiter) = request.waiter {
             let _ = waiter.try_send(Err(error.clone()));
         }
@@ -457,12 +463,22 @@ impl Acceptor {
         }
         while let Ok(command) = self.commands.try_recv() {
             if let Command::Dial(request) = command {
+                self.shared.metrics.dials.add();
                 self.dial_failed(request, DialStage::Connect, DialCause::ShuttingDown, 0);
             }
         }
         for (link, session) in self.shared.registry.sessions(|entry| (entry.link.clone(), entry.session.clone())) {
             session.say_goodbye(&link, CloseReason::Shutdown);
         }
+    }
+}
+
+/// What a refusal for want of a slot counts as.
+fn refusal(error: SessionsError) -> Refusal {
+    match error {
+        SessionsError::TooManyHalfOpen => Refusal::TooManyHalfOpen,
+        SessionsError::Closed => Refusal::ShuttingDown,
+        SessionsError::TooMany(_) | SessionsError::TooManyLinks => Refusal::TooManyInbound,
     }
 }
 

@@ -89,8 +89,11 @@ pub(crate) enum Over {
 impl Pending {
     /// Goes as far as it gets without waiting.
     pub(crate) fn advance(&mut self) -> Progress {
+        let parting = matches!(self.stage, Stage::Parting);
         match self.try_advance() {
             Ok(progress) => progress,
+            // Why it ended was told and counted when the parting began.
+            Err(_) if parting => Progress::Over(Over::Parted),
             Err(error) => Progress::Over(Over::Lost(error.kind())),
         }
     }

@@ -135,7 +135,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         let SessionEnded { session, reason, retry_after, unacked_bytes, decision } = ended;
         let Session { conn, peer, kind, .. } = *session;
         log::info!(target: "threadwire::session", "{} {conn}: disconnected: {reason}", peer.short());
-        self.shared.metrics.sessions_ended.add();
+        self.shared.metrics.session_ended(&reason);
         self.watched.remove(&conn);
         let entry = self.shared.registry.unregister(conn);
         let link = self.shared.registry.link(&peer);

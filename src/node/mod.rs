@@ -20,7 +20,7 @@ use crossbeam_channel::{Receiver, bounded};
 use crate::connections::{Connections, DialRequest, Shared};
 use crate::error::{ConnectError, DialCause, DialError, DialStage, RecvError, SendError, SendErrorKind};
 use crate::ident::PeerId;
-use crate::metrics::MetricsSnapshot;
+use crate::metrics::{MetricsSnapshot, Traffic};
 use crate::session::{self, Batch, LinkStats, Message, PeerHandle};
 use crate::sync::Mutex;
 
@@ -214,9 +214,13 @@ impl Node {
         links.into_iter().map(|link| PeerInfo { id: link.id, stats: PeerHandle::new(link).stats() }).collect()
     }
 
-    /// Counts of what happened to connections so far.
+    /// Counts of what happened to connections and messages so far.
     pub fn metrics(&self) -> MetricsSnapshot {
-        self.shared.metrics.snapshot()
+        let mut traffic = Traffic::default();
+        for link in self.shared.registry.links() {
+            traffic.merge(&PeerHandle::new(link).traffic());
+        }
+        self.shared.metrics.snapshot(traffic)
     }
 
     /// Shuts the node down: refuses new messages, waits until those accepted are acknowledged, says goodbye to every

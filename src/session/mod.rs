@@ -12,6 +12,7 @@
 //!  socket -> decoder -> link core (claims) -> handler, or inbox -> channel -> recv      rx-<peer>
 //! ```
 
+mod beat;
 mod gate;
 mod handling;
 mod inbox;
@@ -24,6 +25,7 @@ mod sender;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;
 mod state;
+mod traffic;
 mod writer;
 
 #[cfg(test)]
@@ -49,6 +51,7 @@ pub use peer::{LinkStats, PeerHandle};
 pub(crate) use peer_link::{PeerLink, SessionSettings};
 pub(crate) use state::{OnEnd, Pulse, Session, SessionEnded};
 
+use traffic::Counted;
 use writer::Writer;
 
 /// A session that is attached and does not run yet.
@@ -70,6 +73,7 @@ pub(crate) fn prepare(
 ) -> Prepared {
     let Connection { read, write, closer, .. } = connection;
     let session = Arc::new(Session::new(conn, peer.link.id, kind, closer));
+    let write = Arc::new(Counted::new(write, peer.link.traffic.clone()));
     let mut writer = Writer::new(conn, write, Instant::now());
     writer.control(unsent);
     let wake = peer.link.outbox.attach(Box::new(writer));

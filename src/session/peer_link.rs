@@ -14,6 +14,7 @@ use crate::ident::{ConnectionId, PeerId};
 use crate::link::{AckDue, Acked, LARGE, LinkCore, Segment};
 use crate::session::handling;
 use crate::session::outbox::{Item, Kick, Outbox, QueueLimits, Wait};
+use crate::session::traffic::LinkTraffic;
 use crate::session::writer::Writer;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex};
@@ -47,6 +48,8 @@ pub(crate) struct PeerLink {
     pub(super) ack_timer: AtomicBool,
     /// A handler is running.
     pub(super) busy: AtomicBool,
+    /// What went over its connections.
+    pub(crate) traffic: Arc<LinkTraffic>,
     /// The token this side proposes if it decides the first attach.
     pub(crate) token: [u8; 16],
 }
@@ -69,6 +72,7 @@ impl PeerLink {
             reads: AtomicU64::new(0),
             ack_timer: AtomicBool::new(false),
             busy: AtomicBool::new(false),
+            traffic: Arc::default(),
             token,
         }
     }
@@ -196,6 +200,10 @@ impl PeerLink {
 
     /// Reuses the buffers an acknowledgement freed, and wakes a writer that waited for it.
     pub(crate) fn see_to_freed(&self, acked: Acked) {
+        for (number, cause) in &acked.rejected {
+            self.traffic.returned.add(*cause);
+            log::debug!(target: "threadwire::link", "{}: message {number} was rejected: {cause}", self.id.short());
+        }
         for segment in acked.segments {
             match Arc::into_inner(segment) {
                 Some(segment) if segment.is_large() => self.outbox.recycle_large(segment.into_payload()),

@@ -22,7 +22,7 @@ use crate::session::peer_link::PeerLink;
 use crate::session::state::{OnEnd, Session};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::transport::ReadHalf;
-use crate::wire::{self, Ack, Decoder, FrameHeader, FrameType, HEADER, Lane, MAX_BODY, Run, WireError};
+use crate::wire::{self, Ack, Beat, Decoder, FrameHeader, FrameType, HEADER, Lane, MAX_BODY, Run, WireError};
 
 /// Messages claimed at once: the link lock is taken per run, and a handler's progress is told per run.
 const RUN: u32 = 128;
@@ -58,7 +58,10 @@ pub(crate) fn recv_loop(
         decoder.shrink_if_idle();
         match read.read(decoder.space()) {
             Ok(0) => break Some(DisconnectReason::Lost(std::io::ErrorKind::UnexpectedEof)),
-            Ok(count) => decoder.filled(count),
+            Ok(count) => {
+                decoder.filled(count);
+                link.traffic.read.more(count as u64);
+            }
             Err(error) => break Some(DisconnectReason::Lost(error.kind())),
         }
         session.heard.fetch_add(1, Ordering::Relaxed);
@@ -130,6 +133,7 @@ impl Receiver<'_> {
             return Ok(());
         }
         let (claim, generation) = self.claim(|core| core.claim(conn, run.lane, run.frames, run.bytes, run.ack_now))?;
+        self.link.traffic.received.more(run.frames.into());
         let more = decoder.pending().len() > run.bytes;
         let bytes = decoder.take_run(run);
         let Run { lane, frames, .. } = run;
@@ -226,7 +230,10 @@ impl Receiver<'_> {
                 let lane = lane()?;
                 self.quick(|core| core.on_other(conn, lane, |other| other.abort(HEADER + body.len())))
             }
-            Some(FrameType::Beat) => Ok(()),
+            Some(FrameType::Beat) => {
+                self.session.hear_beat(Beat::from_body(body));
+                Ok(())
+            }
             Some(FrameType::Goodbye) => self.take_goodbye(body),
             // Unnumbered data is best effort; this version has nobody who takes it.
             Some(FrameType::Data) => Ok(()),
@@ -244,12 +251,6 @@ impl Receiver<'_> {
     fn take_ack(&self, body: &[u8]) -> Result<(), End> {
         let ack: Ack = wire::decode(body)?;
         let acked = self.link.core.lock().on_ack(self.session.conn, &ack).map_err(|fault| self.fault(fault.into()))?;
-        for (number, cause) in &acked.rejected {
-            log::info!(
-                target: "threadwire::session",
-                "{} {}: message {number} was rejected: {cause}", self.link.id.short(), self.session.conn
-            );
-        }
         self.link.see_to_freed(acked);
         Ok(())
     }
@@ -273,6 +274,9 @@ impl Receiver<'_> {
         }
         let ((claim, piece, big), generation) = self.claim(|core| core.claim_piece(conn, lane, header, body))?;
         let (Piece::More(offset) | Piece::Whole(offset)) = piece else {
+            if piece == Piece::Rejected {
+                self.link.traffic.rejected.add(RejectCause::TooLarge);
+            }
             let due = self.link.core.lock().ack_due();
             self.delivered();
             self.link.see_to_acks(due);
@@ -305,6 +309,7 @@ impl Receiver<'_> {
         more: bool,
     ) -> Result<(), End> {
         let Reassembly { kind, bytes: payload, .. } = big;
+        self.link.traffic.received.add();
         let credit = self.link.core.lock().big_credit(lane, payload.len());
         let number = claim.first;
         let handler = match self.sink {
@@ -357,6 +362,7 @@ impl Receiver<'_> {
             target: "threadwire::session",
             "{} {}: message {number}: {cause}", self.link.id.short(), self.session.conn
         );
+        self.link.traffic.rejected.add(cause);
         self.link.finish(generation, lane, number + 1, credit, Some((number, cause)));
     }
 

@@ -1,21 +1,24 @@
 //! What threads share about one connection of a peer, and the report of its end.
 //!
-//! Owns: the close-once gate, counters that show life. Threads: `tx-<peer>`, `rx-<peer>`, `supervisor`.
-//! Locks: the gate's, a leaf; [`Session::leave`] takes the outbox lock and the link lock, one after the other.
+//! Owns: the close-once gate, counters that show life, the heartbeats' clock. Threads: `tx-<peer>`, `rx-<peer>`, `supervisor`.
+//! Locks: the gate's and the heartbeats', leaves; [`Session::leave`] takes the outbox lock and the link lock, one after the other.
 //! Blocks on: nothing.
 //! Upholds: a session ends once, with one cause, reported by the last of its threads.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{CloseReason, DisconnectReason};
 use crate::ident::{ConnectionId, PeerId, SessionKind};
 use crate::link::Decision;
+use crate::session::beat::BeatClock;
 use crate::session::gate::Gate;
 use crate::session::outbox::Goodbye;
 use crate::session::peer_link::PeerLink;
+use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::transport::Closer;
+use crate::wire::Beat;
 
 /// What threads share about one connection of a peer.
 #[derive(Debug)]
@@ -30,6 +33,8 @@ pub(crate) struct Session {
     pub(super) writes: AtomicU64,
     /// Our goodbye is said, or the other side's was heard: nothing is claimed any more.
     pub(super) parting: AtomicBool,
+    /// What heartbeats tell of the round trip.
+    beats: Mutex<BeatClock>,
 }
 
 impl Session {
@@ -43,6 +48,7 @@ impl Session {
             heard: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             parting: AtomicBool::new(false),
+            beats: Mutex::new(BeatClock::new(Instant::now())),
         }
     }
 }
@@ -82,6 +88,21 @@ impl Session {
             writes: self.writes.load(Ordering::Relaxed),
             parting: self.parting.load(Ordering::Relaxed),
         }
+    }
+
+    /// What the next heartbeat says.
+    pub(super) fn say_beat(&self, now: Instant, busy: bool) -> Beat {
+        self.beats.lock().say(now, busy)
+    }
+
+    /// A heartbeat came.
+    pub(super) fn hear_beat(&self, beat: Beat) {
+        self.beats.lock().hear(Instant::now(), beat);
+    }
+
+    /// The last round trip measured, from the second heartbeat on.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.beats.lock().rtt()
     }
 
     /// A thread of the session is done; the last one detaches the link and reports.
