@@ -144,8 +144,28 @@ pub(crate) struct DialFailure {
 #[derive(Debug, Clone)]
 pub(crate) enum Lifecycle {
     Started(Started),
-    Ended { peer: PeerId, conn: ConnectionId, kind: SessionKind, reason: DisconnectReason, unacked_bytes: usize },
-    DialFailed { peer: Option<PeerId>, error: DialError },
+    Ended {
+        peer: PeerId,
+        conn: ConnectionId,
+        kind: SessionKind,
+        reason: DisconnectReason,
+        unacked_bytes: usize,
+    },
+    DialFailed {
+        peer: Option<PeerId>,
+        error: DialError,
+    },
+    /// Another process proves the identity of a peer that is connected.
+    #[expect(dead_code, reason = "told by whoever finds out that two processes share a key")]
+    IdentityClash {
+        peer: PeerId,
+        remote_addr: SocketAddr,
+    },
+    /// A handler has been running for longer than the watchdog allows.
+    HandlerSlow {
+        peer: PeerId,
+        conn: ConnectionId,
+    },
 }
 
 /// Link tokens and the names of link states: secret, never the same twice, and without a failure once there is a seed.

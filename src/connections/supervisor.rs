@@ -241,6 +241,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
                     target: "threadwire::session",
                     "{} {}: a handler has been running for more than {:?}", link.id.short(), session.conn, times.watchdog
                 );
+                (self.on_event)(Lifecycle::HandlerSlow { peer: link.id, conn: session.conn });
             }
             // A handler that runs keeps its thread from reading: nobody is judged late meanwhile.
             if pulse.heard != watched.pulse.heard || link.is_busy() {

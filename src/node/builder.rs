@@ -5,9 +5,9 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{bounded, unbounded};
+use crossbeam_channel::{Receiver, bounded, unbounded};
 
 use crate::config::{self, Config};
 use crate::connections::{Connections, Report, Secrets, Shared, Times};
@@ -19,6 +19,7 @@ use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::node::events::{Changes, Events};
 use crate::node::receive::Inlet;
+use crate::node::shutdown::{self, Ending};
 use crate::registry::{RegistryLimits, SharedRegistry};
 use crate::session::{Consumer, Handler, Message, OnEnd, PeerHandle, QueueLimits, SessionSettings};
 use crate::transport::Transport;
@@ -47,6 +48,7 @@ pub struct NodeBuilder {
     payload: Vec<u8>,
     identity: Option<Identity>,
     transport: Option<Arc<dyn Transport>>,
+    shutdown_signal: Option<(Receiver<()>, Duration)>,
 }
 
 impl NodeBuilder {
@@ -58,6 +60,7 @@ impl NodeBuilder {
             payload: Vec::new(),
             identity: None,
             transport: None,
+            shutdown_signal: None,
         }
     }
 
@@ -103,12 +106,20 @@ impl NodeBuilder {
         self
     }
 
+    /// Shuts the node down when a channel of the application's fires or disconnects, as [`Node::shutdown`] with
+    /// `deadline` would: the flag that ends the program ends the node too. A thread of the node waits for it. What the
+    /// shutdown left is in the log, and [`Node::wait_shutdown`] returns it.
+    pub fn shutdown_signal(mut self, signal: Receiver<()>, deadline: Duration) -> Self {
+        self.shutdown_signal = Some((signal, deadline));
+        self
+    }
+
     /// Starts the node.
     ///
     /// # Errors
     /// [`StartError`] says what is wrong and where; nothing is left running.
     pub fn start(self) -> Result<Node, StartError> {
-        let Self { config, handler, policy, payload, identity, transport } = self;
+        let Self { config, handler, policy, payload, identity, transport, shutdown_signal } = self;
         config.validate()?;
         let identity = match (identity, &config.data_dir) {
             (Some(identity), _) => identity,
@@ -164,18 +175,22 @@ impl NodeBuilder {
             start: Instant::now(),
         });
         let changes = Arc::new(Changes::default());
-        let (events, to_application) = Events::new(EVENTS, changes.clone());
+        let (events, to_application) = Events::new(EVENTS, shared.metrics.clone(), changes.clone());
         let on_event = move |lifecycle| events.tell(lifecycle);
         let connections = Connections::start(&shared, transport, listeners, to_supervisor, on_event)?;
         log::info!(target: "threadwire::accept", "{} listens on {local_addrs:?}", me.short());
         let node = Node {
             shared,
             local_addrs,
-            connections: crate::sync::Mutex::new(Some(connections)),
-            inlet,
+            connections: Arc::new(crate::sync::Mutex::new(Some(connections))),
+            inlet: inlet.map(Arc::new),
             events: to_application,
             changes,
+            ending: Arc::new(Ending::new()),
         };
+        if let Some((signal, time)) = shutdown_signal {
+            shutdown::shut_down_on(node.closing(), signal, time)?;
+        }
         for peer in &config.peers {
             node.add_peer(peer.id, peer.addresses.iter().copied())
                 .map_err(|error| ConfigError { place: format!("peer {:?}", peer.name), what: error.to_string() })?;

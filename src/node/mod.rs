@@ -30,7 +30,7 @@ pub use shutdown::{PeerReport, ShutdownReport};
 
 use events::Changes;
 use receive::Inlet;
-use shutdown::Closing;
+use shutdown::{Closing, Ending};
 
 /// How long a dropped node may take to shut down.
 const DROP_DEADLINE: Duration = Duration::from_secs(2);
@@ -41,11 +41,12 @@ const DROP_DEADLINE: Duration = Duration::from_secs(2);
 pub struct Node {
     shared: Arc<Shared>,
     local_addrs: Vec<SocketAddr>,
-    /// Absent once it was shut down.
-    connections: Mutex<Option<Connections>>,
-    inlet: Option<Inlet>,
+    /// Absent once its shutdown has begun.
+    connections: Arc<Mutex<Option<Connections>>>,
+    inlet: Option<Arc<Inlet>>,
     events: Receiver<Event>,
     changes: Arc<Changes>,
+    ending: Arc<Ending>,
 }
 
 /// What a node knows of a peer now.
@@ -199,7 +200,7 @@ impl Node {
         if session::in_handler() {
             return Err(RecvError::WouldBlock);
         }
-        self.inlet.as_ref().ok_or(RecvError::HasHandler)
+        self.inlet.as_deref().ok_or(RecvError::HasHandler)
     }
 
     /// What happens to connections, for a `select!` loop or a thread of your own. Bounded: what nobody takes is counted
@@ -224,27 +225,50 @@ impl Node {
     }
 
     /// Shuts the node down: refuses new messages, waits until those accepted are acknowledged, says goodbye to every
-    /// peer, ends every thread. Inside a handler it only begins to, and returns at once. Later calls report nothing.
+    /// peer, ends every thread.
+    ///
+    /// It happens once. Whoever calls while it goes on, or after it, gets the same report when it is over; a caller whose
+    /// own deadline comes first gets one that is not [`finished`](ShutdownReport::finished). Inside a message handler the
+    /// shutdown begins, with this deadline, and the call returns at once with such a report.
     ///
     /// # Blocking
     /// Up to `deadline` from now; less if everything is drained before.
     pub fn shutdown(&self, deadline: Duration) -> ShutdownReport {
-        let closing = Closing {
-            shared: &self.shared,
-            connections: &self.connections,
-            inlet: self.inlet.as_ref(),
-            changes: &self.changes,
-        };
-        shutdown::shut_down(&closing, Instant::now() + deadline)
+        shutdown::shut_down(&self.closing(), shutdown::deadline_in(deadline))
+    }
+
+    /// Whether a shutdown has begun, whoever asked for it: messages are refused from then on.
+    pub fn is_shutting_down(&self) -> bool {
+        self.ending.has_begun()
+    }
+
+    /// Waits until the node has shut down, whoever asks for it: another thread, a handler, or the signal given to
+    /// [`NodeBuilder::shutdown_signal`]. `None`: it has not within `timeout`, or this is a message handler, where nothing
+    /// may wait.
+    ///
+    /// # Blocking
+    /// Up to `timeout`.
+    pub fn wait_shutdown(&self, timeout: Duration) -> Option<ShutdownReport> {
+        if session::in_handler() {
+            return self.ending.report();
+        }
+        self.ending.wait(shutdown::deadline_in(timeout))
+    }
+
+    fn closing(&self) -> Closing {
+        Closing {
+            shared: self.shared.clone(),
+            connections: self.connections.clone(),
+            inlet: self.inlet.clone(),
+            changes: self.changes.clone(),
+            ending: self.ending.clone(),
+        }
     }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let report = self.shutdown(DROP_DEADLINE);
-        if !report.is_clean() {
-            log::warn!(target: "threadwire::link", "a dropped node left something behind: {report:?}");
-        }
+        self.shutdown(DROP_DEADLINE);
     }
 }
 

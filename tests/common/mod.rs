@@ -80,7 +80,8 @@ pub fn node_threads() -> Vec<String> {
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
     let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
     let of_nodes = |name: &String| {
-        ["tx-", "rx-", "work-"].iter().any(|role| name.starts_with(role)) || name == "acceptor" || name == "supervisor"
+        ["tx-", "rx-", "work-"].iter().any(|role| name.starts_with(role))
+            || ["acceptor", "supervisor", "shutdown"].contains(&name.as_str())
     };
     names.map(|name| name.trim_end().to_owned()).filter(of_nodes).collect()
 }
