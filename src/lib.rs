@@ -52,5 +52,5 @@ mod node;
 pub use config::Config;
 pub use error::SendError;
 pub use ident::PeerId;
-pub use node::{Event, Node, NodeBuilder, PeerInfo, PeerReport, ShutdownReport};
+pub use node::{Event, Finding, Node, NodeBuilder, PeerInfo, PeerReport, ShutdownReport, SystemLimit};
 pub use session::{Batch, LinkStats, Message, PeerHandle};

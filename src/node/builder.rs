@@ -19,11 +19,12 @@ use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::node::events::{Changes, Events};
 use crate::node::receive::Inlet;
+use crate::node::selfcheck::{self, Needs, Readings};
 use crate::node::shutdown::{self, Ending};
 use crate::registry::{RegistryLimits, SharedRegistry};
 use crate::session::{Consumer, Handler, Message, OnEnd, PeerHandle, QueueLimits, SessionSettings};
 use crate::transport::Transport;
-use crate::transport::tcp::{Tcp, TcpOptions};
+use crate::transport::tcp::{BACKLOG, Tcp, TcpOptions};
 
 /// The protocol id of links between nodes.
 const PROTOCOL: &str = "threadwire-direct/1";
@@ -125,11 +126,12 @@ impl NodeBuilder {
             (Some(identity), _) => identity,
             (None, Some(folder)) => Identity::load_or_create(folder)?,
             (None, None) => {
-                log::info!(target: "threadwire::accept", "no data_dir: the identity lasts as long as this process");
+                log::info!(target: "threadwire::node", "no data_dir: the identity lasts as long as this process");
                 Identity::generate()?
             }
         };
         let me = identity.peer_id();
+        let backlog = if transport.is_none() && config.listen.is_some() { BACKLOG.unsigned_abs().into() } else { 0 };
         let transport = transport.unwrap_or_else(|| Arc::new(Tcp::new(tcp_options(&config))));
         let mut listeners = Vec::new();
         let mut local_addrs = Vec::new();
@@ -137,6 +139,16 @@ impl NodeBuilder {
             let listener = transport.listen(addr).map_err(|source| StartError::Listen { addr, source })?;
             local_addrs.push(listener.local_addr());
             listeners.push(listener);
+        }
+        let needs = Needs {
+            sessions: config.inbound.saturating_add(config.outbound) as u64,
+            half_open: config.half_open as u64,
+            listeners: listeners.len() as u64,
+            backlog,
+        };
+        let findings = selfcheck::check(&needs, &Readings::take());
+        for finding in &findings {
+            log::warn!(target: "threadwire::node", "{}: {finding}", me.short());
         }
         let advertised = config.advertise.or(local_addrs.first().copied());
         let handshake = HandshakeConfig::new(Arc::new(identity), incarnation(), config.network.clone(), PROTOCOL)?
@@ -178,7 +190,7 @@ impl NodeBuilder {
         let (events, to_application) = Events::new(EVENTS, shared.metrics.clone(), changes.clone());
         let on_event = move |lifecycle| events.tell(lifecycle);
         let connections = Connections::start(&shared, transport, listeners, to_supervisor, on_event)?;
-        log::info!(target: "threadwire::accept", "{} listens on {local_addrs:?}", me.short());
+        log::info!(target: "threadwire::node", "{}: started, listens on {local_addrs:?}", me.short());
         let node = Node {
             shared,
             local_addrs,
@@ -187,6 +199,7 @@ impl NodeBuilder {
             events: to_application,
             changes,
             ending: Arc::new(Ending::new()),
+            findings,
         };
         if let Some((signal, time)) = shutdown_signal {
             shutdown::shut_down_on(node.closing(), signal, time)?;

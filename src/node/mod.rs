@@ -8,6 +8,7 @@
 mod builder;
 mod events;
 mod receive;
+mod selfcheck;
 mod shutdown;
 
 use std::fmt;
@@ -26,6 +27,7 @@ use crate::sync::Mutex;
 
 pub use builder::NodeBuilder;
 pub use events::Event;
+pub use selfcheck::{Finding, SystemLimit};
 pub use shutdown::{PeerReport, ShutdownReport};
 
 use events::Changes;
@@ -47,6 +49,7 @@ pub struct Node {
     events: Receiver<Event>,
     changes: Arc<Changes>,
     ending: Arc<Ending>,
+    findings: Vec<Finding>,
 }
 
 /// What a node knows of a peer now.
@@ -222,6 +225,12 @@ impl Node {
             traffic.merge(&PeerHandle::new(link).traffic());
         }
         self.shared.metrics.snapshot(traffic)
+    }
+
+    /// Limits of the system that were lower, when the node started, than its configuration may come to need: descriptors,
+    /// threads, memory maps, the backlog. Each was a warning in the log. What the system does not tell is not judged.
+    pub fn self_check(&self) -> &[Finding] {
+        &self.findings
     }
 
     /// Shuts the node down: refuses new messages, waits until those accepted are acknowledged, says goodbye to every

@@ -17,7 +17,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use super::{Connection, Listener, PendingConnection, Transport, socket};
 
 /// Connections the system keeps ready for [`Listener::accept`]; it may keep fewer (`net.core.somaxconn`).
-const BACKLOG: libc::c_int = 1024;
+pub(crate) const BACKLOG: libc::c_int = 1024;
 
 /// Unanswered keepalive probes after which a connection is given up.
 const KEEPALIVE_RETRIES: u32 = 3;
