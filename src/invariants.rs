@@ -37,6 +37,23 @@
 //! Refuse messages, wait until drained, stop accepting and dialling, say goodbye to every session, wait for their ends,
 //! close those that are late, join all threads: every wait is bounded by the one deadline.
 //!
+//! # Log lines
+//!
+//! Targets are `threadwire::{node,accept,dial,session,link,transport}`. A line about a peer begins with the first eight
+//! digits of its id and, where there is one, the connection (`9f86d081 c7: connected ..`); one about a message has its
+//! number. A node's own lines, under `threadwire::node`, begin with its own id.
+//!
+//! | level | means | lines |
+//! |---|---|---|
+//! | error | something for the operator to repair; the node cannot | the poll fails, no thread could be started, a message handler panicked |
+//! | warn | the node goes on, and somebody should look; once for each change to the worse | a kept peer is not reached, a peer broke the protocol, a handler is slow, messages ended unknown, no descriptors to accept with, a limit of the system is too low, a shutdown left something |
+//! | info | one line for each change of a node or a peer | started, shutting down, shut down; connected, disconnected |
+//! | debug | each attempt | dials that fail again, connections refused, handshakes that fail, messages that were rejected |
+//! | trace | each step | |
+//!
+//! What a stranger can cause is at most debug, and a counter: nobody fills the log from outside. *Checked by*
+//! `tests/log_lines.rs`.
+//!
 //! # Invariants
 //!
 //! **I-1 A message is claimed once, in order.** A receiver thread claims under the link lock before it delivers, and only

@@ -254,7 +254,7 @@ impl Acceptor {
         let attach: Attach = match wire::decode(body) {
             Ok(attach) => attach,
             Err(error) => {
-                log::warn!(target: "threadwire::accept", "{} {conn}: {error}", peer.link.id.short());
+                log::debug!(target: "threadwire::accept", "{} {conn}: {error}", peer.link.id.short());
                 return self.refuse(conn, CloseReason::ProtocolError);
             }
         };
@@ -262,7 +262,7 @@ impl Acceptor {
         match answer {
             Ok(decision) => self.carry_out(&peer.link, decision),
             Err(fault) => {
-                log::warn!(target: "threadwire::accept", "{} {conn}: {fault}", peer.link.id.short());
+                log::debug!(target: "threadwire::accept", "{} {conn}: {fault}", peer.link.id.short());
                 let reason = match fault {
                     crate::link::Fault::BadToken => CloseReason::BadToken,
                     _ => CloseReason::ProtocolError,

@@ -53,6 +53,10 @@ pub(crate) fn recv_loop(
         match receiver.take_all(&mut decoder) {
             Ok(()) => {}
             Err(End::Cause(cause)) => break Some(cause),
+            Err(End::Broken(error)) => {
+                log::warn!(target: "threadwire::session", "{} {}: {error}", link.id.short(), session.conn);
+                break Some(DisconnectReason::Local(CloseReason::ProtocolError));
+            }
             Err(End::Stale) => break None,
         }
         decoder.shrink_if_idle();
@@ -79,6 +83,8 @@ pub(crate) fn recv_loop(
 /// Why the loop ends.
 enum End {
     Cause(DisconnectReason),
+    /// The peer sent what is no frame, or one that has no place here.
+    Broken(WireError),
     /// A newer session took over.
     Stale,
 }
@@ -93,8 +99,7 @@ struct Claimed {
 
 impl From<WireError> for End {
     fn from(error: WireError) -> Self {
-        log::debug!(target: "threadwire::session", "{error}");
-        Self::Cause(DisconnectReason::Local(CloseReason::ProtocolError))
+        Self::Broken(error)
     }
 }
 
@@ -360,7 +365,7 @@ impl Receiver<'_> {
     fn reject(&self, generation: u32, lane: Lane, number: u64, credit: u64, cause: RejectCause) {
         log::error!(
             target: "threadwire::session",
-            "{} {}: message {number}: {cause}", self.link.id.short(), self.session.conn
+            "{} {}: message {number} of lane {lane:?}: {cause}", self.link.id.short(), self.session.conn
         );
         self.link.traffic.rejected.add(cause);
         self.link.finish(generation, lane, number + 1, credit, Some((number, cause)));
