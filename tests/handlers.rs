@@ -217,6 +217,34 @@ fn a_slow_handler_of_one_peer_delays_no_other_and_is_no_silence() {
 }
 
 #[test]
+fn a_handler_that_runs_long_is_told_once_with_its_peer() {
+    let _alone = alone();
+    let (go, wait) = bounded::<()>(0);
+    let mut config = quick();
+    config.handler_watchdog = Duration::from_millis(50);
+    let bob = Node::builder().config(config).handler(move |_, message| {
+        if message.payload() == b"slow" {
+            let _ = wait.recv_timeout(PATIENCE);
+        }
+    });
+    let bob = bob.start().unwrap();
+    let alice = start(quick());
+    let to_bob = link(&alice, &bob);
+    to_bob.send("slow").unwrap();
+    let slow = wait_event(&bob, "the handler is slow", |event| match event {
+        Event::HandlerSlow { peer, .. } => Some(peer),
+        _ => None,
+    });
+    assert_eq!(slow, alice.id());
+    // More messages wait, and the scan looks at it again and again: it is the same slowness.
+    (0..10).for_each(|_| to_bob.send("more").unwrap());
+    go.send_timeout((), PATIENCE).unwrap();
+    wait_until("all are handled", || to_bob.stats().acked == 11);
+    assert!(bob.events().try_iter().all(|event| !matches!(event, Event::HandlerSlow { .. })));
+    assert!(bob.shutdown(PATIENCE).is_clean());
+}
+
+#[test]
 fn a_shutdown_in_a_handler_returns_at_once_and_the_node_ends() {
     let _alone = alone();
     let (tell, told) = bounded(1);
