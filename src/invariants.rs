@@ -46,12 +46,13 @@
 //! | level | means | lines |
 //! |---|---|---|
 //! | error | something for the operator to repair; the node cannot | the poll fails, no thread could be started, a message handler panicked |
-//! | warn | the node goes on, and somebody should look; once for each change to the worse | a kept peer is not reached, a peer broke the protocol, a handler is slow, messages ended unknown, no descriptors to accept with, a limit of the system is too low, a shutdown left something |
-//! | info | one line for each change of a node or a peer | started, shutting down, shut down; connected, disconnected |
+//! | warn | the node goes on, and somebody should look; once for each change to the worse | a kept peer is not reached, a peer broke the protocol, a handler is slow, messages ended unknown, no descriptors to accept with, a bound refuses connections, a limit of the system is too low, a shutdown left something |
+//! | info | one line for each change of a node or a peer | started, accepting again, shutting down, shut down; connected, disconnected |
 //! | debug | each attempt | dials that fail again, connections refused, handshakes that fail, messages that were rejected |
 //! | trace | each step | |
 //!
-//! What a stranger can cause is at most debug, and a counter: nobody fills the log from outside. *Checked by*
+//! What a stranger can cause is at most debug, and a counter; that connections are refused at a bound is one warning a
+//! minute for each cause: nobody fills the log from outside. *Checked by*
 //! `tests/log_lines.rs`.
 //!
 //! # Invariants

@@ -56,4 +56,5 @@ pub use config::Config;
 pub use error::SendError;
 pub use ident::PeerId;
 pub use node::{Event, Finding, Node, NodeBuilder, PeerInfo, PeerReport, ShutdownReport, SystemLimit};
+pub use registry::SessionInfo;
 pub use session::{Batch, LinkStats, Message, PeerHandle};

@@ -81,14 +81,18 @@ macro_rules! plain_causes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// As many sessions that others opened as `inbound` allows.
-    TooManyInbound,
-    /// As many connections in the middle of a handshake as `half_open` allows.
-    TooManyHalfOpen,
+    /// As many inbound connections as `inbound` allows, and none of them unproven.
+    Inbound,
+    /// As many unproven connections of one address as `half_open_per_ip` allows.
+    HalfOpenPerIp,
+    /// As many connections of one address as `inbound_per_ip` allows.
+    InboundPerIp,
+    /// The thread budget is used up, and by no unproven connection.
+    Threads,
     /// The node is shutting down.
     ShuttingDown,
-    /// The system gave no randomness, descriptor or place in the poll.
-    NoResources,
+    /// The system gave no randomness.
+    NoRandomness,
 }
 
 /// Why a connection could not be opened.
@@ -103,6 +107,8 @@ pub enum ConnectFailure {
     TimedOut,
     /// No place was left here: as many sessions as `outbound` allows.
     NoSlot,
+    /// The thread budget is used up.
+    NoThreads,
     /// The node is shutting down.
     ShuttingDown,
     /// Something else of the system.
@@ -110,8 +116,8 @@ pub enum ConnectFailure {
 }
 
 plain_causes! {
-    Refusal { TooManyInbound TooManyHalfOpen ShuttingDown NoResources }
-    ConnectFailure { Refused Unreachable TimedOut NoSlot ShuttingDown Other }
+    Refusal { Inbound HalfOpenPerIp InboundPerIp Threads ShuttingDown NoRandomness }
+    ConnectFailure { Refused Unreachable TimedOut NoSlot NoThreads ShuttingDown Other }
     SessionKind { Inbound Outbound }
 }
 
@@ -123,6 +129,7 @@ impl ConnectFailure {
             DialCause::Io(ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable) => Self::Unreachable,
             DialCause::Io(ErrorKind::TimedOut) | DialCause::TimedOut(_) => Self::TimedOut,
             DialCause::Rejected(CloseReason::TooMany) => Self::NoSlot,
+            DialCause::Rejected(CloseReason::NoResources) => Self::NoThreads,
             DialCause::ShuttingDown => Self::ShuttingDown,
             _ => Self::Other,
         }
@@ -343,6 +350,12 @@ pub(crate) struct Metrics {
     pub(crate) accepted: Counter,
     /// Accepts that failed.
     pub(crate) accept_errors: Counter,
+    /// Of these, for want of descriptors or memory.
+    pub(crate) accepts_starved: Counter,
+    /// Unproven connections sent away to make room for newcomers.
+    pub(crate) evicted: Counter,
+    /// Sessions that did not start because the system refused a thread.
+    pub(crate) spawns_failed: Counter,
     /// Connections closed before their handshake.
     pub(crate) refused: Table<Refusal>,
     /// Dials begun.
@@ -374,8 +387,14 @@ pub(crate) struct Metrics {
 pub struct MetricsSnapshot {
     /// Connections accepted.
     pub accepted: u64,
-    /// Accepts that failed, as for want of descriptors.
+    /// Accepts that failed: the connection was gone, or the system is out of something.
     pub accept_errors: u64,
+    /// Of these, those for want of descriptors or memory; they are tried again by a timer.
+    pub accepts_starved: u64,
+    /// Unproven connections sent away to make room for newcomers; they are among `handshakes_failed` as well.
+    pub evicted: u64,
+    /// Sessions that did not start because the system refused a thread; their handshakes are among those that failed.
+    pub spawns_failed: u64,
     /// Connections closed before their handshake, for want of a slot.
     pub refused: u64,
     /// The same by cause.
@@ -431,8 +450,8 @@ impl Metrics {
         self.sessions_ended.add(reason);
     }
 
-    /// What they say now; `traffic` is the links' own.
-    pub(crate) fn snapshot(&self, traffic: Traffic) -> MetricsSnapshot {
+    /// What they say now; `traffic` is the links', and empty here.
+    pub(crate) fn snapshot(&self) -> MetricsSnapshot {
         let refused_by = self.refused.snapshot();
         let dials_failed_by = DialFailures {
             resolve: self.dials_unresolved.value(),
@@ -445,6 +464,9 @@ impl Metrics {
         MetricsSnapshot {
             accepted: self.accepted.value(),
             accept_errors: self.accept_errors.value(),
+            accepts_starved: self.accepts_starved.value(),
+            evicted: self.evicted.value(),
+            spawns_failed: self.spawns_failed.value(),
             refused: refused_by.total(),
             refused_by,
             dials: self.dials.value(),
@@ -460,7 +482,7 @@ impl Metrics {
             sessions_ended_by,
             sessions_cut: self.sessions_cut.value(),
             events_missed: self.events_missed.value(),
-            traffic,
+            traffic: Traffic::default(),
         }
     }
 }
@@ -504,10 +526,10 @@ mod tests {
     fn each_cause_raises_its_own_count_by_one_and_totals_are_their_sums() {
         let metrics = Metrics::default();
         for reason in CloseReason::ALL.iter().copied().chain([CloseReason::Other(60_000)]) {
-            let before = metrics.snapshot(Traffic::default());
+            let before = metrics.snapshot();
             metrics.session_ended(&DisconnectReason::Local(reason));
             metrics.handshake_failed(&DialCause::Refused(reason));
-            let after = metrics.snapshot(Traffic::default());
+            let after = metrics.snapshot();
             assert_eq!(after.sessions_ended_by.local.get(reason), before.sessions_ended_by.local.get(reason) + 1);
             assert_eq!(after.handshakes_failed_by.remote.get(reason), 1);
             assert_eq!(after.sessions_ended, before.sessions_ended + 1);
@@ -520,9 +542,9 @@ mod tests {
             (ErrorKind::AddrNotAvailable, ConnectFailure::Other),
         ] {
             metrics.dial_failed(&DialError { addr, stage: DialStage::Connect, cause: DialCause::Io(kind) });
-            assert_eq!(metrics.snapshot(Traffic::default()).dials_failed_by.connect.get(failure), 1);
+            assert_eq!(metrics.snapshot().dials_failed_by.connect.get(failure), 1);
         }
-        assert_eq!(metrics.snapshot(Traffic::default()).dials_failed, 3);
+        assert_eq!(metrics.snapshot().dials_failed, 3);
     }
 
     #[test]
@@ -531,7 +553,7 @@ mod tests {
         metrics.session_ended(&DisconnectReason::Remote(CloseReason::Shutdown));
         metrics.session_ended(&DisconnectReason::Remote(CloseReason::Other(9_999)));
         metrics.sessions_started.add(SessionKind::Inbound);
-        let json = serde_json::to_value(metrics.snapshot(Traffic::default())).unwrap();
+        let json = serde_json::to_value(metrics.snapshot()).unwrap();
         assert_eq!(json["sessions_ended_by"]["remote"]["shutdown"], 1);
         assert_eq!(json["sessions_ended_by"]["remote"]["other"], 1);
         assert_eq!(json["sessions_started_by"], serde_json::json!({ "inbound": 1, "outbound": 0 }));

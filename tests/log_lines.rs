@@ -69,7 +69,7 @@ fn small(listen: Option<std::net::SocketAddr>) -> Config {
     let mut config = quick();
     (config.inbound, config.outbound, config.half_open) = (8, 8, 8);
     if let Some(addr) = listen {
-        config.listen = Some(addr);
+        config.listen = vec![addr];
     }
     config
 }

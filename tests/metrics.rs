@@ -192,7 +192,7 @@ fn a_connection_beyond_the_bound_counts_as_refused_by_it() {
     bob.wait_connected(alice.id(), PATIENCE).unwrap();
     let before = bob.metrics();
     carol.connect(bob.local_addr().unwrap()).unwrap_err();
-    rose("carol is one too many", &bob, &before, &["accepted", "refused", "refused_by.too_many_inbound"]);
+    rose("carol is one too many", &bob, &before, &["accepted", "refused", "refused_by.inbound"]);
     (tallies(&bob), tallies(&carol));
 }
 

@@ -4,13 +4,14 @@
 //! Upholds: a start that fails leaves nothing running.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, bounded, unbounded};
 
-use crate::config::{self, Config};
-use crate::connections::{Connections, Report, Secrets, Shared, Times};
+use crate::config::{self, Config, OWN_THREADS, THREADS_PER_SESSION};
+use crate::connections::{Caps, Connections, Report, Secrets, Shared, Times};
 use crate::error::{ConfigError, StartError};
 use crate::handshake::{AcceptAll, HandshakeConfig, HandshakePolicy, Identity};
 use crate::ident::Incarnation;
@@ -23,6 +24,7 @@ use crate::node::selfcheck::{self, Needs, Readings};
 use crate::node::shutdown::{self, Ending};
 use crate::registry::{RegistryLimits, SharedRegistry};
 use crate::session::{Consumer, Handler, Message, OnEnd, PeerHandle, QueueLimits, SessionSettings};
+use crate::threads;
 use crate::transport::Transport;
 use crate::transport::tcp::{BACKLOG, Tcp, TcpOptions};
 
@@ -131,17 +133,17 @@ impl NodeBuilder {
             }
         };
         let me = identity.peer_id();
-        let backlog = if transport.is_none() && config.listen.is_some() { BACKLOG.unsigned_abs().into() } else { 0 };
+        let backlog = if transport.is_none() && !config.listen.is_empty() { BACKLOG.unsigned_abs().into() } else { 0 };
         let transport = transport.unwrap_or_else(|| Arc::new(Tcp::new(tcp_options(&config))));
         let mut listeners = Vec::new();
-        let mut local_addrs = Vec::new();
-        if let Some(addr) = config.listen {
+        let mut local_addrs: Vec<SocketAddr> = Vec::new();
+        for &addr in &config.listen {
             let listener = transport.listen(addr).map_err(|source| StartError::Listen { addr, source })?;
             local_addrs.push(listener.local_addr());
             listeners.push(listener);
         }
         let needs = Needs {
-            sessions: config.inbound.saturating_add(config.outbound) as u64,
+            sessions: sessions(&config) as u64,
             half_open: config.half_open as u64,
             listeners: listeners.len() as u64,
             backlog,
@@ -150,7 +152,8 @@ impl NodeBuilder {
         for finding in &findings {
             log::warn!(target: "threadwire::node", "{}: {finding}", me.short());
         }
-        let advertised = config.advertise.or(local_addrs.first().copied());
+        let bound = local_addrs.iter().copied().find(|addr| !addr.ip().is_unspecified());
+        let advertised = config.advertise.or(bound);
         let handshake = HandshakeConfig::new(Arc::new(identity), incarnation(), config.network.clone(), PROTOCOL)?
             .advertise(advertised)
             .payload(payload)?
@@ -171,9 +174,9 @@ impl NodeBuilder {
             // The supervisor is gone only when the node is past the point where it waits for sessions.
             Arc::new(move |ended| drop(reports.send(Report::Ended(ended))))
         };
-        let (inbound, outbound, half_open) = (config.inbound, config.outbound, config.half_open);
+        let (inbound, outbound, threads) = (config.inbound, config.outbound, session_threads(&config));
         let shared = Arc::new(Shared {
-            registry: SharedRegistry::new(RegistryLimits { inbound, outbound, half_open, links }),
+            registry: SharedRegistry::new(RegistryLimits { inbound, outbound, links, threads }),
             metrics: Arc::new(Metrics::default()),
             handshake: Arc::new(handshake),
             me,
@@ -189,7 +192,8 @@ impl NodeBuilder {
         let changes = Arc::new(Changes::default());
         let (events, to_application) = Events::new(EVENTS, shared.metrics.clone(), changes.clone());
         let on_event = move |lifecycle| events.tell(lifecycle);
-        let connections = Connections::start(&shared, transport, listeners, to_supervisor, on_event)?;
+        let connections =
+            Connections::start(&shared, transport, listeners, Caps::of(&config), to_supervisor, on_event)?;
         log::info!(target: "threadwire::node", "{}: started, listens on {local_addrs:?}", me.short());
         let node = Node {
             shared,
@@ -222,6 +226,19 @@ impl fmt::Debug for NodeBuilder {
 fn incarnation() -> Incarnation {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Incarnation(now.as_nanos() as u64)
+}
+
+/// Sessions that the configuration allows at one time.
+fn sessions(config: &Config) -> usize {
+    let threads = config.max_threads.map_or(usize::MAX, |threads| threads.saturating_sub(OWN_THREADS));
+    config.inbound.saturating_add(config.outbound).min(threads / THREADS_PER_SESSION)
+}
+
+/// The thread budget, less the node's own threads.
+fn session_threads(config: &Config) -> usize {
+    let sessions = config.inbound.saturating_add(config.outbound).saturating_mul(THREADS_PER_SESSION);
+    let asked = config.max_threads.unwrap_or(sessions.saturating_add(OWN_THREADS));
+    asked.min(threads::most().unwrap_or(usize::MAX)).saturating_sub(OWN_THREADS)
 }
 
 fn settings(config: &Config, handler: bool) -> SessionSettings {

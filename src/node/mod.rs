@@ -7,6 +7,7 @@
 
 mod builder;
 mod events;
+mod peers;
 mod receive;
 mod selfcheck;
 mod shutdown;
@@ -21,12 +22,14 @@ use crossbeam_channel::{Receiver, bounded};
 use crate::connections::{Connections, DialRequest, Shared};
 use crate::error::{ConnectError, DialCause, DialError, DialStage, RecvError, SendError, SendErrorKind};
 use crate::ident::PeerId;
-use crate::metrics::{MetricsSnapshot, Traffic};
-use crate::session::{self, Batch, LinkStats, Message, PeerHandle};
+use crate::metrics::MetricsSnapshot;
+use crate::registry::SessionInfo;
+use crate::session::{self, Batch, Message, PeerHandle};
 use crate::sync::Mutex;
 
 pub use builder::NodeBuilder;
 pub use events::Event;
+pub use peers::PeerInfo;
 pub use selfcheck::{Finding, SystemLimit};
 pub use shutdown::{PeerReport, ShutdownReport};
 
@@ -52,25 +55,20 @@ pub struct Node {
     findings: Vec<Finding>,
 }
 
-/// What a node knows of a peer now.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct PeerInfo {
-    /// Who it is.
-    pub id: PeerId,
-    /// Counts of its messages, and whether it is connected.
-    pub stats: LinkStats,
-}
-
 impl Node {
     /// Who this node is.
     pub fn id(&self) -> PeerId {
         self.shared.me
     }
 
-    /// Where it listens, with the port the system chose; `None` if it does not.
+    /// Where it listens first, with the port the system chose; `None` if it does not listen.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.local_addrs.first().copied()
+    }
+
+    /// Where it listens, in the order of the configuration, with the ports the system chose.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.local_addrs
     }
 
     /// Keeps a peer connected from now on: dials it, and dials again whenever it is lost. Called again, it replaces the
@@ -212,19 +210,24 @@ impl Node {
         self.events.clone()
     }
 
-    /// The peers the node knows, connected or not.
+    /// What the node knows of each peer now, connected or not, in the order of their ids.
     pub fn peers(&self) -> Vec<PeerInfo> {
-        let links = self.shared.registry.links();
-        links.into_iter().map(|link| PeerInfo { id: link.id, stats: PeerHandle::new(link).stats() }).collect()
+        peers::all(&self.shared)
+    }
+
+    /// Every connection that takes a place now, also those that have not proven whose they are and dials under way, in
+    /// the order they were accepted or dialled.
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        self.shared.registry.sessions_info()
     }
 
     /// Counts of what happened to connections and messages so far.
     pub fn metrics(&self) -> MetricsSnapshot {
-        let mut traffic = Traffic::default();
+        let mut metrics = self.shared.metrics.snapshot();
         for link in self.shared.registry.links() {
-            traffic.merge(&PeerHandle::new(link).traffic());
+            metrics.traffic.merge(&PeerHandle::new(link).traffic());
         }
-        self.shared.metrics.snapshot(traffic)
+        metrics
     }
 
     /// Limits of the system that were lower, when the node started, than its configuration may come to need: descriptors,

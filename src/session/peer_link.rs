@@ -6,6 +6,7 @@
 //! Blocks on: room in the outbox, in [`PeerLink::push`] with a deadline.
 //! Upholds: what is appended is written by somebody; what is owed is acknowledged within the ack delay.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ pub(crate) struct PeerLink {
     pub(super) busy: AtomicBool,
     /// What went over its connections.
     pub(crate) traffic: Arc<LinkTraffic>,
+    /// Where the peer said it can be dialled.
+    advertised: Mutex<Option<SocketAddr>>,
     /// The token this side proposes if it decides the first attach.
     pub(crate) token: [u8; 16],
 }
@@ -73,6 +76,7 @@ impl PeerLink {
             ack_timer: AtomicBool::new(false),
             busy: AtomicBool::new(false),
             traffic: Arc::default(),
+            advertised: Mutex::new(None),
             token,
         }
     }
@@ -215,6 +219,16 @@ impl PeerLink {
         if acked.wake {
             self.outbox.kick(false).wake();
         }
+    }
+
+    /// Where the peer said it can be dialled, in the handshake of its last connection.
+    pub(crate) fn advertised(&self) -> Option<SocketAddr> {
+        *self.advertised.lock()
+    }
+
+    /// The peer has said where it can be dialled.
+    pub(crate) fn note_advertised(&self, addr: Option<SocketAddr>) {
+        *self.advertised.lock() = addr;
     }
 
     /// Whether a handler runs now.
