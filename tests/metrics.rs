@@ -88,7 +88,8 @@ fn a_session_and_its_end_by_goodbye_count_once_on_both_sides_by_who_said_it() {
     rose("bob hears the goodbye", &bob, &before, &and(&STARTED_IN, &ended));
     let ended = ["sessions_ended", "sessions_ended_by.local.shutdown"];
     rose("alice says it", &alice, &MetricsSnapshot::default(), &and(&STARTED_OUT, &ended));
-    (tallies(&alice), tallies(&bob));
+    tallies(&alice);
+    tallies(&bob);
 }
 
 #[test]
@@ -102,7 +103,8 @@ fn a_handshake_that_is_refused_counts_here_and_there_by_its_reason() {
     rose("bob refuses", &bob, &MetricsSnapshot::default(), &here);
     let there = ["dials", "dials_failed", "dials_failed_by.handshake.remote.wrong_network"];
     rose("alice is refused", &alice, &MetricsSnapshot::default(), &there);
-    (tallies(&alice), tallies(&bob));
+    tallies(&alice);
+    tallies(&bob);
 
     let refuses =
         Node::builder().config(quick()).handshake_policy(|_: &threadwire::handshake::Offer<'_>| Err("no".into()));
@@ -112,7 +114,8 @@ fn a_handshake_that_is_refused_counts_here_and_there_by_its_reason() {
     rose("a policy refuses", &refuses, &MetricsSnapshot::default(), &here);
     let there = ["dials", "dials_failed", "dials_failed_by.handshake.remote.refused"];
     rose("carol is refused", &carol, &MetricsSnapshot::default(), &there);
-    (tallies(&carol), tallies(&refuses));
+    tallies(&carol);
+    tallies(&refuses);
 }
 
 #[test]
@@ -124,7 +127,8 @@ fn a_dialler_that_meets_somebody_else_counts_who_refused_whom() {
     rose("alice refuses", &alice, &MetricsSnapshot::default(), &there);
     let here = ["accepted", "handshakes_failed", "handshakes_failed_by.remote.wrong_peer"];
     rose("bob is refused", &bob, &MetricsSnapshot::default(), &here);
-    (tallies(&alice), tallies(&bob));
+    tallies(&alice);
+    tallies(&bob);
 }
 
 /// Dials once and again only after the test.
@@ -193,7 +197,8 @@ fn a_connection_beyond_the_bound_counts_as_refused_by_it() {
     let before = bob.metrics();
     carol.connect(bob.local_addr().unwrap()).unwrap_err();
     rose("carol is one too many", &bob, &before, &["accepted", "refused", "refused_by.inbound"]);
-    (tallies(&bob), tallies(&carol));
+    tallies(&bob);
+    tallies(&carol);
 }
 
 #[test]
@@ -221,7 +226,8 @@ fn a_session_that_is_cut_counts_by_how() {
     let lost = ["sessions_ended", "sessions_ended_by.lost"];
     rose("alice is cut off", &alice, &at_alice, &and(&STARTED_OUT, &lost));
     rose("bob is cut off", &bob, &at_bob, &and(&STARTED_IN, &lost));
-    (tallies(&alice), tallies(&bob));
+    tallies(&alice);
+    tallies(&bob);
 }
 
 #[test]

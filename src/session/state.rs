@@ -35,6 +35,8 @@ pub(crate) struct Session {
     pub(super) parting: AtomicBool,
     /// What heartbeats tell of the round trip.
     beats: Mutex<BeatClock>,
+    /// The other side asked to be left alone for so many milliseconds; whichever thread is last reports it.
+    retry_after_ms: AtomicU64,
 }
 
 impl Session {
@@ -49,6 +51,7 @@ impl Session {
             writes: AtomicU64::new(0),
             parting: AtomicBool::new(false),
             beats: Mutex::new(BeatClock::new(Instant::now())),
+            retry_after_ms: AtomicU64::new(0),
         }
     }
 }
@@ -107,7 +110,9 @@ impl Session {
 
     /// A thread of the session is done; the last one detaches the link and reports.
     pub(super) fn leave(self: &Arc<Self>, link: &Arc<PeerLink>, on_end: &OnEnd, retry_after: Duration) {
+        self.retry_after_ms.fetch_max(retry_after.as_millis() as u64, Ordering::Relaxed);
         let Some(reason) = self.gate.leave() else { return };
+        let retry_after = Duration::from_millis(self.retry_after_ms.load(Ordering::Relaxed));
         link.outbox.detach(self.conn);
         let mut core = link.core.lock();
         let unacked_bytes = core.unacked_bytes();
