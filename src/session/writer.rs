@@ -9,9 +9,7 @@
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-#[cfg(not(shuttle))]
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::ident::ConnectionId;
 use crate::link::{Chunk, ChunkBody, LinkCore, Taken};
@@ -23,10 +21,20 @@ use crate::wire::{Beat, FrameType, Goodbye, Lane, put_beat, put_body};
 #[cfg(not(shuttle))]
 const LOOP: Duration = Duration::from_micros(20);
 
-/// A turn is gathered until it holds this many bytes: one call of the system writes all of it.
-const TURN: usize = 192 * 1024;
+/// A turn is gathered until it holds so many bytes, at least and at most: one call of the system writes all of it.
+///
+/// Each call wakes the other side's reader, which costs more than the bytes of a short turn: a long one is worth it
+/// (64 KiB at a time 2.1 GB/s, 1 MiB at a time 5.0 GB/s over loopback). But what is more urgent waits for its end. So a
+/// turn grows while the connection takes it quickly, and shrinks when it does not.
+const TURN: std::ops::RangeInclusive<usize> = 64 * 1024..=1024 * 1024;
+/// How long the turns of a new session are.
+const FIRST_TURN: usize = 192 * 1024;
+/// A full turn that was written within this time may be twice as long.
+const QUICK: Duration = Duration::from_micros(500);
+/// One that took longer than this must be half as long.
+const SLOW: Duration = Duration::from_millis(2);
 /// The most chunks in a turn.
-const CHUNKS: usize = 8;
+const CHUNKS: usize = 32;
 
 /// A turn of at most this many bytes is copied into one buffer.
 const FOLDED: usize = 2 * 1024;
@@ -47,6 +55,8 @@ pub(crate) struct Writer {
     /// Bytes of the turn, and how many of them are written.
     len: usize,
     written: usize,
+    /// How many bytes a turn is gathered to.
+    turn: usize,
     /// The turn was full before everything was gathered that is numbered already.
     full: bool,
     /// Turns with data since acknowledgements went along with one.
@@ -69,6 +79,7 @@ impl Writer {
             chunks: Vec::with_capacity(CHUNKS),
             len: 0,
             written: 0,
+            turn: FIRST_TURN,
             full: false,
             turns: 0,
             spare: None,
@@ -120,7 +131,7 @@ impl Writer {
     ) -> bool {
         self.begin();
         let mut full = true;
-        while self.len < TURN && self.chunks.len() < CHUNKS {
+        while self.len < self.turn && self.chunks.len() < CHUNKS {
             let before = self.heads.len();
             let Some((lane, chunk)) = core.next_chunk(self.conn, &mut self.heads, &mut take) else {
                 full = false;
@@ -212,6 +223,7 @@ impl Writer {
     /// # Blocking
     /// Until the socket took everything, or the connection ended.
     pub(crate) fn write(&mut self) -> io::Result<()> {
+        let (began, len) = (Instant::now(), self.len - self.written);
         while self.has_residue() {
             let mut slices = [IoSlice::new(&[]); SLICES];
             let count = self.rest(&mut slices);
@@ -222,6 +234,7 @@ impl Writer {
         }
         self.begin();
         self.last = Instant::now();
+        self.turn = next_turn(self.turn, len, self.last - began);
         Ok(())
     }
 
@@ -275,3 +288,35 @@ impl Writer {
 
 /// The most slices of a turn: the control frames, a head and a body for each chunk.
 const SLICES: usize = 1 + 2 * CHUNKS;
+
+/// How long turns are to be after one of `len` bytes, of `turn` that were allowed, took `time`.
+fn next_turn(turn: usize, len: usize, time: Duration) -> usize {
+    if time > SLOW {
+        (turn / 2).max(*TURN.start())
+    } else if len >= turn && time < QUICK {
+        (turn * 2).min(*TURN.end())
+    } else {
+        turn
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_grow_while_full_ones_are_taken_quickly_and_shrink_while_the_connection_is_slow() {
+        let (quick, slow) = (QUICK / 2, SLOW * 2);
+        let mut turn = *TURN.start();
+        for _ in 0..9 {
+            turn = next_turn(turn, turn, quick);
+        }
+        assert_eq!(turn, *TURN.end());
+        assert_eq!(next_turn(turn, turn, SLOW), turn, "neither quick nor slow");
+        for _ in 0..9 {
+            turn = next_turn(turn, 1, slow);
+        }
+        assert_eq!(turn, *TURN.start());
+        assert_eq!(next_turn(turn, turn - 1, quick), turn, "a short one says nothing about a long one");
+    }
+}
