@@ -57,6 +57,7 @@ fn what_waits_for_a_peer_that_is_away_is_told() {
         let away = alice.add_peer(*id, []).unwrap();
         (0..=n).for_each(|_| away.send("later").unwrap());
     }
+    assert!(alice.peers().iter().all(|info| info.oldest_age.is_some()));
     let told: Vec<_> = alice.peers().into_iter().map(|info| (info.id, info.queued, info.conn)).collect();
     ids.sort();
     assert_eq!(told, [(ids[0], 1, None), (ids[1], 2, None)]);

@@ -40,6 +40,8 @@ pub struct PeerInfo {
     pub rtt: Option<Duration>,
     /// Messages that wait to be written for the first time.
     pub queued: usize,
+    /// How long the oldest of them has waited.
+    pub oldest_age: Option<Duration>,
     /// Counts of its messages, and whether it is connected.
     pub stats: LinkStats,
 }
@@ -78,6 +80,7 @@ fn info(link: Arc<PeerLink>, connection: Option<&SessionInfo>, rtt: Option<Durat
         since: connection.map(|info| info.since),
         rtt,
         queued: stats.queued_messages,
+        oldest_age: stats.oldest_age,
         stats,
     }
 }

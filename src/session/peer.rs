@@ -47,6 +47,8 @@ pub struct LinkStats {
     pub queued_messages: usize,
     /// Their bytes.
     pub queued_bytes: usize,
+    /// How long the oldest of them has waited.
+    pub oldest_age: Option<Duration>,
     /// Bytes numbered, written or about to be, and not acknowledged.
     pub kept_bytes: usize,
     /// Bytes written and not acknowledged.
@@ -161,6 +163,7 @@ impl PeerHandle {
             bytes_received: self.link.traffic.read.value(),
             queued_messages: queued.messages,
             queued_bytes: queued.bytes,
+            oldest_age: queued.oldest.map(|since| since.elapsed()),
             kept_bytes: core.kept_bytes(),
             unacked_bytes: core.unacked_bytes(),
             sessions: counts.sessions,

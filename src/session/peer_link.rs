@@ -100,8 +100,11 @@ impl PeerLink {
         let inline = !handling::more_to_come(self.address());
         let kick = if len > LARGE {
             // What needs no drop is borrowed (or an array): it is copied once, into memory that is at hand.
-            let owned =
-                if std::mem::needs_drop::<P>() { payload.into() } else { self.outbox.copy_large(payload.as_ref()) };
+            let owned = if std::mem::needs_drop::<P>() {
+                payload.into()
+            } else {
+                self.outbox.spares.copy_large(payload.as_ref())
+            };
             let item = Item::Large(Segment::large(lane, kind, 0, owned));
             self.outbox.push(lane, item, wait, inline, reads).map_err(|(kind, item)| match item {
                 Item::Large(segment) => SendError { kind, payload: segment.into_payload() },
@@ -129,7 +132,7 @@ impl PeerLink {
         let more = writer.gather(&mut core, |lane| taking.take(lane), acks);
         drop((core, taking));
         if let Some(buffer) = writer.take_spare() {
-            self.outbox.recycle(buffer);
+            self.outbox.spares.recycle(buffer);
         }
         more
     }
@@ -210,8 +213,8 @@ impl PeerLink {
         }
         for segment in acked.segments {
             match Arc::into_inner(segment) {
-                Some(segment) if segment.is_large() => self.outbox.recycle_large(segment.into_payload()),
-                Some(segment) => self.outbox.recycle(segment.into_payload()),
+                Some(segment) if segment.is_large() => self.outbox.spares.recycle_large(segment.into_payload()),
+                Some(segment) => self.outbox.spares.recycle(segment.into_payload()),
                 // Still being written: the writer frees it.
                 None => {}
             }

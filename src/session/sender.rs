@@ -105,7 +105,7 @@ fn work(
             writer.beat(&session.say_beat(now, link.busy.load(Ordering::Relaxed)));
             write(session, &mut writer)?;
             if idle {
-                link.outbox.shrink();
+                link.outbox.spares.shrink();
             }
             continue;
         }

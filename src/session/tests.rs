@@ -3,11 +3,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::outbox::{QueueLimits, Token, Wait};
+use super::outbox::{Item, Outbox, QueueLimits, Token, Wait};
 use super::peer_link::{PeerLink, SessionSettings};
 use super::writer::Writer;
 use crate::ident::{ConnectionId, PeerId};
-use crate::link::{LinkCore, LinkLimits, Offer};
+use crate::link::{LinkCore, LinkLimits, Offer, Segment};
 use crate::transport::WriteHalf;
 use crate::wire::Lane;
 
@@ -82,4 +82,26 @@ fn a_caller_that_writes_all_there_is_wakes_nobody() {
         let (written, woken) = push_to_idle_peer(lane, len);
         assert!(written > len && !woken, "{written} of {len} bytes");
     }
+}
+
+#[test]
+fn the_oldest_message_that_waits_gives_the_queue_its_age() {
+    let settings = QueueLimits { messages: 100, bytes: 1 << 20 };
+    let outbox = Outbox::new(settings);
+    let small = |payload| Item::Small { kind: 0, flags: 0, payload };
+    assert_eq!(outbox.counts().oldest, None);
+    let before = Instant::now();
+    assert!(outbox.push(Lane::Normal, small(b"first"), Wait::No, false, 0).is_ok());
+    let after = Instant::now();
+    let large = Segment::large(Lane::Bulk, 0, 0, vec![7; 100_000]);
+    assert!(outbox.push(Lane::Bulk, Item::Large(large), Wait::No, false, 0).is_ok());
+    let oldest = outbox.counts().oldest.unwrap();
+    assert!(before <= oldest && oldest <= after);
+
+    let mut taking = outbox.taking();
+    assert!(taking.take(Lane::Normal).is_some());
+    drop(taking);
+    assert!(outbox.counts().oldest.unwrap() >= after, "the first is gone, the second is younger");
+    assert!(outbox.taking().take(Lane::Bulk).is_some());
+    assert_eq!(outbox.counts().oldest, None);
 }

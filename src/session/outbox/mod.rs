@@ -14,32 +14,28 @@
 //!   tx:     working --rest--> waiting --kick--> working
 //! ```
 
+mod queue;
+mod spares;
+mod token;
+
 use std::time::{Duration, Instant};
 
-use crate::error::{CloseReason, SendErrorKind};
+use crate::error::SendErrorKind;
 use crate::ident::ConnectionId;
-use crate::link::{SEGMENT_BYTES, Segment, Taken};
+use crate::link::{SEGMENT_BYTES, Taken};
 use crate::session::writer::Writer;
-use crate::sync::channel::{Receiver, Sender, bounded, unbounded};
+use crate::sync::channel::{Receiver, bounded};
 use crate::sync::{Condvar, Mutex, MutexGuard};
-use crate::wire::{FrameHeader, FrameType, HEADER, LANES, Lane, flags};
+use crate::wire::{HEADER, LANES, Lane};
 
-/// Spare buffers kept for reuse.
-const SPARES: usize = 16;
-/// Buffers start with this and grow under load; smaller ones are not worth keeping.
-const SPARE_BYTES: usize = 4 * 1024;
+pub(crate) use queue::{Item, QueueLimits};
+#[cfg(all(test, shuttle))]
+pub(super) use token::Omission;
+pub(crate) use token::{Goodbye, Kick, Token};
 
-/// Buffers of big messages above this are freed.
-const LARGEST_SPARE: usize = 2 * 1024 * 1024;
-
-/// Bounds of a peer's queue, per lane.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct QueueLimits {
-    /// Messages.
-    pub(crate) messages: usize,
-    /// Bytes of frames.
-    pub(crate) bytes: usize,
-}
+use queue::Queue;
+use spares::Spares;
+use token::Tx;
 
 /// The queue of one peer.
 #[derive(Debug)]
@@ -47,30 +43,10 @@ pub(crate) struct Outbox {
     state: Mutex<State>,
     room: Condvar,
     limits: QueueLimits,
-    spares: (Sender<Vec<u8>>, Receiver<Vec<u8>>),
-    /// Buffers of big messages, for the next ones.
-    large: (Sender<Vec<u8>>, Receiver<Vec<u8>>),
+    pub(crate) spares: Spares,
     /// What a model check leaves out, to prove that it would be missed.
     #[cfg(all(test, shuttle))]
     pub(super) omission: Option<Omission>,
-}
-
-/// A step without which somebody sleeps on.
-#[cfg(all(test, shuttle))]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Omission {
-    /// The short path does not tell the sender thread to look again.
-    FastKick,
-    /// An acknowledgement does not tell it.
-    Kick,
-    /// An inline writer gives the token back and leaves the sender thread asleep.
-    WakeAtPutBack,
-    /// The token of a replaced session takes the place of the present one's.
-    FenceAtPutBack,
-    /// Nobody who waits for room hears that there is some.
-    WakeForRoom,
-    /// Nobody who waits for room hears of the end.
-    WakeAtClose,
 }
 
 #[derive(Debug)]
@@ -86,67 +62,6 @@ struct State {
     accepted: u64,
 }
 
-/// One lane: the open segment, and how much there is in all.
-#[derive(Debug)]
-struct Queue {
-    open: Vec<u8>,
-    open_frames: u32,
-    debt: [u64; LANES],
-    sealed: (Sender<Taken>, Receiver<Taken>),
-    sealed_count: usize,
-    messages: usize,
-    bytes: usize,
-    /// The token's holder found no credit for this lane: appending need not wake anybody.
-    starved: bool,
-}
-
-/// The sender thread of the attached session.
-#[derive(Debug)]
-struct Tx {
-    conn: ConnectionId,
-    wake: Sender<()>,
-    /// It sleeps: whoever has something for it must wake it.
-    waits: bool,
-    /// Somebody wanted it to look again since it last looked.
-    kicked: bool,
-    goodbye: Option<Goodbye>,
-}
-
-/// How the session is to end its sending.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Goodbye {
-    /// Say goodbye with this reason.
-    Say(CloseReason),
-    /// The other side said it: send what acknowledgements are owed, end.
-    Answer,
-}
-
-/// What whoever changed the outbox has to do, without the lock.
-#[derive(Debug)]
-pub(crate) enum Kick {
-    /// Nothing.
-    No,
-    /// Wake the sender thread.
-    Wake(Sender<()>),
-    /// Write what there is, without waiting, and give the token back.
-    Inline(Box<Writer>),
-}
-
-impl Kick {
-    /// Wakes the sender thread, if that is what to do; the token otherwise.
-    pub(crate) fn wake(self) -> Option<Box<Writer>> {
-        match self {
-            Self::No => None,
-            Self::Wake(wake) => {
-                // A full channel holds a token already.
-                let _ = wake.try_send(());
-                None
-            }
-            Self::Inline(writer) => Some(writer),
-        }
-    }
-}
-
 /// How long a push may wait for room.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Wait {
@@ -158,62 +73,16 @@ pub(crate) enum Wait {
     Paid([u64; LANES]),
 }
 
-/// What a push appends.
-pub(crate) enum Item<'a> {
-    /// A message that is copied into the open segment.
-    Small {
-        /// The application's kind.
-        kind: u16,
-        /// Flags beside NUMBERED, FIRST and LAST.
-        flags: u8,
-        /// The message.
-        payload: &'a [u8],
-    },
-    /// A message that is a segment of its own.
-    Large(Segment),
-}
-
-impl Item<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Self::Small { payload, .. } => HEADER + payload.len(),
-            Self::Large(segment) => segment.len(),
-        }
-    }
-}
-
-/// What the sender thread finds when it wants the token.
-#[derive(Debug)]
-pub(crate) enum Token {
-    /// The token.
-    Here(Box<Writer>),
-    /// Somebody else writes; wait to be woken.
-    Away,
-    /// The session was replaced: end.
-    Gone,
-}
-
 impl Outbox {
     /// An empty outbox without a session.
     pub(crate) fn new(limits: QueueLimits) -> Self {
-        let lanes = [(); LANES].map(|()| Queue {
-            open: Vec::new(),
-            open_frames: 0,
-            debt: [0; LANES],
-            // Its length is bounded by the lane's bytes and messages, counted below.
-            sealed: unbounded(),
-            sealed_count: 0,
-            messages: 0,
-            bytes: 0,
-            starved: false,
-        });
+        let lanes = [(); LANES].map(|()| Queue::new(Instant::now()));
         let state = State { lanes, tx: None, writer: None, blocked: 0, closed: false, accepted: 0 };
         Self {
             state: Mutex::new(state),
             room: Condvar::new(),
             limits,
-            spares: bounded(SPARES),
-            large: bounded(SPARES),
+            spares: Spares::new(),
             #[cfg(all(test, shuttle))]
             omission: None,
         }
@@ -304,16 +173,13 @@ impl Outbox {
                     queue.seal();
                 }
                 if queue.open.capacity() == 0 {
-                    queue.open = self.spares.1.try_recv().unwrap_or_else(|_| Vec::with_capacity(SPARE_BYTES));
+                    queue.open(self.spares.small(), Instant::now());
                 }
                 queue.append(lane, kind, flags, payload);
                 queue.owe(debt);
             }
             Item::Large(segment) => {
-                if queue.open_frames > 0 {
-                    queue.seal();
-                }
-                queue.put_sealed(Taken { segment, debt });
+                queue.put_large(Taken { segment, debt }, Instant::now());
             }
         }
         queue.messages += 1;
@@ -450,36 +316,6 @@ impl Outbox {
 
     // ---- the rest
 
-    /// Gives a buffer back for reuse.
-    pub(crate) fn recycle(&self, mut buffer: Vec<u8>) {
-        if buffer.capacity() >= SPARE_BYTES && buffer.capacity() <= 2 * SEGMENT_BYTES {
-            buffer.clear();
-            // Full: there are spares enough, this one is freed.
-            let _ = self.spares.0.try_send(buffer);
-        }
-    }
-
-    /// Gives the buffer of a big message back for reuse.
-    pub(crate) fn recycle_large(&self, buffer: Vec<u8>) {
-        if buffer.capacity() <= LARGEST_SPARE {
-            let _ = self.large.0.try_send(buffer);
-        }
-    }
-
-    /// A copy of a big message, in a buffer that was used before if there is one: memory that was just freed and
-    /// allocated again costs more than the copy.
-    pub(crate) fn copy_large(&self, payload: &[u8]) -> Vec<u8> {
-        let mut buffer = self.large.1.try_recv().unwrap_or_default();
-        buffer.clear();
-        buffer.extend_from_slice(payload);
-        buffer
-    }
-
-    /// Frees the spare buffers of an idle peer.
-    pub(crate) fn shrink(&self) {
-        while self.spares.1.try_recv().is_ok() || self.large.1.try_recv().is_ok() {}
-    }
-
     /// Refuses all further messages and wakes whoever waits for room.
     pub(crate) fn close(&self) {
         self.state.lock().closed = true;
@@ -497,6 +333,7 @@ impl Outbox {
             messages: state.lanes.iter().map(|lane| lane.messages).sum(),
             bytes: state.lanes.iter().map(|lane| lane.bytes).sum(),
             accepted: state.accepted,
+            oldest: state.lanes.iter().filter_map(Queue::oldest).min(),
         }
     }
 }
@@ -510,6 +347,8 @@ pub(crate) struct OutboxCounts {
     pub(crate) bytes: usize,
     /// Messages taken in so far.
     pub(crate) accepted: u64,
+    /// When the oldest message that waits was appended.
+    pub(crate) oldest: Option<Instant>,
 }
 
 impl State {
@@ -533,58 +372,6 @@ impl State {
         }
         tx.waits = false;
         Kick::Wake(tx.wake.clone())
-    }
-}
-
-impl Queue {
-    /// One message larger than the bound is accepted when the lane is empty.
-    #[inline]
-    fn has_room(&self, len: usize, limits: QueueLimits) -> bool {
-        self.messages == 0 || (self.messages < limits.messages && self.bytes + len <= limits.bytes)
-    }
-
-    #[inline]
-    fn append(&mut self, lane: Lane, kind: u16, flags: u8, payload: &[u8]) {
-        let flags = flags | flags::NUMBERED | flags::WHOLE;
-        let header = FrameHeader::on_lane(FrameType::Data, lane, flags, kind, payload.len() as u32);
-        self.open.extend_from_slice(&header.to_bytes());
-        self.open.extend_from_slice(payload);
-        self.open_frames += 1;
-    }
-
-    #[inline]
-    fn owe(&mut self, debt: [u64; LANES]) {
-        for (owed, more) in self.debt.iter_mut().zip(debt) {
-            *owed += more;
-        }
-    }
-
-    fn seal(&mut self) {
-        let open = std::mem::take(&mut self.open);
-        let segment = Segment::plain(open, std::mem::take(&mut self.open_frames));
-        let debt = std::mem::take(&mut self.debt);
-        self.put_sealed(Taken { segment, debt });
-    }
-
-    fn put_sealed(&mut self, taken: Taken) {
-        // The receiver lives beside the sender: it is never disconnected.
-        if self.sealed.0.send(taken).is_ok() {
-            self.sealed_count += 1;
-        }
-    }
-
-    fn take(&mut self) -> Option<Taken> {
-        if self.messages == 0 {
-            return None;
-        }
-        if self.sealed_count == 0 {
-            self.seal();
-        }
-        let taken = self.sealed.1.try_recv().ok()?;
-        self.sealed_count -= 1;
-        self.messages -= taken.segment.messages as usize;
-        self.bytes -= taken.segment.len().min(self.bytes);
-        Some(taken)
     }
 }
 

@@ -1,0 +1,85 @@
+//! Who may write on a session, and who is to be woken: the words of the token's protocol.
+//!
+//! Owns: nothing. Threads: whoever holds the outbox lock; what a [`Kick`] asks for is done without it. Locks: none.
+//! Blocks on: nothing. Upholds: a wake-up asked for is one channel token, never lost and never waited for.
+
+use crate::error::CloseReason;
+use crate::ident::ConnectionId;
+use crate::session::writer::Writer;
+use crate::sync::channel::Sender;
+
+/// A step without which somebody sleeps on.
+#[cfg(all(test, shuttle))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::session) enum Omission {
+    /// The short path does not tell the sender thread to look again.
+    FastKick,
+    /// An acknowledgement does not tell it.
+    Kick,
+    /// An inline writer gives the token back and leaves the sender thread asleep.
+    WakeAtPutBack,
+    /// The token of a replaced session takes the place of the present one's.
+    FenceAtPutBack,
+    /// Nobody who waits for room hears that there is some.
+    WakeForRoom,
+    /// Nobody who waits for room hears of the end.
+    WakeAtClose,
+}
+
+/// The sender thread of the attached session.
+#[derive(Debug)]
+pub(super) struct Tx {
+    pub(super) conn: ConnectionId,
+    pub(super) wake: Sender<()>,
+    /// It sleeps: whoever has something for it must wake it.
+    pub(super) waits: bool,
+    /// Somebody wanted it to look again since it last looked.
+    pub(super) kicked: bool,
+    pub(super) goodbye: Option<Goodbye>,
+}
+
+/// How the session is to end its sending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Goodbye {
+    /// Say goodbye with this reason.
+    Say(CloseReason),
+    /// The other side said it: send what acknowledgements are owed, end.
+    Answer,
+}
+
+/// What whoever changed the outbox has to do, without the lock.
+#[derive(Debug)]
+pub(crate) enum Kick {
+    /// Nothing.
+    No,
+    /// Wake the sender thread.
+    Wake(Sender<()>),
+    /// Write what there is, without waiting, and give the token back.
+    Inline(Box<Writer>),
+}
+
+impl Kick {
+    /// Wakes the sender thread, if that is what to do; the token otherwise.
+    pub(crate) fn wake(self) -> Option<Box<Writer>> {
+        match self {
+            Self::No => None,
+            Self::Wake(wake) => {
+                // A full channel holds a token already.
+                let _ = wake.try_send(());
+                None
+            }
+            Self::Inline(writer) => Some(writer),
+        }
+    }
+}
+
+/// What the sender thread finds when it wants the token.
+#[derive(Debug)]
+pub(crate) enum Token {
+    /// The token.
+    Here(Box<Writer>),
+    /// Somebody else writes; wait to be woken.
+    Away,
+    /// The session was replaced: end.
+    Gone,
+}
