@@ -53,4 +53,5 @@ pub use config::Config;
 pub use error::SendError;
 pub use ident::PeerId;
 pub use node::{Event, Node, NodeBuilder, PeerInfo, PeerReport, ShutdownReport};
+pub use registry::SessionInfo;
 pub use session::{Batch, LinkStats, Message, PeerHandle};

@@ -34,8 +34,27 @@ counters! {
     accepted,
     /// Accepts that failed, as for want of descriptors.
     accept_errors,
-    /// Connections refused before their handshake, for want of a slot.
+    /// Accepts that failed for want of descriptors or memory, and were tried again by a timer; part of
+    /// `accept_errors`.
+    accepts_starved,
+    /// Connections refused before their handshake, for any of the causes that follow.
     refused,
+    /// Refused: as many inbound connections as `inbound` allows, and none of them unproven.
+    refused_inbound,
+    /// Refused: as many unproven connections of one address as `half_open_per_ip` allows.
+    refused_half_open_per_ip,
+    /// Refused: as many connections of one address as `inbound_per_ip` allows.
+    refused_inbound_per_ip,
+    /// Refused: the thread budget is used up, and by no unproven connection.
+    refused_threads,
+    /// Refused: the node was shutting down.
+    refused_closed,
+    /// Unproven connections sent away to make room for newcomers.
+    evicted,
+    /// Dials refused here: as many outbound connections as `outbound` allows, or no threads left.
+    dials_refused,
+    /// Sessions that did not start because the system refused a thread.
+    spawns_failed,
     /// Dials begun.
     dials,
     /// Dials that failed, at any stage.

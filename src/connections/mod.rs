@@ -14,7 +14,9 @@
 //! ```
 
 mod acceptor;
+mod admission;
 mod backoff;
+mod listening;
 mod pending;
 mod shared;
 mod supervisor;
@@ -30,6 +32,7 @@ use crate::ident::PeerId;
 use crate::threads::{self, Thread};
 use crate::transport::{Listener, Transport};
 
+pub(crate) use admission::Caps;
 pub(crate) use shared::{Commands, DialRequest, Lifecycle, Report, Secrets, Shared, Started, Times};
 
 use shared::Command;
@@ -55,6 +58,7 @@ impl Connections {
         shared: &Arc<Shared>,
         transport: Arc<dyn Transport>,
         listeners: Vec<Box<dyn Listener>>,
+        caps: Caps,
         reports: Receiver<Report>,
         on_event: impl Fn(Lifecycle) + Send + 'static,
     ) -> std::io::Result<Self> {
@@ -63,7 +67,7 @@ impl Connections {
         let (sender, receiver) = unbounded();
         let commands = Commands::new(sender, acceptor::waker(&poll)?);
         let (jobs, work) = unbounded();
-        let acceptor = acceptor::Acceptor::new(poll, shared.clone(), transport, listeners, receiver, jobs)?;
+        let acceptor = acceptor::Acceptor::new(poll, shared.clone(), transport, listeners, caps, receiver, jobs)?;
         let mut connections = Self { commands, reports: shared.reports.clone(), acceptor: None, rest: Vec::new() };
         for n in 0..WORKERS {
             let (work, commands) = (work.clone(), connections.commands.clone());

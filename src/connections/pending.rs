@@ -10,7 +10,7 @@
 //! ```
 
 use std::io::{self, ErrorKind};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::connections::shared::DialRequest;
 use crate::error::CloseReason;
@@ -29,7 +29,8 @@ pub(crate) struct Pending {
     pub(crate) conn: ConnectionId,
     pub(crate) kind: SessionKind,
     pub(crate) stream: Box<dyn PendingConnection>,
-    pub(crate) slot: SessionSlot,
+    /// Given back when it is refused; what is told after that costs no place.
+    pub(crate) slot: Option<SessionSlot>,
     pub(crate) decoder: Decoder,
     /// Bytes to write beyond the handshake's own: attach frames, refusals.
     pub(crate) out: Vec<u8>,
@@ -198,8 +199,12 @@ impl Pending {
     }
 
     /// Says why, as far as that goes without waiting, and parts.
-    pub(crate) fn refuse(&mut self, reason: CloseReason) {
-        put_refusal(&mut self.out, reason, &reason.to_string(), None);
+    pub(crate) fn refuse(&mut self, reason: CloseReason, retry_after: Option<Duration>) {
+        if let Stage::Shaking(handshake) = &mut self.stage {
+            // What is already said in part must be said to its end.
+            self.out.append(handshake.output());
+        }
+        put_refusal(&mut self.out, reason, &reason.to_string(), retry_after);
         self.stage = Stage::Parting;
         // Sixty bytes into a socket that took at most a few hundred before: they fit, or it is broken.
         let _ = self.flush();

@@ -4,13 +4,14 @@
 //! Upholds: a start that fails leaves nothing running.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{bounded, unbounded};
 
-use crate::config::{self, Config};
-use crate::connections::{Connections, Report, Secrets, Shared, Times};
+use crate::config::{self, Config, OWN_THREADS, THREADS_PER_SESSION};
+use crate::connections::{Caps, Connections, Report, Secrets, Shared, Times};
 use crate::error::{ConfigError, StartError};
 use crate::handshake::{AcceptAll, HandshakeConfig, HandshakePolicy, Identity};
 use crate::ident::Incarnation;
@@ -21,6 +22,7 @@ use crate::node::events::{Changes, Events};
 use crate::node::receive::Inlet;
 use crate::registry::{RegistryLimits, SharedRegistry};
 use crate::session::{Consumer, Handler, Message, OnEnd, PeerHandle, QueueLimits, SessionSettings};
+use crate::threads;
 use crate::transport::Transport;
 use crate::transport::tcp::{Tcp, TcpOptions};
 
@@ -121,13 +123,14 @@ impl NodeBuilder {
         let me = identity.peer_id();
         let transport = transport.unwrap_or_else(|| Arc::new(Tcp::new(tcp_options(&config))));
         let mut listeners = Vec::new();
-        let mut local_addrs = Vec::new();
-        if let Some(addr) = config.listen {
+        let mut local_addrs: Vec<SocketAddr> = Vec::new();
+        for &addr in &config.listen {
             let listener = transport.listen(addr).map_err(|source| StartError::Listen { addr, source })?;
             local_addrs.push(listener.local_addr());
             listeners.push(listener);
         }
-        let advertised = config.advertise.or(local_addrs.first().copied());
+        let bound = local_addrs.iter().copied().find(|addr| !addr.ip().is_unspecified());
+        let advertised = config.advertise.or(bound);
         let handshake = HandshakeConfig::new(Arc::new(identity), incarnation(), config.network.clone(), PROTOCOL)?
             .advertise(advertised)
             .payload(payload)?
@@ -148,9 +151,9 @@ impl NodeBuilder {
             // The supervisor is gone only when the node is past the point where it waits for sessions.
             Arc::new(move |ended| drop(reports.send(Report::Ended(ended))))
         };
-        let (inbound, outbound, half_open) = (config.inbound, config.outbound, config.half_open);
+        let (inbound, outbound, threads) = (config.inbound, config.outbound, session_threads(&config));
         let shared = Arc::new(Shared {
-            registry: SharedRegistry::new(RegistryLimits { inbound, outbound, half_open, links }),
+            registry: SharedRegistry::new(RegistryLimits { inbound, outbound, links, threads }),
             metrics: Arc::new(Metrics::default()),
             handshake: Arc::new(handshake),
             me,
@@ -166,7 +169,8 @@ impl NodeBuilder {
         let changes = Arc::new(Changes::default());
         let (events, to_application) = Events::new(EVENTS, changes.clone());
         let on_event = move |lifecycle| events.tell(lifecycle);
-        let connections = Connections::start(&shared, transport, listeners, to_supervisor, on_event)?;
+        let connections =
+            Connections::start(&shared, transport, listeners, Caps::of(&config), to_supervisor, on_event)?;
         log::info!(target: "threadwire::accept", "{} listens on {local_addrs:?}", me.short());
         let node = Node {
             shared,
@@ -194,6 +198,13 @@ impl fmt::Debug for NodeBuilder {
 fn incarnation() -> Incarnation {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Incarnation(now.as_nanos() as u64)
+}
+
+/// The thread budget, less the node's own threads.
+fn session_threads(config: &Config) -> usize {
+    let sessions = config.inbound.saturating_add(config.outbound).saturating_mul(THREADS_PER_SESSION);
+    let asked = config.max_threads.unwrap_or(sessions.saturating_add(OWN_THREADS));
+    asked.min(threads::most().unwrap_or(usize::MAX)).saturating_sub(OWN_THREADS)
 }
 
 fn settings(config: &Config, handler: bool) -> SessionSettings {

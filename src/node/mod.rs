@@ -21,6 +21,7 @@ use crate::connections::{Connections, DialRequest, Shared};
 use crate::error::{ConnectError, DialCause, DialError, DialStage, RecvError, SendError, SendErrorKind};
 use crate::ident::PeerId;
 use crate::metrics::MetricsSnapshot;
+use crate::registry::SessionInfo;
 use crate::session::{self, Batch, LinkStats, Message, PeerHandle};
 use crate::sync::Mutex;
 
@@ -64,9 +65,14 @@ impl Node {
         self.shared.me
     }
 
-    /// Where it listens, with the port the system chose; `None` if it does not.
+    /// Where it listens first, with the port the system chose; `None` if it does not listen.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.local_addrs.first().copied()
+    }
+
+    /// Where it listens, in the order of the configuration, with the ports the system chose.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.local_addrs
     }
 
     /// Keeps a peer connected from now on: dials it, and dials again whenever it is lost. Called again, it replaces the
@@ -212,6 +218,12 @@ impl Node {
     pub fn peers(&self) -> Vec<PeerInfo> {
         let links = self.shared.registry.links();
         links.into_iter().map(|link| PeerInfo { id: link.id, stats: PeerHandle::new(link).stats() }).collect()
+    }
+
+    /// Every connection that takes a place now, also those that have not proven whose they are and dials under way, in
+    /// the order they were accepted or dialled.
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        self.shared.registry.sessions_info()
     }
 
     /// Counts of what happened to connections so far.
