@@ -25,9 +25,8 @@ use crate::connections::shared::{Command, DialFailure, DialRequest, Report, Shar
 use crate::error::{CloseReason, DialCause, DialError, DialStage};
 use crate::handshake::{Handshake, Work, random_bytes};
 use crate::ident::{ConnectionId, SessionKind};
-use crate::registry::{SessionInfo, SessionSlot, SessionsError};
+use crate::registry::{SessionInfo, SessionsError};
 use crate::transport::{Listener, PendingConnection, Transport};
-use crate::wire::{Decoder, MAX_HANDSHAKE_BODY};
 
 const WAKE: Token = Token(0);
 const LISTENER: usize = 1;
@@ -162,7 +161,8 @@ impl Acceptor {
         self.admission.admitted(conn, remote_addr.ip());
         let handshake = Handshake::accept(self.shared.handshake.clone(), None, nonce);
         let deadline = now + self.shared.times.handshake;
-        self.add(conn, stream, Some(slot), SessionKind::Inbound, Stage::Shaking(handshake), deadline, None);
+        let (kind, stage) = (SessionKind::Inbound, Stage::Shaking(handshake));
+        self.add(Pending { slot: Some(slot), ..Pending::new(conn, kind, stream, stage, deadline, self.shared.now()) });
     }
 
     /// Sends an unproven connection away for one that needs its slot.
@@ -175,13 +175,11 @@ impl Acceptor {
     fn refuse_new(&mut self, conn: ConnectionId, stream: Box<dyn PendingConnection>, cause: Refusal) {
         self.shared.metrics.refused.add();
         self.refused(cause, &format_args!("{conn} {}", stream.remote_addr()));
-        self.add(conn, stream, None, SessionKind::Inbound, Stage::Parting, Instant::now() + PARTING, None);
-        if let Some(pending) = self.pending.get_mut(&conn) {
-            let (reason, retry_after) = cause.told();
-            pending.refuse(reason, retry_after);
-            self.part(conn);
-            self.advance(conn);
-        }
+        let (kind, deadline) = (SessionKind::Inbound, Instant::now() + PARTING);
+        let mut pending = Pending::new(conn, kind, stream, Stage::Parting, deadline, self.shared.now());
+        let (reason, retry_after) = cause.told();
+        pending.refuse(reason, retry_after);
+        self.add(pending);
     }
 
     /// Counts a refusal, and logs it unless too many like it were.
@@ -227,7 +225,8 @@ impl Acceptor {
             Ok((stream, nonce)) => {
                 let stage = Stage::Dialling(Handshake::dial(self.shared.handshake.clone(), request.peer, nonce));
                 let deadline = now + self.shared.times.connect;
-                self.add(conn, stream, Some(slot), SessionKind::Outbound, stage, deadline, Some(request));
+                let pending = Pending::new(conn, SessionKind::Outbound, stream, stage, deadline, self.shared.now());
+                self.add(Pending { slot: Some(slot), request: Some(request), ..pending });
             }
             Err(error) => self.dial_failed(request, DialStage::Connect, DialCause::Io(error.kind()), 0),
         }
@@ -238,27 +237,20 @@ impl Acceptor {
         ConnectionId(self.last_conn)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of what it makes")]
-    fn add(
-        &mut self,
-        conn: ConnectionId,
-        mut stream: Box<dyn PendingConnection>,
-        slot: Option<SessionSlot>,
-        kind: SessionKind,
-        stage: Stage,
-        deadline: Instant,
-        request: Option<DialRequest>,
-    ) {
+    fn add(&mut self, mut pending: Pending) {
+        let conn = pending.conn;
         let token = Token(LISTENER + self.listeners.count() + conn.0 as usize);
-        let registered = self.poll.registry().register(stream.source(), token, Interest::READABLE | Interest::WRITABLE);
-        let started = self.shared.now();
-        let (decoder, out, peer, unheard) = (Decoder::new(MAX_HANDSHAKE_BODY), Vec::new(), None, None);
-        let pending =
-            Pending { conn, kind, stream, slot, decoder, out, stage, deadline, started, peer, request, unheard };
-        self.deadlines.insert((deadline, conn));
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let registered = self.poll.registry().register(pending.stream.source(), token, interest);
+        let is_parting = matches!(pending.stage, Stage::Parting);
+        self.deadlines.insert((pending.deadline, conn));
         self.pending.insert(conn, pending);
+        if is_parting {
+            self.part(conn);
+        }
         match registered {
             Ok(()) => self.advance(conn),
+            Err(_) if is_parting => drop(self.take(conn)),
             Err(error) => self.over(conn, Over::Lost(error.kind())),
         }
     }

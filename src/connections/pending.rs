@@ -88,6 +88,31 @@ pub(crate) enum Over {
 }
 
 impl Pending {
+    /// A connection that was just accepted or is being dialled; without a slot and without anybody who asked for it.
+    pub(crate) fn new(
+        conn: ConnectionId,
+        kind: SessionKind,
+        stream: Box<dyn PendingConnection>,
+        stage: Stage,
+        deadline: Instant,
+        started: u64,
+    ) -> Self {
+        Self {
+            conn,
+            kind,
+            stream,
+            slot: None,
+            decoder: Decoder::new(MAX_HANDSHAKE_BODY),
+            out: Vec::new(),
+            stage,
+            deadline,
+            started,
+            peer: None,
+            request: None,
+            unheard: None,
+        }
+    }
+
     /// Goes as far as it gets without waiting.
     pub(crate) fn advance(&mut self) -> Progress {
         match self.try_advance() {

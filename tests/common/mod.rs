@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
 
 pub mod ledger;
+pub mod limits;
 pub mod proxy;
 pub mod stranger;
 
