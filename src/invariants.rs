@@ -21,6 +21,8 @@
 //! | `idle_timeout` | 30 s without a byte, while no handler runs | supervisor | closed with `Idle` |
 //! | `write_timeout` | 20 s in one write | supervisor | closed with `WriteStalled` |
 //! | `handler_watchdog` | 30 s in handlers without a read | supervisor | a warning names the peer |
+//! | accept again | 100 ms after an accept failed for want of descriptors | acceptor | all listeners are tried |
+//! | parting | 1 s after a refusal, 64 at a time | acceptor | the refused connection is closed |
 //! | linger | 1 s after a goodbye | supervisor | the connection is closed |
 //! | reconnect delay | 0.1 to 30 s | supervisor | the next dial |
 //! | `resume_window` | 5 min without a session | supervisor | what is kept ends unknown |
@@ -67,8 +69,16 @@
 //!
 //! **I-9 Memory follows bytes that arrived,** never a declared length. *Enforced by* `Decoder`, `LaneIn::claim_piece`.
 //!
-//! **I-10 A slot is reserved before anything is spent on a connection,** and given back by its guard. *Enforced by*
-//! `SessionSlot`.
+//! **I-10 A slot is reserved before anything is spent on a connection,** and given back by its guard, at the latest
+//! before the other side is told of its refusal. *Enforced by* `SessionSlot`, `Admission::judge`. *If not:* who is told
+//! slowly keeps others out.
+//!
+//! **I-11 A proven connection never goes for a newcomer, an unproven one does.** At a limit that unproven connections
+//! fill, the oldest of the most crowded neighbourhood gives way. *Enforced by* `Admission`. *If not:* silence locks good
+//! peers out, or a flood ends sessions.
+//!
+//! **I-12 A connection is given to a session only when both its threads run.** *Enforced by* `Crew`. *If not:* a thread
+//! that the system refuses takes the connection with it, and the other side never learns why.
 //!
 //! # Non-invariants
 //!

@@ -51,11 +51,11 @@ pub fn spawn(role: &str, id: &str, stack: usize, body: impl FnOnce() + Send + 's
 /// of the maps is left to everything else.
 pub fn most() -> Option<usize> {
     let maps = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok()?;
-    most_with(maps.trim().parse().ok()?)
+    Some(most_with(maps.trim().parse().ok()?))
 }
 
-fn most_with(maps: usize) -> Option<usize> {
-    Some(maps / 4 * 3 / MAPS_PER_THREAD)
+fn most_with(maps: usize) -> usize {
+    maps / (4 * MAPS_PER_THREAD) * 3
 }
 
 impl Thread {
@@ -95,6 +95,15 @@ mod tests {
         let thread = spawn("rx", "0123456789abcdef", 64 * 1024, || {}).unwrap();
         assert_eq!(thread.name(), "rx-0123456789ab");
         assert!(thread.join_until(Instant::now() + Duration::from_secs(20)).is_ok());
+    }
+
+    #[test]
+    fn three_quarters_of_the_systems_memory_maps_are_for_threads() {
+        assert_eq!(most_with(65_530), 12_285);
+        assert_eq!(most_with(0), 0);
+        assert_eq!(most_with(usize::MAX), usize::MAX / 16 * 3);
+        #[cfg(target_os = "linux")]
+        assert!(most().is_some_and(|most| most > 0));
     }
 
     #[test]

@@ -140,7 +140,7 @@ impl Scene {
     }
 
     /// Everything is given back, the node was never fooled, and a good peer is served.
-    fn is_as_before(self, descriptors_before: usize) {
+    fn end(self, descriptors_before: usize) {
         let Self { bob, alice, .. } = self;
         wait_until("no connection is left", || bob.sessions().is_empty() && alice.sessions().is_empty());
         assert_eq!((bob.metrics().sessions_started, alice.metrics().sessions_started), (0, 0));
@@ -174,7 +174,7 @@ fn a_length_beyond_the_limit_of_its_state_is_refused_by_the_header_alone() {
             assert_eq!(cause, expected, "{state:?}");
         }
     }
-    scene.is_as_before(before);
+    scene.end(before);
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn an_empty_frame_is_refused_in_every_state() {
         let expected = state.bob_dials().then_some(DialCause::Rejected(CloseReason::ProtocolError));
         assert_eq!(cause, expected, "{state:?}");
     }
-    scene.is_as_before(before);
+    scene.end(before);
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn a_frame_that_breaks_off_into_silence_is_cut_by_the_deadline_in_every_state() 
         assert_eq!(cause, expected, "{state:?}");
     }
     assert_eq!(scene.bob.metrics().handshake_timeouts, State::ALL.len() as u64);
-    scene.is_as_before(before);
+    scene.end(before);
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn a_byte_each_hundred_milliseconds_does_not_outlive_the_deadline_of_the_whole_h
         assert!(took >= TIMEOUT / 2 && took < 10 * TIMEOUT, "{state:?}: {took:?}");
     }
     assert_eq!(scene.bob.metrics().handshake_timeouts, 2);
-    scene.is_as_before(before);
+    scene.end(before);
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn a_node_that_dials_survives_a_hang_up_at_every_byte_of_the_answer() {
         assert_eq!((lost, refused), (said < answer.len(), said == answer.len()), "{said} bytes: {cause:?}");
     }
     assert_eq!(scene.bob.metrics().dials_failed, answer.len() as u64 + 1);
-    scene.is_as_before(before);
+    scene.end(before);
 }
 
 #[test]
@@ -281,5 +281,5 @@ fn a_hang_up_between_proof_and_attach_leaves_both_sides_free() {
             assert_eq!(cause.is_some(), state.bob_dials(), "{cause:?}");
         }
     }
-    scene.is_as_before(before);
+    scene.end(before);
 }

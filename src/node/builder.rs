@@ -223,3 +223,19 @@ fn tcp_options(config: &Config) -> TcpOptions {
     let config::Tcp { nodelay, keepalive, user_timeout, notsent_low_water_mark, .. } = config.tcp;
     TcpOptions { nodelay, keepalive, user_timeout, notsent_low_water_mark }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_thread_budget_is_what_the_limits_ask_for_or_less_if_the_configuration_or_the_system_says_so() {
+        let mut config = Config::default();
+        assert_eq!(session_threads(&config), 2 * (512 + 64));
+        config.max_threads = Some(8);
+        assert_eq!(session_threads(&config), 4);
+        (config.max_threads, config.inbound) = (None, usize::MAX);
+        let most = threads::most().unwrap_or(usize::MAX);
+        assert_eq!(session_threads(&config), most.saturating_sub(OWN_THREADS));
+    }
+}

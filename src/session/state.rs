@@ -30,6 +30,8 @@ pub(crate) struct Session {
     pub(super) writes: AtomicU64,
     /// Our goodbye is said, or the other side's was heard: nothing is claimed any more.
     pub(super) parting: AtomicBool,
+    /// The other side asked to be left alone for so many milliseconds; whichever thread is last reports it.
+    retry_after_ms: AtomicU64,
 }
 
 impl Session {
@@ -43,6 +45,7 @@ impl Session {
             heard: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             parting: AtomicBool::new(false),
+            retry_after_ms: AtomicU64::new(0),
         }
     }
 }
@@ -86,7 +89,9 @@ impl Session {
 
     /// A thread of the session is done; the last one detaches the link and reports.
     pub(super) fn leave(self: &Arc<Self>, link: &Arc<PeerLink>, on_end: &OnEnd, retry_after: Duration) {
+        self.retry_after_ms.fetch_max(retry_after.as_millis() as u64, Ordering::Relaxed);
         let Some(reason) = self.gate.leave() else { return };
+        let retry_after = Duration::from_millis(self.retry_after_ms.load(Ordering::Relaxed));
         link.outbox.detach(self.conn);
         let mut core = link.core.lock();
         let unacked_bytes = core.unacked_bytes();
