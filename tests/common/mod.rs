@@ -8,10 +8,12 @@ pub mod limits;
 pub mod proxy;
 pub mod stranger;
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 use threadwire::handshake::Identity;
+use threadwire::ident::SessionStatus;
 use threadwire::{Config, Event, Node, NodeBuilder, PeerHandle};
 
 /// How long a test waits for a fact that should come at once: liveness, with more than tenfold slack.
@@ -47,6 +49,24 @@ pub fn identities() -> [Identity; 2] {
 pub fn link(from: &Node, to: &Node) -> PeerHandle {
     from.add_peer(to.id(), to.local_addr()).unwrap();
     from.wait_connected(to.id(), PATIENCE).unwrap()
+}
+
+/// Where a node listens.
+pub fn addr(node: &Node) -> SocketAddr {
+    node.local_addr().unwrap()
+}
+
+/// A message of one node to another that it is connected to arrives.
+#[track_caller]
+pub fn reaches(from: &Node, to: &Node) {
+    let text = format!("{} at {:?}", from.id(), Instant::now());
+    from.peer(to.id()).unwrap().send(text.as_bytes()).unwrap();
+    assert_eq!(to.recv_timeout(PATIENCE).unwrap().payload(), text.as_bytes());
+}
+
+/// Connections of a node that take a place and have no session yet.
+pub fn handshaking(node: &Node) -> usize {
+    node.sessions().iter().filter(|session| session.status == SessionStatus::Handshaking).count()
 }
 
 /// Waits for a fact.
