@@ -227,14 +227,15 @@ fn run(node: &Closing, connections: Connections, deadline: Instant) -> ShutdownR
         }
         node.changes.wait(seen, goodbye_by.min(Instant::now() + LOOK * 25));
     }
+    // All are closed before one is waited for: a thread that is held takes no time from the others.
+    let late = registry.sessions(|entry| (entry.link.clone(), entry.session.clone()));
+    late.iter().for_each(|(link, session)| session.close(link, CloseReason::Shutdown));
     let mut threads = Vec::new();
-    for (link, session) in registry.sessions(|entry| (entry.link.clone(), entry.session.clone())) {
-        session.close(&link, CloseReason::Shutdown);
-        if let Some(entry) = wait_for_end(node, session.conn, deadline - share / 4) {
-            for thread in entry.threads {
-                if let Err(thread) = thread.join_until(Instant::now()) {
-                    threads.push(thread.name().to_owned());
-                }
+    for (_, session) in late {
+        let Some(entry) = wait_for_end(node, session.conn, deadline - share / 4) else { continue };
+        for thread in entry.threads {
+            if let Err(thread) = thread.join_until(deadline - share / 8) {
+                threads.push(thread.name().to_owned());
             }
         }
     }
