@@ -180,9 +180,27 @@ pub(crate) struct DialFailure {
 #[derive(Debug, Clone)]
 pub(crate) enum Lifecycle {
     Started(Started),
-    Ended { peer: PeerId, conn: ConnectionId, kind: SessionKind, reason: DisconnectReason, unacked_bytes: usize },
-    DialFailed { peer: Option<PeerId>, error: DialError },
-    IdentityClash { peer: PeerId, remote_addr: SocketAddr },
+    Ended {
+        peer: PeerId,
+        conn: ConnectionId,
+        kind: SessionKind,
+        reason: DisconnectReason,
+        unacked_bytes: usize,
+    },
+    DialFailed {
+        peer: Option<PeerId>,
+        error: DialError,
+    },
+    /// Two processes have the key of this peer, or of this node; the one at the address was refused, or refused us.
+    IdentityClash {
+        peer: PeerId,
+        remote_addr: SocketAddr,
+    },
+    /// A handler has been running for longer than the watchdog allows.
+    HandlerSlow {
+        peer: PeerId,
+        conn: ConnectionId,
+    },
 }
 
 /// Link tokens and the names of link states: secret, never the same twice, and without a failure once there is a seed.

@@ -165,7 +165,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         let SessionEnded { session, reason, retry_after, unacked_bytes, decision } = ended;
         let Session { conn, peer, kind, .. } = *session;
         log::info!(target: "threadwire::session", "{} {conn}: disconnected: {reason}", peer.short());
-        self.shared.metrics.sessions_ended.add();
+        self.shared.metrics.session_ended(&reason);
         self.watched.remove(&conn);
         let entry = self.shared.registry.unregister(conn);
         let link = self.shared.registry.link(&peer);
@@ -315,6 +315,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
                     target: "threadwire::session",
                     "{} {}: a handler has been running for more than {:?}", link.id.short(), session.conn, times.watchdog
                 );
+                (self.on_event)(Lifecycle::HandlerSlow { peer: link.id, conn: session.conn });
             }
             // A handler that runs keeps its thread from reading: nobody is judged late meanwhile.
             if pulse.heard != watched.pulse.heard || link.is_busy() {

@@ -1,22 +1,25 @@
 //! What threads share about one connection of a peer, and the report of its end.
 //!
-//! Owns: the close-once gate, counters that show life. Threads: `tx-<peer>`, `rx-<peer>`, `supervisor`.
-//! Locks: the gate's, a leaf; [`Session::leave`] takes the outbox lock and the link lock, one after the other.
+//! Owns: the close-once gate, counters that show life, the heartbeats' clock. Threads: `tx-<peer>`, `rx-<peer>`, `supervisor`.
+//! Locks: the gate's and the heartbeats', leaves; [`Session::leave`] takes the outbox lock and the link lock, one after the other.
 //! Blocks on: nothing.
 //! Upholds: a session ends once, with one cause, reported by the last of its threads.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{CloseReason, DisconnectReason};
 use crate::ident::{ConnectionId, PeerId, SessionKind};
 use crate::link::{Decision, Sign};
+use crate::session::beat::BeatClock;
 use crate::session::gate::Gate;
 use crate::session::outbox::Goodbye;
 use crate::session::peer_link::PeerLink;
 use crate::session::presence::Presence;
+use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::transport::Closer;
+use crate::wire::Beat;
 
 /// What threads share about one connection of a peer.
 #[derive(Debug)]
@@ -33,6 +36,10 @@ pub(crate) struct Session {
     pub(super) parting: AtomicBool,
     /// Whether the process at the other end lives.
     pub(super) presence: Presence,
+    /// What heartbeats tell of the round trip.
+    beats: Mutex<BeatClock>,
+    /// The other side asked to be left alone for so many milliseconds; whichever thread is last reports it.
+    retry_after_ms: AtomicU64,
 }
 
 impl Session {
@@ -47,6 +54,8 @@ impl Session {
             writes: AtomicU64::new(0),
             parting: AtomicBool::new(false),
             presence: Presence::default(),
+            beats: Mutex::new(BeatClock::new(Instant::now())),
+            retry_after_ms: AtomicU64::new(0),
         }
     }
 }
@@ -116,9 +125,26 @@ impl Session {
         }
     }
 
+    /// What the next heartbeat says.
+    pub(super) fn say_beat(&self, now: Instant, busy: bool) -> Beat {
+        self.beats.lock().say(now, busy)
+    }
+
+    /// A heartbeat came.
+    pub(super) fn hear_beat(&self, beat: Beat) {
+        self.beats.lock().hear(Instant::now(), beat);
+    }
+
+    /// The last round trip measured, from the second heartbeat on.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.beats.lock().rtt()
+    }
+
     /// A thread of the session is done; the last one detaches the link and reports.
     pub(super) fn leave(self: &Arc<Self>, link: &Arc<PeerLink>, on_end: &OnEnd, retry_after: Duration) {
+        self.retry_after_ms.fetch_max(retry_after.as_millis() as u64, Ordering::Relaxed);
         let Some(reason) = self.gate.leave() else { return };
+        let retry_after = Duration::from_millis(self.retry_after_ms.load(Ordering::Relaxed));
         link.outbox.detach(self.conn);
         let mut core = link.core.lock();
         let unacked_bytes = core.unacked_bytes();
