@@ -108,10 +108,12 @@ impl Node {
         let deadline = Instant::now() + timeout;
         loop {
             let seen = self.changes.count();
-            if let Some(link) = self.shared.registry.link(&id)
-                && link.core.lock().attached().is_some()
-            {
-                return Ok(PeerHandle::new(link));
+            // The link attaches a moment before the session is registered: afterwards every view of the node shows it.
+            if let Some(link) = self.shared.registry.link(&id) {
+                let attached = link.core.lock().attached();
+                if attached.is_some_and(|conn| self.shared.registry.session(conn, |_| ()).is_some()) {
+                    return Ok(PeerHandle::new(link));
+                }
             }
             if self.connections.lock().is_none() {
                 return Err(ConnectError::ShuttingDown);
