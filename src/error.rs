@@ -88,8 +88,8 @@ wire_reasons! {
         ProtocolError = 12, "the other side broke the protocol";
         /// The handshake took too long.
         HandshakeTimeout = 13, "the handshake took too long";
-        /// No byte for the idle time.
-        Idle = 14, "nothing was heard for too long";
+        /// No whole frame for the idle time: nothing came, or a frame that did not come to its end.
+        Idle = 14, "nothing whole was heard for too long";
         /// A write made no progress for too long.
         WriteStalled = 15, "writing made no progress for too long";
         /// The handler panicked.

@@ -22,7 +22,7 @@
 //! | `handshake_timeout`, for all of it | 5 s | acceptor | refused with `HandshakeTimeout` |
 //! | `ack_delay` | 5 ms | tx | owed acknowledgements are written |
 //! | `heartbeat` | 10 s | tx | a BEAT is written; after as long without a write, spare buffers are freed |
-//! | `idle_timeout` | 30 s without a byte, while no handler runs | supervisor | closed with `Idle` |
+//! | `idle_timeout` | 30 s without a whole frame (64 KiB at most), while no handler runs | supervisor | closed with `Idle` |
 //! | `write_timeout` | 20 s in one write, while no handler runs on either side | supervisor | closed with `WriteStalled` |
 //! | `handler_watchdog` | 30 s in handlers without a read | supervisor | a warning names the peer |
 //! | sign of life | 1 s after a question | acceptor | another life of the peer takes the session's place |

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use threadwire::error::{CloseReason, ConnectError, DialCause};
@@ -11,9 +12,9 @@ use threadwire::wire::{FrameHeader, FrameType, MAX_BODY, MAX_HANDSHAKE_BODY};
 use threadwire::{Config, Node};
 
 mod common;
-use common::limits::descriptors;
+use common::mute::Mute;
 use common::stranger::{Stranger, hand_on};
-use common::{PATIENCE, alone, quick, start, wait_until};
+use common::{PATIENCE, addr, alone, identities, nothing_left, quick, reaches, settled, start, wait_until};
 
 /// What a node waits for when the stranger begins, and who dialled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,16 +141,15 @@ impl Scene {
     }
 
     /// Everything is given back, the node was never fooled, and a good peer is served.
-    fn end(self, descriptors_before: usize) {
+    fn end(self) {
         let Self { bob, alice, .. } = self;
-        wait_until("no connection is left", || bob.sessions().is_empty() && alice.sessions().is_empty());
+        nothing_left(&bob);
+        nothing_left(&alice);
         assert_eq!((bob.metrics().sessions_started, alice.metrics().sessions_started), (0, 0));
         let metrics = bob.metrics();
         assert_eq!(metrics.accepted + metrics.dials, metrics.handshakes_failed + metrics.dials_failed, "{metrics:?}");
-        alice.connect(bob.local_addr().unwrap()).unwrap().send("meanwhile").unwrap();
-        assert_eq!(bob.recv_timeout(PATIENCE).unwrap().payload(), b"meanwhile");
-        drop((alice, bob));
-        wait_until("no descriptor is left", || descriptors() == descriptors_before);
+        alice.connect(addr(&bob)).unwrap();
+        reaches(&alice, &bob);
     }
 }
 
@@ -161,7 +161,6 @@ fn header(state: State, length: u32) -> Vec<u8> {
 #[test]
 fn a_length_beyond_the_limit_of_its_state_is_refused_by_the_header_alone() {
     let _alone = alone();
-    let before = descriptors();
     let scene = Scene::new(quick());
     for state in State::ALL {
         for length in [state.longest() as u32 + 1, u32::MAX] {
@@ -174,13 +173,12 @@ fn a_length_beyond_the_limit_of_its_state_is_refused_by_the_header_alone() {
             assert_eq!(cause, expected, "{state:?}");
         }
     }
-    scene.end(before);
+    scene.end();
 }
 
 #[test]
 fn an_empty_frame_is_refused_in_every_state() {
     let _alone = alone();
-    let before = descriptors();
     let scene = Scene::new(quick());
     for state in State::ALL {
         let (told, cause) = scene.meet(state, |mut stranger| {
@@ -191,14 +189,13 @@ fn an_empty_frame_is_refused_in_every_state() {
         let expected = state.bob_dials().then_some(DialCause::Rejected(CloseReason::ProtocolError));
         assert_eq!(cause, expected, "{state:?}");
     }
-    scene.end(before);
+    scene.end();
 }
 
 #[test]
 fn a_frame_that_breaks_off_into_silence_is_cut_by_the_deadline_in_every_state() {
     const TIMEOUT: Duration = Duration::from_millis(250);
     let _alone = alone();
-    let before = descriptors();
     let mut config = quick();
     config.handshake_timeout = TIMEOUT;
     let scene = Scene::new(config);
@@ -214,14 +211,13 @@ fn a_frame_that_breaks_off_into_silence_is_cut_by_the_deadline_in_every_state() 
         assert_eq!(cause, expected, "{state:?}");
     }
     assert_eq!(scene.bob.metrics().handshake_timeouts, State::ALL.len() as u64);
-    scene.end(before);
+    scene.end();
 }
 
 #[test]
 fn a_byte_each_hundred_milliseconds_does_not_outlive_the_deadline_of_the_whole_handshake() {
     const TIMEOUT: Duration = Duration::from_secs(1);
     let _alone = alone();
-    let before = descriptors();
     let mut config = quick();
     config.handshake_timeout = TIMEOUT;
     let scene = Scene::new(config);
@@ -244,13 +240,12 @@ fn a_byte_each_hundred_milliseconds_does_not_outlive_the_deadline_of_the_whole_h
         assert!(took >= TIMEOUT / 2 && took < 10 * TIMEOUT, "{state:?}: {took:?}");
     }
     assert_eq!(scene.bob.metrics().handshake_timeouts, 2);
-    scene.end(before);
+    scene.end();
 }
 
 #[test]
 fn a_node_that_dials_survives_a_hang_up_at_every_byte_of_the_answer() {
     let _alone = alone();
-    let before = descriptors();
     let scene = Scene::new(quick());
     let answer = scene.dialled.concat();
     for said in 0..=answer.len() {
@@ -267,13 +262,12 @@ fn a_node_that_dials_survives_a_hang_up_at_every_byte_of_the_answer() {
         assert_eq!((lost, refused), (said < answer.len(), said == answer.len()), "{said} bytes: {cause:?}");
     }
     assert_eq!(scene.bob.metrics().dials_failed, answer.len() as u64 + 1);
-    scene.end(before);
+    scene.end();
 }
 
 #[test]
 fn a_hang_up_between_proof_and_attach_leaves_both_sides_free() {
     let _alone = alone();
-    let before = descriptors();
     let scene = Scene::new(quick());
     for state in [State::DialledAwaitsAttach, State::DiallerAwaitsAttach] {
         for reset in [false, true] {
@@ -281,5 +275,51 @@ fn a_hang_up_between_proof_and_attach_leaves_both_sides_free() {
             assert_eq!(cause.is_some(), state.bob_dials(), "{cause:?}");
         }
     }
-    scene.end(before);
+    scene.end();
+}
+
+/// Both roles of the node, and both orders of the ids: who speaks first once both are proven.
+#[test]
+fn an_honest_handshake_that_breaks_off_at_any_byte_leaves_nothing_in_a_node_that_was_dialled_or_dials() {
+    let _alone = alone();
+    for (dials, decides) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut identities = identities();
+        if decides {
+            identities.reverse();
+        }
+        let [of_bob, other] = identities;
+        let other = Arc::new(other);
+        let bob = Node::builder().config(quick()).identity(of_bob).start().unwrap();
+        let at = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at_addr = at.local_addr().unwrap();
+        let meet = |bytes| match dials {
+            false => Mute::dial_and_say(&other, bob.id(), addr(&bob), bytes),
+            true => std::thread::scope(|scope| {
+                let dial = scope.spawn(|| bob.connect(at_addr));
+                let whole = Mute::accept_and_say(&other, bob.id(), &at, bytes);
+                assert_eq!(dial.join().unwrap().is_ok(), whole.is_some(), "{bytes} bytes");
+                whole
+            }),
+        };
+        let mut bytes = 0;
+        let whole = loop {
+            match meet(bytes) {
+                Some(whole) => break whole,
+                None => bytes += 1,
+            }
+            // Or the next one would meet what is left of this one.
+            wait_until("it is over", || bob.sessions().is_empty() && settled(&bob));
+        };
+        bob.wait_connected(other.peer_id(), PATIENCE).unwrap();
+        drop(whole);
+        nothing_left(&bob);
+        let metrics = bob.metrics();
+        let failed = if dials { metrics.dials_failed } else { metrics.handshakes_failed };
+        println!("dials: {dials}, speaks first: {decides}: broken off at each of {bytes} bytes");
+        assert!(bytes > 200, "{bytes}");
+        assert_eq!((failed, metrics.sessions_started), (bytes as u64, 1), "{metrics:?}");
+        let alice = start(quick());
+        alice.connect(addr(&bob)).unwrap();
+        reaches(&alice, &bob);
+    }
 }

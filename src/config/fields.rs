@@ -73,10 +73,11 @@ pub struct Config {
     #[serde(deserialize_with = "units::duration")]
     pub heartbeat: Duration,
 
-    /// After this long without a byte from the peer, its session is closed. Default 30 s.
+    /// After this long without a whole frame from the peer, its session is closed. Default 30 s.
     ///
     /// At least two or three heartbeats *of the other side*. Lower it to reconnect sooner; raise it for paths that
-    /// stall.
+    /// stall. It is the deadline of each frame too, however its bytes trickle: a frame has at most 64 KiB, so that the
+    /// slowest path that can carry big messages is 64 KiB in this time (2.2 KiB/s by default).
     #[serde(deserialize_with = "units::duration")]
     pub idle_timeout: Duration,
 

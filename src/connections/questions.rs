@@ -30,7 +30,7 @@ struct Question {
     holder: ConnectionId,
     number: u16,
     /// Reads of the connection when it was asked.
-    heard: u64,
+    reads: u64,
     looks: u32,
 }
 
@@ -38,11 +38,11 @@ impl Questions {
     /// Asks the session of `holder`.
     pub(super) fn ask(&mut self, shared: &Shared, link: &Arc<PeerLink>, holder: ConnectionId, number: u16) {
         let session = shared.registry.session(holder, |entry| entry.session.clone());
-        let heard = session.map_or(0, |session| {
+        let reads = session.map_or(0, |session| {
             session.ask(link, number);
-            session.pulse().heard
+            session.pulse().reads
         });
-        self.waiting.push(Question { link: link.clone(), holder, number, heard, looks: 0 });
+        self.waiting.push(Question { link: link.clone(), holder, number, reads, looks: 0 });
         self.look.get_or_insert_with(|| Instant::now() + LOOK);
     }
 
@@ -59,14 +59,14 @@ impl Questions {
         let mut decided = Vec::new();
         self.waiting.retain_mut(|question| {
             question.looks += 1;
-            let Question { link, holder, number, heard, looks } = question;
+            let Question { link, holder, number, reads, looks } = question;
             let sign = match shared.registry.session(*holder, |entry| entry.session.clone()) {
                 None => Sign::Ended,
                 Some(session) => {
                     if looks.is_multiple_of(AGAIN) {
                         session.ask(link, *number);
                     }
-                    session.sign_of_life(link, *number, *heard)
+                    session.sign_of_life(link, *number, *reads)
                 }
             };
             let mut core = link.core.lock();

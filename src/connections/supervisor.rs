@@ -145,7 +145,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         );
         self.detached.remove(&started.peer);
         self.outbound.started(started.peer, started.conn, started.kind, started.dial, now);
-        let pulse = Pulse { heard: 0, writes: 0, parting: false, peer_busy: false };
+        let pulse = Pulse { reads: 0, heard: 0, writes: 0, parting: false, peer_busy: false };
         self.watched.insert(
             started.conn,
             Watched {
@@ -301,7 +301,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             let found = self.shared.registry.session(*conn, |entry| (entry.link.clone(), entry.session.clone()));
             let Some((link, session)) = found else { continue };
             let pulse = session.pulse();
-            if pulse.heard != watched.pulse.heard || !link.is_busy() {
+            if pulse.reads != watched.pulse.reads || !link.is_busy() {
                 (watched.busy_since, watched.warned) = (None, false);
             }
             // Before the other side asks for a sign of life and gives us up.
@@ -317,7 +317,8 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
                 );
                 (self.on_event)(Lifecycle::HandlerSlow { peer: link.id, conn: session.conn });
             }
-            // A handler that runs keeps its thread from reading: nobody is judged late meanwhile.
+            // A handler that runs keeps its thread from reading: nobody is judged late meanwhile. Bytes that come to no
+            // whole frame do not count, or a peer that drips them would be here for ever.
             if pulse.heard != watched.pulse.heard || link.is_busy() {
                 watched.heard_at = now;
             }

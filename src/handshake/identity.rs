@@ -60,7 +60,8 @@ impl Identity {
     ///
     /// # Errors
     /// [`StartError::Identity`], with the path and what to do: the file is no ed25519 key, others may read it (the text
-    /// names the `chmod` that fixes it), or the folder cannot be written. An existing file is never touched.
+    /// names the `chmod` that fixes it), or the folder is none, is read-only or is full. An existing file is never
+    /// touched, and no part of a key is left where a whole one could not be written.
     ///
     /// # Blocking
     /// For the disk.
@@ -153,7 +154,7 @@ fn parse(text: &str) -> Result<Identity, String> {
 }
 
 fn load(path: &Path) -> Result<Option<Identity>, String> {
-    let unreadable = |error: io::Error| format!("cannot be read: {error}");
+    let unreadable = |error: io::Error| format!("cannot be read: {error}; {}", remedy(&error));
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unreadable(error)),
@@ -165,7 +166,7 @@ fn load(path: &Path) -> Result<Option<Identity>, String> {
     refuse_if_shared(&file.metadata().map_err(unreadable)?, path)?;
     let mut text = String::new();
     file.take(LARGEST_FILE).read_to_string(&mut text).map_err(unreadable)?;
-    parse(&text).map(Some)
+    parse(&text).map(Some).map_err(|what| format!("{what}; {}", remedy(&io::ErrorKind::InvalidData.into())))
 }
 
 /// Puts a key at `path` unless one is there already.
@@ -179,17 +180,22 @@ fn create(folder: &Path, path: &Path, pem: &str) -> Result<(), String> {
         builder.mode(0o700);
         options.mode(0o600);
     }
-    builder.recursive(true).create(folder).map_err(|error| format!("its folder cannot be made: {error}"))?;
+    builder
+        .recursive(true)
+        .create(folder)
+        .map_err(|error| format!("its folder cannot be made: {error}; {}", remedy(&error)))?;
     let random = random_bytes::<8>().map_err(|error| error.to_string())?;
     let temporary = folder.join(format!("{KEY_FILE}.{:016x}.tmp", u64::from_le_bytes(random)));
-    let mut file = options.open(&temporary).map_err(|error| format!("its folder cannot be written: {error}"))?;
+    let unwritable = |error: io::Error| format!("its folder cannot be written: {error}; {}", remedy(&error));
+    let mut file = options.open(&temporary).map_err(unwritable)?;
     let written = file.write_all(pem.as_bytes()).and_then(|()| file.sync_all());
     // A link, not a rename: a rename would replace the key of somebody who was faster.
-    let placed = written.and_then(|()| fs::hard_link(&temporary, path));
+    let placed = written.map(|()| fs::hard_link(&temporary, path));
     // The key has its own name by now, or none: the temporary one is of no more use, and harmless if it stays.
     let _ = fs::remove_file(&temporary);
-    match placed {
+    match placed.map_err(unwritable)? {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if is_full(&error) => Err(unwritable(error)),
         Err(error) => Err(format!(
             "cannot be made: {error}; on a file system without hard links run \
              `(umask 077; openssl genpkey -algorithm ed25519 -out {})`",
@@ -200,6 +206,24 @@ fn create(folder: &Path, path: &Path, pem: &str) -> Result<(), String> {
             let _ = File::open(folder).and_then(|folder| folder.sync_all());
             Ok(())
         }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+/// What to do about it, for a person.
+fn remedy(error: &io::Error) -> &'static str {
+    use io::ErrorKind::{AlreadyExists, InvalidData, NotADirectory, PermissionDenied, ReadOnlyFilesystem};
+    match error.kind() {
+        _ if is_full(error) => "make room there, or set data_dir to a folder elsewhere",
+        InvalidData => "put the right key there, or remove the file to become a new peer",
+        NotADirectory | AlreadyExists => "there is a file where the folder should be: set data_dir to a folder",
+        PermissionDenied => "let this user read and write there, or set data_dir to a folder elsewhere",
+        ReadOnlyFilesystem => "mount it for writing, or set data_dir to a folder elsewhere",
+        _ => "set data_dir to a folder that this user may read and write",
     }
 }
 

@@ -151,7 +151,7 @@ pub(crate) struct Metrics {
     /// Sessions attached.
     pub(crate) sessions_started: Table<SessionKind>,
     sessions_ended: EndCounters,
-    /// Sessions cut because nothing was heard, or writing stalled.
+    /// Sessions cut because no whole frame was heard, or writing stalled.
     pub(crate) sessions_cut: Counter,
     /// Events that did not fit.
     pub(crate) events_missed: Counter,
@@ -210,7 +210,7 @@ pub struct MetricsSnapshot {
     pub sessions_ended: u64,
     /// The same by who ended them and why.
     pub sessions_ended_by: Ends,
-    /// Sessions cut because nothing was heard, or writing stalled.
+    /// Sessions cut because no whole frame was heard, or writing stalled.
     pub sessions_cut: u64,
     /// Events that the application did not take in time; see `Event::Missed`.
     pub events_missed: u64,

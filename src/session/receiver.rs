@@ -51,7 +51,8 @@ pub(crate) fn recv_loop(
     };
     let cause = loop {
         match receiver.take_all(&mut decoder) {
-            Ok(()) => {}
+            Ok(true) => drop(session.heard.fetch_add(1, Ordering::Relaxed)),
+            Ok(false) => {}
             Err(End::Cause(cause)) => break Some(cause),
             Err(End::Broken(error)) => {
                 log::warn!(target: "threadwire::session", "{} {}: {error}", link.id.short(), session.conn);
@@ -68,7 +69,7 @@ pub(crate) fn recv_loop(
             }
             Err(error) => break Some(DisconnectReason::Lost(error.kind())),
         }
-        session.heard.fetch_add(1, Ordering::Relaxed);
+        session.reads.fetch_add(1, Ordering::Relaxed);
         link.reads.fetch_add(1, Ordering::Relaxed);
     };
     let retry_after = receiver.retry_after;
@@ -116,17 +117,20 @@ struct Receiver<'a> {
 }
 
 impl Receiver<'_> {
-    /// Takes every frame that lies complete in the decoder.
-    fn take_all(&mut self, decoder: &mut Decoder) -> Result<(), End> {
+    /// Takes every frame that lies complete in the decoder; whether there was one.
+    fn take_all(&mut self, decoder: &mut Decoder) -> Result<bool, End> {
+        let mut took = false;
         loop {
             if let Some(run) = decoder.peek_run(RUN)? {
                 self.take_run(run, decoder)?;
+                took = true;
                 continue;
             }
             let more = decoder.pending().len();
-            let Some(frame) = decoder.next_frame()? else { return Ok(()) };
+            let Some(frame) = decoder.next_frame()? else { return Ok(took) };
             let more = more > HEADER + frame.body.len();
             self.take_frame(frame.header, frame.body, more)?;
+            took = true;
         }
     }
 

@@ -28,7 +28,9 @@ pub(crate) struct Session {
     pub(crate) peer: PeerId,
     pub(crate) kind: SessionKind,
     pub(super) gate: Gate,
-    /// Reads of this connection so far: life.
+    /// Reads of this connection so far: signs of life.
+    pub(super) reads: AtomicU64,
+    /// Of these, the ones that completed a frame or more: bytes that never come to one are no life.
     pub(super) heard: AtomicU64,
     /// Writes that began and that ended: odd while one is under way.
     pub(super) writes: AtomicU64,
@@ -50,6 +52,7 @@ impl Session {
             peer,
             kind,
             gate: Gate::new(closer, 2),
+            reads: AtomicU64::new(0),
             heard: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             parting: AtomicBool::new(false),
@@ -100,24 +103,26 @@ impl Session {
         link.outbox.kick(false).wake();
     }
 
-    /// What has come of a question, if `heard` reads of the connection were counted when it was asked.
-    pub(crate) fn sign_of_life(&self, link: &PeerLink, question: u16, heard: u64) -> Sign {
+    /// What has come of a question, if `reads` of the connection were counted when it was asked.
+    pub(crate) fn sign_of_life(&self, link: &PeerLink, question: u16, reads: u64) -> Sign {
         if self.presence.has_answered(question) {
             Sign::Answered
         } else if self.parting.load(Ordering::Relaxed) {
             // It said goodbye, or nothing can be written to it any more.
             Sign::Ended
-        } else if link.is_busy() || self.presence.peer_is_busy() || self.heard.load(Ordering::Relaxed) != heard {
-            // Our own handler keeps the answer from being read, or theirs the question.
+        } else if link.is_busy() || self.presence.peer_is_busy() || self.reads.load(Ordering::Relaxed) != reads {
+            // Our own handler keeps the answer from being read, or theirs the question; or the answer waits behind the
+            // rest of a long frame, of which something came.
             Sign::Heard
         } else {
             Sign::Nothing
         }
     }
 
-    /// What the supervisor looks at: reads, and whether a write is under way.
+    /// What the supervisor looks at: reads, whole frames, and whether a write is under way.
     pub(crate) fn pulse(&self) -> Pulse {
         Pulse {
+            reads: self.reads.load(Ordering::Relaxed),
             heard: self.heard.load(Ordering::Relaxed),
             writes: self.writes.load(Ordering::Relaxed),
             parting: self.parting.load(Ordering::Relaxed),
@@ -159,6 +164,8 @@ impl Session {
 /// Signs of life of a session, as counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pulse {
+    pub(crate) reads: u64,
+    /// Reads that completed a frame or more.
     pub(crate) heard: u64,
     /// Odd while a write is under way.
     pub(crate) writes: u64,

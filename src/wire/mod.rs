@@ -35,7 +35,9 @@
 //!  lane 0 control  1 reply  2 urgent  3 normal  4 bulk
 //! ```
 //!
-//! A payload of more than [`MAX_PIECE`] bytes travels in pieces of that size. A control frame of an unknown type is
+//! A payload of more than [`MAX_PIECE`] bytes travels in pieces of that size. Whoever has not sent a whole frame within the
+//! receiver's `idle_timeout` is cut, however many bytes of one came: that is the least rate of a session, [`HEADER`] +
+//! [`MAX_BODY`] bytes in that time while a longest frame is under way. A control frame of an unknown type is
 //! skipped; an unknown frame that is NUMBERED counts as received. Bodies other than DATA, SEGMENT, BEAT, SKIP, ABORT
 //! and ALIVE are bincode 1.3 (fixed-width integers, limited, trailing bytes refused except after a hello).
 

@@ -18,6 +18,8 @@ use threadwire::handshake::Identity;
 use threadwire::ident::SessionStatus;
 use threadwire::{Config, Event, Node, NodeBuilder, PeerHandle};
 
+use limits::descriptors;
+
 /// How long a test waits for a fact that should come at once: liveness, with more than tenfold slack.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -85,6 +87,27 @@ pub fn wait_until(what: &str, mut fact: impl FnMut() -> bool) {
     }
 }
 
+/// Every connection of a node that began has ended or become a session.
+pub fn settled(node: &Node) -> bool {
+    let metrics = node.metrics();
+    let ended = metrics.dials_failed + metrics.handshakes_failed + metrics.refused;
+    metrics.dials + metrics.accepted == ended + metrics.sessions_started
+}
+
+/// What came to a node is over and has left nothing in it: every connection has ended and given its place back, with the
+/// threads and the budget that went with it, and no peer has a byte that is queued or kept. What the process has, threads
+/// and descriptors, [`Alone`] looks at when the nodes are gone.
+#[track_caller]
+pub fn nothing_left(node: &Node) {
+    wait_until("every connection has given its place back", || node.sessions().is_empty() && settled(node));
+    wait_until("every session has ended", || node.metrics().sessions_started == node.metrics().sessions_ended);
+    for peer in node.peers() {
+        let stats = &peer.stats;
+        let held = (stats.connected, stats.queued_messages, stats.queued_bytes, stats.kept_bytes, stats.unacked_bytes);
+        assert_eq!(held, (false, 0, 0, 0, 0), "{}", peer.id);
+    }
+}
+
 /// The next event that `pick` wants; others are passed over.
 #[track_caller]
 pub fn wait_event<T>(node: &Node, what: &str, mut pick: impl FnMut(Event) -> Option<T>) -> T {
@@ -113,16 +136,19 @@ pub fn node_threads() -> Vec<String> {
 }
 
 /// Held by a test that wants no other one of its file beside it. Declare it first: when it is dropped, no node may have
-/// left a thread behind.
-pub struct Alone(MutexGuard<'static, ()>);
+/// left a thread or a descriptor behind.
+pub struct Alone {
+    descriptors: usize,
+    _guard: MutexGuard<'static, ()>,
+}
 
 /// Waits until no other test of this file runs.
 pub fn alone() -> Alone {
     static ONE: Mutex<()> = Mutex::new(());
-    let alone = Alone(ONE.lock());
+    let guard = ONE.lock();
     // A test that failed before this one may still be clearing up.
     wait_until("the last test's threads have ended", || node_threads().is_empty());
-    alone
+    Alone { descriptors: descriptors(), _guard: guard }
 }
 
 impl Drop for Alone {
@@ -130,6 +156,8 @@ impl Drop for Alone {
         if !std::thread::panicking() {
             // A joined thread is listed for a moment after.
             wait_until(&format!("no threads left behind: {:?}", node_threads()), || node_threads().is_empty());
+            let before = self.descriptors;
+            wait_until("no descriptors left behind", || descriptors() <= before);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What may be planned to happen to a connection.
 
+use std::time::Duration;
+
 use threadwire::wire::FrameType;
 
 /// One way through a connection.
@@ -10,6 +12,9 @@ pub enum Way {
     /// From the target.
     Down = 1,
 }
+
+/// From a dripping stream, one byte passes in this time.
+pub const DRIP: Duration = Duration::from_millis(100);
 
 /// Where in one direction a fault strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +34,8 @@ pub enum Harm {
     HalfClose,
     /// Nothing passes any more in either direction, and nobody is told.
     Stall,
+    /// A byte each [`DRIP`] passes in this direction, the other one goes on.
+    Drip,
 }
 
 /// What happens to one connection.

@@ -12,14 +12,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use socket2::{Domain, SockRef, Socket, Type};
 
-pub use fault::{Fault, Harm, Place, Way};
+pub use fault::{DRIP, Fault, Harm, Place, Way};
 use stream::{HELD, Stream};
 
 /// Bytes looked for when a connection is cut: what was under way and never arrives.
@@ -39,6 +39,9 @@ pub struct Counts {
     pub cuts: u64,
     pub half_closes: u64,
     pub stalls: u64,
+    pub drips: u64,
+    /// Bytes that passed one at a time.
+    pub dripped: u64,
     /// Bytes that passed, by [`Way`].
     pub passed: [u64; 2],
     /// Bytes that one side had written and the other never got, over all cuts; and the cuts that lost some.
@@ -202,7 +205,9 @@ impl Relay {
     fn run(mut self, orders: &Receiver<Order>) {
         let mut events = Events::with_capacity(64);
         while !self.ends {
-            if let Err(error) = self.poll.poll(&mut events, None) {
+            let next = self.passages.iter().filter_map(Passage::next_drip).min();
+            let timeout = next.map(|next| next.saturating_duration_since(Instant::now()));
+            if let Err(error) = self.poll.poll(&mut events, timeout) {
                 assert_eq!(error.kind(), ErrorKind::Interrupted);
             }
             orders.try_iter().for_each(|order| order(&mut self));
@@ -298,6 +303,11 @@ impl Passage {
         self.streams.iter().any(|stream| stream.fault.is_some())
     }
 
+    /// When the next byte of a dripping stream is due.
+    fn next_drip(&self) -> Option<Instant> {
+        self.streams.iter().filter(|stream| !stream.out.is_empty()).filter_map(|stream| stream.drip).min()
+    }
+
     /// Moves bytes both ways as far as they go.
     fn advance(&mut self, counts: &mut Counts) -> After {
         loop {
@@ -319,6 +329,7 @@ impl Passage {
                         return After::Closed;
                     }
                 }
+                counts.dripped += std::mem::take(&mut stream.dripped);
                 if let Some((harm, struck)) = stream.struck.take() {
                     *counts.struck.entry(struck).or_default() += 1;
                     match harm {
@@ -326,6 +337,10 @@ impl Passage {
                         Harm::HalfClose => {
                             counts.half_closes += 1;
                             stream.end(to);
+                        }
+                        Harm::Drip => {
+                            counts.drips += 1;
+                            stream.drip = Some(Instant::now());
                         }
                         Harm::Stall => {
                             counts.stalls += 1;

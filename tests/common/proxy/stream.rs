@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
+use std::time::Instant;
 
 use mio::net::TcpStream;
 use threadwire::wire::{FrameHeader, FrameType, HEADER};
 
-use super::fault::{Fault, Harm, Place};
+use super::fault::{DRIP, Fault, Harm, Place};
 
 /// Bytes of one direction that the proxy holds.
 pub(super) const HELD: usize = 64 * 1024;
@@ -26,6 +27,9 @@ pub(super) struct Stream {
     /// The fault's place is reached; it strikes when `out` is empty.
     reached: bool,
     pub(super) struck: Option<(Harm, String)>,
+    /// Only one byte passes at a time, the next one then; how many did.
+    pub(super) drip: Option<Instant>,
+    pub(super) dripped: u64,
     /// The end of the stream came; it was passed on.
     at_end: bool,
     pub(super) ended: bool,
@@ -44,6 +48,8 @@ impl Stream {
             fault,
             reached: false,
             struck: None,
+            drip: None,
+            dripped: 0,
             at_end: false,
             ended: false,
         }
@@ -73,10 +79,20 @@ impl Stream {
         }
         self.look();
         while !self.out.is_empty() {
-            match to.write(&self.out) {
+            let now = Instant::now();
+            let most = match self.drip {
+                Some(next) if now < next => return Ok(moved),
+                Some(_) => 1,
+                None => self.out.len(),
+            };
+            match to.write(&self.out[..most]) {
                 Ok(count) => {
                     self.out.drain(..count);
                     *passed += count as u64;
+                    if let Some(next) = &mut self.drip {
+                        *next = now + DRIP;
+                        self.dripped += 1;
+                    }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(moved),
                 Err(error) => return Err(error),
