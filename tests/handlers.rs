@@ -61,6 +61,8 @@ fn blocking_verbs_in_a_handler_give_the_message_back_and_the_others_work() {
         let connect = [node.wait_connected(peer.id(), PATIENCE).err(), node.connect(elsewhere).err()];
         let expected = [Some(ConnectError::WouldBlock), Some(ConnectError::WouldBlock)];
         tell.send(if connect == expected { Ok(()) } else { Err(format!("{connect:?}")) }).unwrap();
+        let waited = [node, &bystander].map(|node| node.wait_shutdown(PATIENCE));
+        tell.send(if waited == [None, None] { Ok(()) } else { Err(format!("{waited:?}")) }).unwrap();
         for result in [peer.try_send("tried"), message.reply("replied")] {
             tell.send(result.map_err(|error| error.to_string())).unwrap();
         }
@@ -70,7 +72,7 @@ fn blocking_verbs_in_a_handler_give_the_message_back_and_the_others_work() {
     // One that is copied on its way, one that is handed over as it is, one that travels in pieces.
     for len in [10, 40_000, 100_000] {
         to_bob.send(vec![1; len]).unwrap();
-        for _ in 0..10 {
+        for _ in 0..11 {
             assert_eq!(told.recv_timeout(PATIENCE).unwrap(), Ok(()), "{len} bytes");
         }
         let mut came = [(); 2].map(|()| alice.recv_timeout(PATIENCE).unwrap().payload().to_vec());

@@ -16,7 +16,7 @@ mod common;
 use common::ledger::numbered;
 use common::proxy::Proxy;
 use common::stranger::{Stranger, listen_in};
-use common::{PATIENCE, alone, identities, link, quick, start, wait_event, wait_until};
+use common::{PATIENCE, alone, identities, link, nothing_left, quick, settled, start, wait_event, wait_until};
 
 /// Why a dial failed, as its caller and its node's events tell it.
 fn refused(node: &Node, addr: std::net::SocketAddr) -> DialCause {
@@ -33,17 +33,10 @@ fn refused(node: &Node, addr: std::net::SocketAddr) -> DialCause {
 
 /// Nothing came of it: no session, and no connection under way.
 fn nothing_came_of_it(node: &Node) {
-    wait_until("nothing is under way", || over(node));
+    nothing_left(node);
     // A dialler has met whoever refuses it after that side was proven.
     assert!(node.peers().iter().all(|peer| peer.stats.sessions == 0), "{:?}", node.peers());
     assert_eq!(node.metrics().sessions_started, 0);
-}
-
-/// Every connection that began has ended or become a session.
-fn over(node: &Node) -> bool {
-    let metrics = node.metrics();
-    let ended = metrics.dials_failed + metrics.handshakes_failed + metrics.refused;
-    metrics.dials + metrics.accepted == ended + metrics.sessions_started
 }
 
 #[test]
@@ -211,7 +204,7 @@ fn recorded(bob: &Node) -> [Vec<u8>; 2] {
     })
 }
 
-/// The node has all its slots: as many peers as there may be get in, and their messages arrive.
+/// The node has all its slots: as many peers as there may be get in, their messages arrive, and they leave nothing.
 fn has_all_its_slots(bob: &Node) {
     let diallers: Vec<Node> = (0..4).map(|_| start(quick())).collect();
     for dialler in &diallers {
@@ -224,6 +217,7 @@ fn has_all_its_slots(bob: &Node) {
     for dialler in diallers {
         assert!(dialler.shutdown(PATIENCE).is_clean());
     }
+    nothing_left(bob);
 }
 
 #[test]
@@ -231,7 +225,7 @@ fn strangers_that_hang_up_at_every_byte_of_a_hello_leave_nothing_behind() {
     let _alone = alone();
     let bob = start(narrow());
     let [hello, confirm] = recorded(&bob);
-    wait_until("the recorded connection is over", || over(&bob));
+    wait_until("the recorded connection is over", || settled(&bob));
     let whole = [&hello[..], &confirm].concat();
     let before = bob.metrics();
     let alice = start(quick());
@@ -249,7 +243,7 @@ fn strangers_that_hang_up_at_every_byte_of_a_hello_leave_nothing_behind() {
             assert!(alice.shutdown(PATIENCE).is_clean());
         }
     }
-    wait_until("every connection has ended", || over(&bob) && bob.metrics().sessions_ended == 1);
+    wait_until("every connection has ended", || settled(&bob) && bob.metrics().sessions_ended == 1);
     let metrics = bob.metrics();
     let strangers = 2 * (whole.len() as u64 + 1);
     // Some were reset before they were accepted, some refused because the slots were taken just then.
@@ -264,7 +258,7 @@ fn a_hello_and_a_confirm_of_an_earlier_handshake_prove_nothing() {
     let _alone = alone();
     let bob = start(narrow());
     let frames = recorded(&bob);
-    wait_until("the recorded connection is over", || over(&bob));
+    wait_until("the recorded connection is over", || settled(&bob));
     let before = bob.metrics();
     let begin = Instant::now();
     for _ in 0..20 {
@@ -311,7 +305,7 @@ fn silent_and_dripping_strangers_are_cut_by_the_deadline_and_good_peers_come_in_
     config.handshake_timeout = Duration::from_millis(400);
     let bob = start(config);
     let [hello, _] = recorded(&bob);
-    wait_until("the recorded connection is over", || over(&bob));
+    wait_until("the recorded connection is over", || settled(&bob));
     let addr = bob.local_addr().unwrap();
     let mut silent = [Stranger::dial(addr), Stranger::dial(addr)];
     let mut dripping = Stranger::dial(addr);

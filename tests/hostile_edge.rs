@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use threadwire::error::{CloseReason, ConnectError, DialCause};
-use threadwire::wire::{FrameHeader, FrameType, MAX_BODY, MAX_HANDSHAKE_BODY};
+use threadwire::wire::{FrameHeader, FrameType, HEADER, Hello, MAX_BODY, MAX_HANDSHAKE_BODY, decode, put_body};
 use threadwire::{Config, Node};
 
 mod common;
@@ -156,6 +156,40 @@ impl Scene {
 /// A header of the frame that is due, with this length.
 fn header(state: State, length: u32) -> Vec<u8> {
     FrameHeader::control(state.due(), length).to_bytes().to_vec()
+}
+
+#[test]
+fn what_is_no_hello_is_refused_by_its_first_bytes_by_who_was_dialled_and_by_who_dials() {
+    let _alone = alone();
+    let scene = Scene::new(quick());
+    for state in [State::DialledAwaitsHello, State::DiallerAwaitsHello] {
+        let hello = if state.bob_dials() { &scene.dialled[0] } else { &scene.dialler[0] };
+        // Honest up to its magic.
+        let mut body: Hello = decode(&hello[HEADER..]).unwrap();
+        body.magic = *b"TWIS";
+        let mut wrong_magic = Vec::new();
+        put_body(&mut wrong_magic, FrameType::Hello, &body).unwrap();
+        let cases: [(&str, &[u8]); 7] = [
+            ("another magic", &wrong_magic),
+            ("a web browser", b"GET / HTTP/1.1\r\nHost: somewhere\r\n\r\n"),
+            ("TLS", &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]),
+            ("SSH", b"SSH-2.0-OpenSSH_9.6\r\n"),
+            ("ones", &[0xff; 64]),
+            ("another frame than is due", &FrameHeader::control(FrameType::Beat, 25).to_bytes()),
+            ("a hello of random bytes", &[&[32, 0, 0, 0, 4, 0, 0, 0][..], &hello[HEADER + 40..HEADER + 72]].concat()),
+        ];
+        for (what, bytes) in cases {
+            let (told, cause) = scene.meet(state, |mut stranger| {
+                assert!(stranger.say(bytes));
+                stranger.finish();
+                stranger.hear_out()
+            });
+            assert_eq!(told, Some(CloseReason::ProtocolError), "{state:?}: {what}");
+            let expected = state.bob_dials().then_some(DialCause::Rejected(CloseReason::ProtocolError));
+            assert_eq!(cause, expected, "{state:?}: {what}");
+        }
+    }
+    scene.end();
 }
 
 #[test]

@@ -94,13 +94,18 @@ pub fn settled(node: &Node) -> bool {
     metrics.dials + metrics.accepted == ended + metrics.sessions_started
 }
 
-/// What came to a node is over and has left nothing in it: every connection has ended and given its place back, with the
-/// threads and the budget that went with it, and no peer has a byte that is queued or kept. What the process has, threads
-/// and descriptors, [`Alone`] looks at when the nodes are gone.
+/// Every connection of a node has ended and given its place back, with the threads that went with it.
 #[track_caller]
-pub fn nothing_left(node: &Node) {
+pub fn all_over(node: &Node) {
     wait_until("every connection has given its place back", || node.sessions().is_empty() && settled(node));
     wait_until("every session has ended", || node.metrics().sessions_started == node.metrics().sessions_ended);
+}
+
+/// What came to a node is [over](all_over) and has left nothing in it: no peer has a byte that is queued or kept. What the
+/// process has, threads and descriptors, [`Alone`] looks at when the nodes are gone.
+#[track_caller]
+pub fn nothing_left(node: &Node) {
+    all_over(node);
     for peer in node.peers() {
         let stats = &peer.stats;
         let held = (stats.connected, stats.queued_messages, stats.queued_bytes, stats.kept_bytes, stats.unacked_bytes);
