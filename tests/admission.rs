@@ -14,7 +14,9 @@ use threadwire::{Config, Event, Node};
 mod common;
 use common::limits::{descriptors, raise_descriptors};
 use common::stranger::Stranger;
-use common::{PATIENCE, addr, alone, handshaking, link, node_threads, quick, reaches, start, wait_event, wait_until};
+use common::{
+    PATIENCE, addr, alone, handshaking, link, node_threads, nothing_left, quick, reaches, start, wait_event, wait_until,
+};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -65,7 +67,7 @@ fn two_thousand_silent_connections_do_not_keep_a_good_peer_out() {
     assert_eq!(bob.sessions()[0].peer, Some(alice.id()));
     assert_eq!(bob.metrics().handshakes_failed, count);
     assert!(alice.shutdown(PATIENCE).is_clean());
-    wait_until("the last one has gone", || bob.sessions().is_empty());
+    nothing_left(&bob);
     drop((alice, bob));
     wait_until("no descriptor is left", || descriptors() == before);
 }
@@ -99,6 +101,8 @@ fn a_full_house_gives_no_place_of_a_session_away_but_those_of_the_silent() {
     wait_until("its place is free", || bob.sessions().len() == 1);
     nodes[2].connect(addr(&bob)).unwrap();
     reaches(&nodes[2], &bob);
+    drop((nodes, silent));
+    nothing_left(&bob);
 }
 
 #[test]
@@ -134,6 +138,8 @@ fn one_address_has_no_more_than_its_share_and_others_have_theirs() {
     wait_until("its place is free", || bob.sessions().len() == 3);
     nodes[3].connect(addr(&bob)).unwrap();
     reaches(&nodes[3], &bob);
+    drop((nodes, elsewhere));
+    nothing_left(&bob);
 }
 
 #[test]
@@ -161,6 +167,8 @@ fn dials_under_way_count_as_outbound_and_give_their_place_back() {
     let [session] = alice.sessions()[..] else { panic!("{:?}", alice.sessions()) };
     assert_eq!((session.status, session.peer), (SessionStatus::Established, Some(bob.id())));
     assert_eq!(session.local_addr.unwrap(), bob.sessions()[0].remote_addr);
+    drop(bob);
+    nothing_left(&alice);
 }
 
 /// Threads of sessions with peers other than `node`: in a test with one node in the middle, that node's own.
@@ -201,6 +209,9 @@ fn a_thread_budget_of_eight_is_two_peers_and_the_third_is_refused_and_the_others
     wait_until("its threads are free", || bob.sessions().len() == 1);
     bob.connect(addr(&nodes[2])).unwrap();
     reaches(&bob, &nodes[2]);
+    drop(nodes);
+    nothing_left(&bob);
+    assert_eq!(session_threads_of(&bob), 0);
 }
 
 #[test]

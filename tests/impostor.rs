@@ -15,7 +15,7 @@ use threadwire::{Event, Node};
 mod common;
 use common::ledger::{Ledger, Verdict, numbered};
 use common::stranger::{Stranger, listen_in, reason_of};
-use common::{PATIENCE, alone, link, quick, start, wait_until};
+use common::{PATIENCE, alone, link, nothing_left, quick, start, wait_until};
 
 /// The first frames of a handshake of `from` with `to`, which came to nothing.
 fn recorded(from: &Node, to: &Node) -> [Vec<u8>; 2] {
@@ -93,6 +93,8 @@ fn under_traffic(attack: impl FnOnce(&Node, &Node, &[Vec<u8>; 2])) {
         assert_eq!(events.iter().filter(of_session).count(), 1, "{events:?}");
         assert_eq!(node.peers().len(), 1, "who claims is no peer");
     }
+    assert!(alice.shutdown(PATIENCE).is_clean());
+    nothing_left(&bob);
 }
 
 #[test]
