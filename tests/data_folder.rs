@@ -173,8 +173,8 @@ fn on_a_small_file_system() {
     };
     let mut filler = File::create(place.join("filler")).unwrap();
     let full = loop {
-        match filler.write(&[0; 512]) {
-            Ok(_) => {}
+        match filler.write_all(&[0; 512]) {
+            Ok(()) => {}
             Err(error) => break error.kind(),
         }
     };
