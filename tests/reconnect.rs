@@ -29,8 +29,9 @@ struct Pair {
 }
 
 impl Pair {
-    /// With the dialler's id the lower one or not: it decides which connection is attached.
-    fn new(config: &Config, dialler_decides: bool) -> Self {
+    /// With the dialler's id the lower one or not: it decides which connection is attached. The first connections, from
+    /// the very first on, suffer these faults.
+    fn new(config: &Config, dialler_decides: bool, faults: impl IntoIterator<Item = Fault>) -> Self {
         let [lower, higher] = identities();
         let (of_dialler, of_listener) = if dialler_decides { (lower, higher) } else { (higher, lower) };
         let ledgers: [Arc<Ledger>; 2] = Default::default();
@@ -44,6 +45,7 @@ impl Pair {
         let listener = builder().identity(of_listener).handler(enter(at_listener)).start().unwrap();
         let dialler = builder().identity(of_dialler).handler(enter(at_dialler)).start().unwrap();
         let proxy = Proxy::to(listener.local_addr().unwrap());
+        proxy.plan(faults);
         let there = dialler.add_peer(listener.id(), [proxy.addr()]).unwrap();
         // Not before the first connection that comes through, which the first faults may prevent.
         let back = listener.add_peer(dialler.id(), NOWHERE).unwrap();
@@ -129,10 +131,9 @@ fn a_flood_survives_cuts(dialler_decides: bool) {
     let _alone = alone();
     let mut config = quick();
     config.queue_bytes = 1 << 20;
-    let pair = Pair::new(&config, dialler_decides);
     let faults = cuts(24, 7);
     let planned = faults.len() as u64;
-    pair.proxy.plan(faults);
+    let pair = Pair::new(&config, dialler_decides, faults);
     let sent = pair.flood(&[SHORTEST, 64, 700, 64, 9, 3000]);
     let counts = pair.settle(sent);
     println!("{sent:?} messages, {counts:?}");
@@ -163,13 +164,12 @@ fn a_flood_both_ways_survives_cuts_in_every_kind_of_frame_when_the_listener_deci
 fn big_messages_go_on_where_they_were_cut() {
     const BIG: usize = 1 << 20;
     let _alone = alone();
-    let pair = Pair::new(&quick(), true);
     // No connection lives long enough for a message each way: only pieces that are kept bring it to its end.
     let faults = (0..40).map(|n| {
         let way = if n % 2 == 0 { Way::Up } else { Way::Down };
         Fault::cut(way, Place::After(200_000 + n * 17_001))
     });
-    pair.proxy.plan(faults);
+    let pair = Pair::new(&quick(), true, faults);
     let sent = pair.flood(&[BIG]);
     let counts = pair.settle(sent);
     println!("{sent:?} messages, {counts:?}");
@@ -185,9 +185,9 @@ fn big_messages_go_on_where_they_were_cut() {
 #[test]
 fn a_stream_that_ends_in_one_direction_only_heals() {
     let _alone = alone();
-    let pair = Pair::new(&quick(), false);
     let ends = |way, bytes| Fault { way, place: Place::After(bytes), harm: Harm::HalfClose };
-    pair.proxy.plan([Way::Up, Way::Down].into_iter().flat_map(|way| [3, 300, 20_000, 300_000].map(|at| ends(way, at))));
+    let faults = [Way::Up, Way::Down].into_iter().flat_map(|way| [3, 300, 20_000, 300_000].map(|at| ends(way, at)));
+    let pair = Pair::new(&quick(), false, faults);
     let sent = pair.flood(&[64, 1000]);
     let counts = pair.settle(sent);
     assert_eq!(counts.half_closes, 8);
@@ -199,8 +199,8 @@ fn a_path_that_stalls_is_cut_by_the_idle_time_and_heals() {
     let mut config = quick();
     config.heartbeat = Duration::from_millis(100);
     config.idle_timeout = Duration::from_secs(2);
-    let pair = Pair::new(&config, true);
-    pair.proxy.plan([Fault { way: Way::Up, place: Place::After(100_000), harm: Harm::Stall }]);
+    let stall = Fault { way: Way::Up, place: Place::After(100_000), harm: Harm::Stall };
+    let pair = Pair::new(&config, true, [stall]);
     let sent = pair.flood(&[64, 1000]);
     let counts = pair.settle(sent);
     assert_eq!(counts.stalls, 1);
@@ -358,7 +358,7 @@ fn two_nodes_that_dial_each_other_at_once_end_with_one_session() {
 fn a_new_connection_supersedes_a_silent_one(dialler_decides: bool) {
     const COUNT: u64 = 2_000;
     let _alone = alone();
-    let pair = Pair::new(&quick(), dialler_decides);
+    let pair = Pair::new(&quick(), dialler_decides, []);
     let Pair { dialler, listener, handles, ledgers, proxy } = &pair;
     dialler.wait_connected(listener.id(), PATIENCE).unwrap();
     listener.wait_connected(dialler.id(), PATIENCE).unwrap();
