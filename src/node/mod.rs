@@ -26,8 +26,9 @@ use crate::error::{ConnectError, RecvError, SendError, SendErrorKind};
 use crate::ident::PeerId;
 use crate::metrics::MetricsSnapshot;
 use crate::registry::SessionInfo;
-use crate::session::{self, Batch, Message, PeerHandle};
+use crate::session::{self, Batch, Message, PeerHandle, PeerLink};
 use crate::sync::Mutex;
+use crate::wire::Lane;
 
 pub use builder::NodeBuilder;
 pub use events::Event;
@@ -132,7 +133,13 @@ impl Node {
     /// # Blocking
     /// As [`PeerHandle::send`].
     pub fn send<P: AsRef<[u8]> + Into<Vec<u8>>>(&self, id: PeerId, payload: P) -> Result<(), SendError> {
-        match self.shared.registry.link(&id) {
+        let registry = &self.shared.registry;
+        // Most messages need nothing beyond appending: no handle is made for them.
+        let append = |link: &PeerLink| link.push_fast(Lane::Normal, 0, payload.as_ref());
+        if !session::in_handler() && registry.with_link(&id, append) == Some(true) {
+            return Ok(());
+        }
+        match registry.link(&id) {
             Some(link) => PeerHandle::new(link).send(payload),
             None => Err(SendError { kind: SendErrorKind::UnknownPeer, payload: payload.into() }),
         }
