@@ -2,35 +2,37 @@
 //!
 //! # A tour of the interface
 //!
-//! **Start.** [`Node::builder`] takes a [`Config`] ([`Config::from_file`], [`Config::default`], [`Config::loopback`]), and
-//! what only code can give: a message handler ([`NodeBuilder::handler`]), who may connect
+//! **Start.** [`Node::builder`] takes a [`Config`] ([`Config::from_file`], [`Config::default`], [`Config::loopback`]),
+//! and what only code can give: a message handler ([`NodeBuilder::handler`]), who may connect
 //! ([`NodeBuilder::handshake_policy`], [`NodeBuilder::handshake_payload`]), an identity ([`NodeBuilder::identity`]), a
-//! transport, a resolver, the program's own shutdown signal ([`NodeBuilder::shutdown_signal`]). [`NodeBuilder::start`] gives
-//! the [`Node`], or says what is wrong ([`error::StartError`]); [`Node::self_check`] what the system may fall short of.
+//! transport, a resolver, the program's own shutdown signal ([`NodeBuilder::shutdown_signal`]). [`NodeBuilder::start`]
+//! gives the [`Node`], or says what is wrong ([`error::StartError`]); [`Node::self_check`] what the system may fall
+//! short of.
 //!
 //! **Connect.** [`Node::add_peer`] keeps a peer connected, [`Node::remove_peer`] ends that; [`Node::connect`] dials an
 //! [`Address`] once; [`Node::disconnect`] ends one session. [`Node::wait_connected`] waits. A [`PeerId`] names a peer
 //! wherever it is; [`Node::peer`] and [`Node::peer_named`] give its [`PeerHandle`].
 //!
-//! **Send.** [`PeerHandle::send`] waits for room, [`PeerHandle::try_send`] does not, [`PeerHandle::send_timeout`] as long as
-//! you say; [`PeerHandle::send_kind`] adds a number for the receiver, [`PeerHandle::send_msg`] encodes a type.
+//! **Send.** [`PeerHandle::send`] waits for room, [`PeerHandle::try_send`] does not, [`PeerHandle::send_timeout`] as
+//! long as you say; [`PeerHandle::send_kind`] adds a number for the receiver, [`PeerHandle::send_msg`] encodes a type.
 //! [`Node::send`] looks the peer up first. A [`SendError`] gives the message back.
 //!
-//! **Receive.** A handler gets each [`Message`] where it arrives. Without one, [`Node::recv`] and [`Node::recv_timeout`]
-//! give single messages, [`Node::incoming`] a channel of [`Batch`]es. [`Message::payload`], [`Message::decode`],
-//! [`Message::from`], [`Message::possible_repeat`]; [`Message::reply`] answers, [`Message::into_owned`] keeps.
+//! **Receive.** A handler gets each [`Message`] where it arrives. Without one, [`Node::recv`] and
+//! [`Node::recv_timeout`] give single messages, [`Node::incoming`] a channel of [`Batch`]es. [`Message::payload`],
+//! [`Message::decode`], [`Message::from`], [`Message::possible_repeat`]; [`Message::reply`] answers,
+//! [`Message::into_owned`] keeps.
 //!
 //! **Watch.** [`Node::events`] tells each [`Event`], [`Node::peers`] what is known of each peer ([`PeerInfo`]),
 //! [`Node::sessions`] every connection ([`SessionInfo`]), [`PeerHandle::stats`] what became of a peer's messages
 //! ([`LinkStats`]), [`Node::metrics`] all counts by cause ([`metrics::MetricsSnapshot`]).
 //!
-//! **End.** [`Node::shutdown`] drains, says goodbye and ends every thread by a deadline; its [`ShutdownReport`] says what it
-//! left. [`Node::wait_shutdown`] waits for a shutdown that somebody else asked for.
+//! **End.** [`Node::shutdown`] drains, says goodbye and ends every thread by a deadline; its [`ShutdownReport`] says
+//! what it left. [`Node::wait_shutdown`] waits for a shutdown that somebody else asked for.
 //!
 //! # Where the parts come from
 //!
-//! Threadwire grew from five documents of other systems: a connections manager, a session, a peer sender, a direct sender
-//! and a transport layer. What they name, and where it is here:
+//! Threadwire grew from five documents of other systems: a connections manager, a session, a peer sender, a direct
+//! sender and a transport layer. What they name, and where it is here:
 //!
 //! | there | here | deviation, and why |
 //! |---|---|---|
@@ -50,9 +52,9 @@
 //! | peer sender: `id`, `addr`, `connection` | [`PeerHandle::id`], [`PeerInfo`] | |
 //! | `run`: connect, then serve shutdown, outgoing and incoming at once | the threads `tx-<peer>` and `rx-<peer>` | two blocking threads instead of a poll over futures |
 //! | `connect_to_peer`: Fibonacci backoff to an hour, "retries indefinitely", a warning for each failure | [`config::Backoff`], [`error::ConnectError`] | 30 s by default, an hour possible; a line in the log for each change, not for each failure; typed errors |
-//! | `start_transfer_message`: "if not [connected], returns immediately" | [`PeerHandle::send`] | queued, never dropped |
+//! | `start_transfer_message`: returns at once if it is not connected | [`PeerHandle::send`] | queued, never dropped |
 //! | transfer result `Result<usize, TransportError>` | [`LinkStats`] | acknowledged, rejected or unknown, counted for each peer |
-//! | `receive_message` is false when decoding fails or the consumer is gone | [`Message::decode`], [`error::WireError`](wire::WireError) | a body that does not decode ends nothing; a broken frame ends the session |
+//! | `receive_message` is false when decoding fails or the consumer is gone | [`Message::decode`], [`WireError`](wire::WireError) | a body that does not decode ends nothing; a broken frame ends the session |
 //! | `NetMessage` (id, label, data) | [`Message::number`], [`Message::kind`], [`Message::payload`] | numbers are given for the wire, per lane |
 //! | `NetMetrics`: sent, received, errors | [`metrics::MetricsSnapshot`], [`metrics::Traffic`] | always on, by cause |
 //! | `NetTransport`, `NetListener`, `NetIncomingRequest`, `NetConnection` | [`transport::Transport`], [`transport::Listener`], [`transport::PendingConnection`], [`transport::Connection`] | halves, so that two threads can block |
@@ -64,9 +66,10 @@
 //! | protocol id per role (`ACKI_NACKI_DIRECT_PROTOCOL`) | [`error::CloseReason::WrongProtocol`] | in the hello: `threadwire-direct/1` |
 //! | unbounded channels for messages and events | bounded queues and credit; [`Event::Missed`] | what is refused comes back, what is missed is counted |
 //!
-//! Named there and not built yet: `GetPeers`, `AnnounceItems`, `RequestBlock`, `SendInventoryItem`; `NetCredential` and TLS;
-//! delivery phases; live configuration and a live map of peers; `DirectReceiver`, `run_direct_sender`, `PeerEvent::AddrsResolved`
-//! and the tap of outgoing messages; `TransportLayerTransport`, `TransportLayerSocket` and the rest of the gossip transport.
+//! Named there and not built yet: `GetPeers`, `AnnounceItems`, `RequestBlock`, `SendInventoryItem`; `NetCredential` and
+//! TLS; delivery phases; live configuration and a live map of peers; `DirectReceiver`, `run_direct_sender`,
+//! `PeerEvent::AddrsResolved` and the tap of outgoing messages; `TransportLayerTransport`, `TransportLayerSocket` and
+//! the rest of the gossip transport.
 //!
 //! What must hold inside, and who sees to it, is in [`invariants`].
 
