@@ -78,7 +78,8 @@ fn rows_under(name: &str) -> Vec<Vec<&'static str>> {
 ///
 /// Read from the source, because the compiler lets nobody outside the crate match a non-exhaustive enum without a rest.
 fn enums_of(source: &str) -> BTreeMap<String, Vec<String>> {
-    let tokens: Vec<TokenTree> = source.parse::<TokenStream>().unwrap().into_iter().collect();
+    let Ok(tokens) = source.parse::<TokenStream>() else { panic!("the source does not lex") };
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     let mut enums = BTreeMap::new();
     for (at, token) in tokens.iter().enumerate() {
         match token {
