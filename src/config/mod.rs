@@ -21,4 +21,4 @@ mod sections;
 mod units;
 
 pub use fields::Config;
-pub use sections::{Backoff, BackoffPolicy, Peer, Tcp, Threads};
+pub use sections::{Backoff, BackoffPolicy, Log, Peer, Tcp, Threads};
