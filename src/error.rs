@@ -28,6 +28,18 @@ macro_rules! wire_reasons {
             /// All reasons this version knows.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
+            /// The highest number this version knows.
+            pub(crate) const HIGHEST: u16 = {
+                let mut highest = 0;
+                $(if $code > highest { highest = $code; })*
+                highest
+            };
+
+            /// Its name here, as `Shutdown`; of reasons of newer versions `Other`.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => stringify!($variant),)* Self::Other(_) => "Other" }
+            }
+
             /// The number on the wire.
             pub const fn code(self) -> u16 {
                 match self { $(Self::$variant => $code,)* Self::Other(code) => code }
@@ -90,6 +102,8 @@ wire_reasons! {
         IdentityClash = 19, "the same identity runs elsewhere";
         /// A thread could not be started.
         NoResources = 20, "out of threads or descriptors";
+        /// Another process with this identity has the session, and it could not be told whether it lives. Come back.
+        Undecided = 21, "another process with this identity may still be connected";
     }
 }
 
@@ -289,8 +303,8 @@ pub enum ConnectError {
     /// The text is no address. Nothing was dialled.
     #[error(transparent)]
     BadAddress(#[from] ParseAddressError),
-    /// As many connections are dialled or were dialled by this node as the configuration allows: raise `outbound`, or
-    /// disconnect a peer.
+    /// As many connections are dialled or were dialled by this node as the configuration allows, or its thread budget is
+    /// used up: raise `outbound` or `max_threads`, or disconnect a peer.
     #[error("as many outbound connections as the configuration allows")]
     TooMany,
     /// The node does not know this peer.

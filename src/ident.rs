@@ -130,6 +130,24 @@ impl fmt::Display for SessionKind {
     }
 }
 
+/// How far a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SessionStatus {
+    /// Being dialled, unproven, or proven and waiting for the attach.
+    Handshaking,
+    /// A session runs on it.
+    Established,
+}
+
+impl fmt::Display for SessionStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Handshaking => "handshaking",
+            Self::Established => "established",
+        })
+    }
+}
+
 fn hex_digit(digit: u8) -> Result<u8, ParsePeerIdError> {
     match digit {
         b'0'..=b'9' => Ok(digit - b'0'),

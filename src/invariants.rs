@@ -21,10 +21,14 @@
 //! | `connect_timeout` | 5 s | acceptor | the dial has failed |
 //! | `handshake_timeout`, for all of it | 5 s | acceptor | refused with `HandshakeTimeout` |
 //! | `ack_delay` | 5 ms | tx | owed acknowledgements are written |
-//! | `heartbeat` | 10 s without a write | tx | a BEAT is written, spare buffers are freed |
+//! | `heartbeat` | 10 s | tx | a BEAT is written; after as long without a write, spare buffers are freed |
 //! | `idle_timeout` | 30 s without a byte, while no handler runs | supervisor | closed with `Idle` |
-//! | `write_timeout` | 20 s in one write | supervisor | closed with `WriteStalled` |
+//! | `write_timeout` | 20 s in one write, while no handler runs on either side | supervisor | closed with `WriteStalled` |
 //! | `handler_watchdog` | 30 s in handlers without a read | supervisor | a warning names the peer |
+//! | sign of life | 1 s after a question | acceptor | another life of the peer takes the session's place |
+//! | busy | 0.3 s in handlers without a read | supervisor | the peer is told, and told when it is over |
+//! | accept again | 100 ms after an accept failed for want of descriptors | acceptor | all listeners are tried |
+//! | parting | 1 s after a refusal, 64 at a time | acceptor | the refused connection is closed |
 //! | linger | 1 s after a goodbye | supervisor | the connection is closed |
 //! | reconnect delay | 0.1 to 30 s | supervisor | the next dial |
 //! | `resume_window` | 5 min without a session | supervisor | what is kept ends unknown |
@@ -40,6 +44,24 @@
 //!
 //! Refuse messages, wait until drained, stop accepting and dialling, say goodbye to every session, wait for their ends,
 //! close those that are late, join all threads: every wait is bounded by the one deadline.
+//!
+//! # Log lines
+//!
+//! Targets are `threadwire::{node,accept,dial,session,link,transport}`. A line about a peer begins with the first eight
+//! digits of its id and, where there is one, the connection (`9f86d081 c7: connected ..`); one about a message has its
+//! number. A node's own lines, under `threadwire::node`, begin with its own id.
+//!
+//! | level | means | lines |
+//! |---|---|---|
+//! | error | something for the operator to repair; the node cannot | the poll fails, no thread could be started, a message handler panicked |
+//! | warn | the node goes on, and somebody should look; once for each change to the worse | a kept peer is not reached, a peer broke the protocol, a handler is slow, messages ended unknown, no descriptors to accept with, a bound refuses connections, a limit of the system is too low, a shutdown left something |
+//! | info | one line for each change of a node or a peer | started, accepting again, shutting down, shut down; connected, disconnected |
+//! | debug | each attempt | dials that fail again, connections refused, handshakes that fail, messages that were rejected |
+//! | trace | each step | |
+//!
+//! What a stranger can cause is at most debug, and a counter; that connections are refused at a bound is one warning a
+//! minute for each cause: nobody fills the log from outside. *Checked by*
+//! `tests/log_lines.rs`.
 //!
 //! # Invariants
 //!
@@ -71,14 +93,27 @@
 //!
 //! **I-9 Memory follows bytes that arrived,** never a declared length. *Enforced by* `Decoder`, `LaneIn::claim_piece`.
 //!
-//! **I-10 A slot is reserved before anything is spent on a connection,** and given back by its guard. *Enforced by*
-//! `SessionSlot`.
+//! **I-10 A slot is reserved before anything is spent on a connection,** and given back by its guard, at the latest
+//! before the other side is told of its refusal. *Enforced by* `SessionSlot`, `Admission::judge`. *If not:* who is told
+//! slowly keeps others out.
 //!
-//! **I-11 A lookup blocks nobody but who needs that name,** and not beyond its deadline. *Enforced by* `Lookups`: one
+//! **I-11 A proven connection never goes for a newcomer, an unproven one does.** At a limit that unproven connections
+//! fill, the oldest of the most crowded neighbourhood gives way. *Enforced by* `Admission`. *If not:* silence locks good
+//! peers out, or a flood ends sessions.
+//!
+//! **I-12 A connection is given to a session only when both its threads run.** *Enforced by* `Crew`. *If not:* a thread
+//! that the system refuses takes the connection with it, and the other side never learns why.
+//!
+//! **I-13 A lookup blocks nobody but who needs that name,** and not beyond its deadline. *Enforced by* `Lookups`: one
 //! lookup per name, answers by deadline, threads bounded. *If not:* a dead name server stops every dial.
 //!
-//! **I-12 A dial has one outcome and a round one end;** what waits for room has not failed. *Enforced by* `Outbound`.
+//! **I-14 A dial has one outcome and a round one end;** what waits for room has not failed. *Enforced by* `Outbound`.
 //! *If not:* a kept peer is forgotten, or somebody who waits for a connection waits for ever.
+//!
+//! **I-15 Of two processes with one key, the one that is attached and lives stays.** Another life of an attached peer waits
+//! until the session has answered a question or has not; only an answer makes it an `IdentityClash`. *Enforced by*
+//! `LinkCore::offer`, `LinkCore::on_attach`, `LinkCore::judge`. *If not:* a copied disk makes both copies take turns, and
+//! each turn is a restart to their peers.
 //!
 //! # Non-invariants
 //!

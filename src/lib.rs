@@ -8,6 +8,9 @@
 //! |---|---|---|
 //! | `ConnectionsManager`, `InboundTcpConnect`, `OutboundTcpConnect` | [`Node::connect`], [`Node::add_peer`]; the acceptor thread | handles instead of a global registry of actors |
 //! | server address `127.0.0.1:50005` | [`Config::default`] | |
+//! | session: `local_addr`, `remote_addr`, `session_type`, status | [`PeerInfo`] of [`Node::peers`] | beside it its round trip, its queue and its next dial |
+//! | `NetMetrics`, errors and delivery counts | [`metrics::MetricsSnapshot`] | always on, by cause |
+//! | `shutdown_rx` of every part | [`NodeBuilder::shutdown_signal`], [`Node::shutdown`] | one shutdown, by a deadline, with a report |
 //! | "if an error is returned, do nothing but log it" | [`Event::DialFailed`], [`metrics::MetricsSnapshot`] | a failed dial is an event and a count |
 //! | `Session`, `Register`, `Unregister`, `SessionType` | a session is one attachment of a link; [`ident::SessionKind`] | the registry counts from accept to end by a guard |
 //! | handshake timeout, `P2PCodec` | [`handshake`], [`wire`] | one deadline for the whole handshake |
@@ -26,12 +29,12 @@ pub mod invariants;
 // In rank order: a file imports only lower ranks (tests/layering.rs).
 pub mod address;
 pub mod ident;
-pub mod metrics;
 mod sync;
 mod threads;
 
 pub mod config;
 pub mod error;
+pub mod metrics;
 
 #[cfg_attr(not(feature = "internal"), allow(dead_code, reason = "the wire is whole; not every part has a caller yet"))]
 pub mod wire;
@@ -55,5 +58,6 @@ pub use config::Config;
 pub use connections::{Resolver, SystemResolver};
 pub use error::SendError;
 pub use ident::PeerId;
-pub use node::{Event, Node, NodeBuilder, PeerInfo, PeerReport, ShutdownReport};
+pub use node::{Event, Finding, Node, NodeBuilder, PeerInfo, PeerReport, ShutdownReport, SystemLimit};
+pub use registry::SessionInfo;
 pub use session::{Batch, LinkStats, Message, PeerHandle};

@@ -1,16 +1,20 @@
 //! Which links and sessions there are, and how many more there may be: the sessions manager.
 //!
-//! Owns: every link of the node, by peer; every session, by connection, with its threads and its slot.
+//! Owns: every link of the node, by peer; every connection from accept or dial to the end, by its number; every
+//! session, with its threads and its slot.
 //! Threads: any. Locks: L1, the one RwLock of the crate; nothing else is locked while it is held.
 //! Blocks on: nothing.
 //! Upholds: identity is the key; a slot is counted from accept or dial to the session's end and given back by its guard;
 //! a destructor of a slot, a session or a thread never runs under the lock.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
+use crate::config::THREADS_PER_SESSION;
 use crate::handshake::Slot;
-use crate::ident::{ConnectionId, PeerId, SessionKind};
+use crate::ident::{ConnectionId, PeerId, SessionKind, SessionStatus};
 use crate::session::{Peer, PeerLink, Session};
 use crate::sync::RwLock;
 use crate::threads::Thread;
@@ -18,25 +22,25 @@ use crate::threads::Thread;
 /// How many of what there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RegistryLimits {
-    /// Sessions that others opened, those under way included.
+    /// Connections that others opened, unproven ones included.
     pub(crate) inbound: usize,
-    /// Sessions that we opened, dials under way included.
+    /// Connections that we opened, dials under way included.
     pub(crate) outbound: usize,
-    /// Inbound connections without a session yet.
-    pub(crate) half_open: usize,
     /// Links, connected or not.
     pub(crate) links: usize,
+    /// Threads for sessions; a connection counts with its two from the beginning.
+    pub(crate) threads: usize,
 }
 
 /// Why there is no slot, or no link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub(crate) enum SessionsError {
-    /// As many sessions of this kind as there may be.
-    #[error("as many {0} sessions as the configuration allows")]
+    /// As many connections of this kind as there may be.
+    #[error("as many {0} connections as the configuration allows")]
     TooMany(SessionKind),
-    /// As many unproven connections as there may be.
-    #[error("as many unproven connections as the configuration allows")]
-    TooManyHalfOpen,
+    /// The thread budget is used up.
+    #[error("as many threads as the configuration or the system allows")]
+    NoThreads,
     /// As many links as there may be.
     #[error("as many links as the configuration allows")]
     TooManyLinks,
@@ -45,15 +49,60 @@ pub(crate) enum SessionsError {
     Closed,
 }
 
+/// What is known of one connection, from accept or dial to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SessionInfo {
+    /// Which connection.
+    pub conn: ConnectionId,
+    /// Who opened it.
+    pub kind: SessionKind,
+    /// How far it is.
+    pub status: SessionStatus,
+    /// Whose it is, once that is proven.
+    pub peer: Option<PeerId>,
+    /// Our end, once there is one.
+    pub local_addr: Option<SocketAddr>,
+    /// The other end.
+    pub remote_addr: SocketAddr,
+    /// When it was accepted or dialled; when it was established, once it is.
+    pub since: Instant,
+}
+
+impl SessionInfo {
+    /// A connection that was accepted or is being dialled.
+    pub(crate) fn begun(
+        conn: ConnectionId,
+        kind: SessionKind,
+        local_addr: Option<SocketAddr>,
+        remote_addr: SocketAddr,
+        now: Instant,
+    ) -> Self {
+        Self { conn, kind, status: SessionStatus::Handshaking, peer: None, local_addr, remote_addr, since: now }
+    }
+}
+
+/// What one more inbound connection would meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// Whether there is a slot.
+    pub(crate) slot: Result<(), SessionsError>,
+    /// Inbound connections of that address.
+    pub(crate) from_ip: usize,
+}
+
 /// The plain structure.
 #[derive(Debug)]
 struct Registry {
     limits: RegistryLimits,
     peers: HashMap<PeerId, Peer>,
+    /// Everything that holds a slot.
+    connections: BTreeMap<ConnectionId, SessionInfo>,
     sessions: HashMap<ConnectionId, Entry>,
     inbound: usize,
     outbound: usize,
-    half_open: usize,
+    /// Inbound connections by address; none with zero.
+    from_ip: HashMap<IpAddr, usize>,
     closed: bool,
 }
 
@@ -62,38 +111,65 @@ struct Registry {
 pub(crate) struct Entry {
     pub(crate) link: Arc<PeerLink>,
     pub(crate) session: Arc<Session>,
-    /// Added once they run.
     pub(crate) threads: Vec<Thread>,
     /// Given back when the entry is dropped, outside the lock.
     pub(crate) slot: SessionSlot,
 }
 
 impl Registry {
-    fn reserve(&mut self, kind: SessionKind) -> Result<(), SessionsError> {
-        if self.closed {
-            return Err(SessionsError::Closed);
-        }
-        match kind {
-            SessionKind::Inbound if self.half_open >= self.limits.half_open => Err(SessionsError::TooManyHalfOpen),
-            SessionKind::Inbound if self.inbound >= self.limits.inbound => Err(SessionsError::TooMany(kind)),
-            SessionKind::Outbound if self.outbound >= self.limits.outbound => Err(SessionsError::TooMany(kind)),
-            SessionKind::Inbound => {
-                self.half_open += 1;
-                self.inbound += 1;
-                Ok(())
-            }
-            SessionKind::Outbound => {
-                self.outbound += 1;
-                Ok(())
-            }
+    fn new(limits: RegistryLimits) -> Self {
+        Self {
+            limits,
+            peers: HashMap::new(),
+            connections: BTreeMap::new(),
+            sessions: HashMap::new(),
+            inbound: 0,
+            outbound: 0,
+            from_ip: HashMap::new(),
+            closed: false,
         }
     }
 
-    fn release(&mut self, kind: SessionKind, half_open: bool) {
-        match kind {
+    fn room(&self, kind: SessionKind) -> Result<(), SessionsError> {
+        let (count, limit) = match kind {
+            SessionKind::Inbound => (self.inbound, self.limits.inbound),
+            SessionKind::Outbound => (self.outbound, self.limits.outbound),
+        };
+        let threads = (self.inbound + self.outbound + 1) * THREADS_PER_SESSION;
+        match () {
+            () if self.closed => Err(SessionsError::Closed),
+            () if count >= limit => Err(SessionsError::TooMany(kind)),
+            () if threads > self.limits.threads => Err(SessionsError::NoThreads),
+            () => Ok(()),
+        }
+    }
+
+    fn reserve(&mut self, info: SessionInfo) -> Result<(), SessionsError> {
+        self.room(info.kind)?;
+        match info.kind {
+            SessionKind::Inbound => {
+                self.inbound += 1;
+                *self.from_ip.entry(info.remote_addr.ip().to_canonical()).or_default() += 1;
+            }
+            SessionKind::Outbound => self.outbound += 1,
+        }
+        let replaced = self.connections.insert(info.conn, info);
+        debug_assert!(replaced.is_none(), "connection ids are never given twice");
+        Ok(())
+    }
+
+    fn release(&mut self, conn: ConnectionId) {
+        let Some(info) = self.connections.remove(&conn) else { return };
+        match info.kind {
             SessionKind::Inbound => {
                 self.inbound -= 1;
-                self.half_open -= usize::from(half_open);
+                let ip = info.remote_addr.ip().to_canonical();
+                if let Some(count) = self.from_ip.get_mut(&ip) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.from_ip.remove(&ip);
+                    }
+                }
             }
             SessionKind::Outbound => self.outbound -= 1,
         }
@@ -107,24 +183,30 @@ pub(crate) struct SharedRegistry(Arc<RwLock<Registry>>);
 impl SharedRegistry {
     /// An empty registry.
     pub(crate) fn new(limits: RegistryLimits) -> Self {
-        Self(Arc::new(RwLock::new(Registry {
-            limits,
-            peers: HashMap::new(),
-            sessions: HashMap::new(),
-            inbound: 0,
-            outbound: 0,
-            half_open: 0,
-            closed: false,
-        })))
+        Self(Arc::new(RwLock::new(Registry::new(limits))))
+    }
+
+    /// What one more inbound connection of this address would meet now.
+    pub(crate) fn room_for(&self, ip: IpAddr) -> Room {
+        let registry = self.0.read();
+        let from_ip = registry.from_ip.get(&ip.to_canonical()).copied().unwrap_or_default();
+        Room { slot: registry.room(SessionKind::Inbound), from_ip }
     }
 
     /// Reserves a place for a connection, before anything is spent on it.
     ///
     /// # Errors
     /// A limit is reached: refuse the connection.
-    pub(crate) fn reserve(&self, kind: SessionKind) -> Result<SessionSlot, SessionsError> {
-        self.0.write().reserve(kind)?;
-        Ok(SessionSlot { registry: self.clone(), kind, half_open: kind == SessionKind::Inbound })
+    pub(crate) fn reserve(&self, info: SessionInfo) -> Result<SessionSlot, SessionsError> {
+        self.0.write().reserve(info)?;
+        Ok(SessionSlot { registry: self.clone(), conn: info.conn })
+    }
+
+    /// Notes whose connection it is.
+    pub(crate) fn proven(&self, conn: ConnectionId, peer: PeerId) {
+        if let Some(info) = self.0.write().connections.get_mut(&conn) {
+            info.peer = Some(peer);
+        }
     }
 
     /// The link of a peer.
@@ -156,31 +238,29 @@ impl SharedRegistry {
         self.0.read().peers.values().map(|peer| peer.link.clone()).collect()
     }
 
-    /// Registers a session that is about to run; it is half open no longer.
-    pub(crate) fn register(&self, conn: ConnectionId, mut entry: Entry) {
+    /// Registers a session that is about to run: its connection is established from `now` on.
+    pub(crate) fn register(&self, entry: Entry, local_addr: SocketAddr, now: Instant) {
+        let conn = entry.slot.conn;
         let mut registry = self.0.write();
-        if std::mem::take(&mut entry.slot.half_open) {
-            registry.half_open -= 1;
+        if let Some(info) = registry.connections.get_mut(&conn) {
+            info.status = SessionStatus::Established;
+            info.peer = Some(entry.link.id);
+            info.local_addr = Some(local_addr);
+            info.since = now;
         }
         let replaced = registry.sessions.insert(conn, entry);
         drop(registry);
         debug_assert!(replaced.is_none(), "connection ids are never given twice");
     }
 
-    /// Adds a session's threads. They come back if the session ended meanwhile.
-    pub(crate) fn add_threads(&self, conn: ConnectionId, threads: Vec<Thread>) -> Option<Vec<Thread>> {
-        match self.0.write().sessions.get_mut(&conn) {
-            Some(entry) => {
-                entry.threads = threads;
-                None
-            }
-            None => Some(threads),
-        }
-    }
-
     /// Takes a session out; the caller drops the entry, and with it the slot.
     pub(crate) fn unregister(&self, conn: ConnectionId) -> Option<Entry> {
         self.0.write().sessions.remove(&conn)
+    }
+
+    /// Every connection that holds a slot, in the order they were accepted or dialled.
+    pub(crate) fn sessions_info(&self) -> Vec<SessionInfo> {
+        self.0.read().connections.values().copied().collect()
     }
 
     /// What `pick` takes from every session.
@@ -197,57 +277,118 @@ impl SharedRegistry {
     pub(crate) fn close(&self) {
         self.0.write().closed = true;
     }
-
-    #[cfg(test)]
-    /// Connections counted now: inbound, outbound, and those of inbound that are half open.
-    pub(crate) fn counts(&self) -> (usize, usize, usize) {
-        let registry = self.0.read();
-        (registry.inbound, registry.outbound, registry.half_open)
-    }
 }
 
 /// A place for one connection, from accept or dial to the session's end.
 #[derive(Debug)]
 pub(crate) struct SessionSlot {
     registry: SharedRegistry,
-    kind: SessionKind,
-    half_open: bool,
+    conn: ConnectionId,
 }
 
 impl Slot for SessionSlot {}
 
 impl Drop for SessionSlot {
     fn drop(&mut self) {
-        self.registry.0.write().release(self.kind, self.half_open);
+        self.registry.0.write().release(self.conn);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
 
-    const LIMITS: RegistryLimits = RegistryLimits { inbound: 3, outbound: 1, half_open: 2, links: 4 };
+    const LIMITS: RegistryLimits = RegistryLimits { inbound: 3, outbound: 2, links: 4, threads: 8 };
+
+    /// A connection with a number of its own, from or to an address that ends in `host`.
+    fn begun(conn: u64, kind: SessionKind, host: u8) -> SessionInfo {
+        let remote_addr = (Ipv4Addr::new(192, 0, 2, host), 50_000).into();
+        SessionInfo::begun(ConnectionId(conn), kind, None, remote_addr, Instant::now())
+    }
+
+    fn inbound(conn: u64) -> SessionInfo {
+        begun(conn, SessionKind::Inbound, 1)
+    }
+
+    fn outbound(conn: u64) -> SessionInfo {
+        begun(conn, SessionKind::Outbound, 1)
+    }
+
+    fn counts(registry: &SharedRegistry) -> (usize, usize) {
+        let registry = registry.0.read();
+        assert_eq!(registry.connections.len(), registry.inbound + registry.outbound);
+        assert_eq!(registry.from_ip.values().sum::<usize>(), registry.inbound);
+        (registry.inbound, registry.outbound)
+    }
 
     #[test]
     fn slots_are_counted_from_reservation_to_drop() {
         let registry = SharedRegistry::new(LIMITS);
-        let first = registry.reserve(SessionKind::Inbound).unwrap();
-        let second = registry.reserve(SessionKind::Inbound).unwrap();
-        assert_eq!(registry.reserve(SessionKind::Inbound).unwrap_err(), SessionsError::TooManyHalfOpen);
-        let dial = registry.reserve(SessionKind::Outbound).unwrap();
-        let refused = registry.reserve(SessionKind::Outbound).unwrap_err();
+        let first = registry.reserve(inbound(1)).unwrap();
+        let dials = [registry.reserve(outbound(2)).unwrap(), registry.reserve(outbound(3)).unwrap()];
+        let refused = registry.reserve(outbound(4)).unwrap_err();
         assert_eq!(refused, SessionsError::TooMany(SessionKind::Outbound));
-        assert_eq!(registry.counts(), (2, 1, 2));
-        drop((first, dial));
-        assert_eq!(registry.counts(), (1, 0, 1));
-        drop(second);
-        assert_eq!(registry.counts(), (0, 0, 0));
+        assert_eq!(counts(&registry), (1, 2));
+        drop((first, dials));
+        assert_eq!(counts(&registry), (0, 0));
+        let all = [5, 6, 7].map(|conn| registry.reserve(inbound(conn)).unwrap());
+        assert_eq!(registry.reserve(inbound(8)).unwrap_err(), SessionsError::TooMany(SessionKind::Inbound));
+        drop(all);
+        assert_eq!(counts(&registry), (0, 0));
+    }
+
+    #[test]
+    fn two_threads_are_counted_for_each_connection_of_either_kind() {
+        let registry = SharedRegistry::new(RegistryLimits { threads: 5, ..LIMITS });
+        let slots = [registry.reserve(inbound(1)).unwrap(), registry.reserve(outbound(2)).unwrap()];
+        assert_eq!(registry.reserve(inbound(3)).unwrap_err(), SessionsError::NoThreads);
+        assert_eq!(registry.reserve(outbound(3)).unwrap_err(), SessionsError::NoThreads);
+        assert_eq!(counts(&registry), (1, 1), "a refusal counts nothing");
+        drop(slots);
+        drop(registry.reserve(outbound(3)).unwrap());
+    }
+
+    #[test]
+    fn connections_are_counted_by_address_whichever_way_it_is_written() {
+        let registry = SharedRegistry::new(LIMITS);
+        let v4: SocketAddr = "192.0.2.1:1".parse().unwrap();
+        let mapped: SocketAddr = "[::ffff:192.0.2.1]:2".parse().unwrap();
+        let slots = [(1, v4), (2, mapped)]
+            .map(|(conn, remote_addr)| registry.reserve(SessionInfo { remote_addr, ..inbound(conn) }).unwrap());
+        let dial = registry.reserve(outbound(3)).unwrap();
+        assert_eq!(registry.room_for(v4.ip()), Room { slot: Ok(()), from_ip: 2 });
+        assert_eq!(registry.room_for("192.0.2.2".parse().unwrap()).from_ip, 0);
+        drop((slots, dial));
+        assert_eq!(registry.room_for(mapped.ip()).from_ip, 0);
+    }
+
+    #[test]
+    fn connections_are_listed_while_they_hold_a_slot() {
+        let registry = SharedRegistry::new(LIMITS);
+        let (peer, dial) = (PeerId::from_bytes([7; 32]), outbound(2));
+        let slots = [inbound(1), dial].map(|info| registry.reserve(info).unwrap());
+        registry.proven(ConnectionId(2), peer);
+        assert_eq!(
+            registry.sessions_info(),
+            [inbound(1), dial].map(|info| SessionInfo {
+                since: registry.0.read().connections[&info.conn].since,
+                peer: (info.conn == dial.conn).then_some(peer),
+                ..info
+            })
+        );
+        drop(slots);
+        assert_eq!(registry.sessions_info(), []);
     }
 
     #[test]
     fn a_closed_registry_gives_no_slots() {
         let registry = SharedRegistry::new(LIMITS);
+        let slot = registry.reserve(inbound(1)).unwrap();
         registry.close();
-        assert_eq!(registry.reserve(SessionKind::Inbound).unwrap_err(), SessionsError::Closed);
+        assert_eq!(registry.reserve(inbound(2)).unwrap_err(), SessionsError::Closed);
+        assert_eq!(registry.room_for(Ipv4Addr::LOCALHOST.into()).slot, Err(SessionsError::Closed));
+        drop(slot);
+        assert_eq!(counts(&registry), (0, 0));
     }
 }

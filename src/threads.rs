@@ -13,6 +13,8 @@ use crossbeam_channel::{Receiver, bounded};
 
 /// Linux keeps this many bytes of a thread's name.
 const NAME_BYTES: usize = 15;
+/// The stack and its guard, the signal stack and its guard.
+const MAPS_PER_THREAD: usize = 4;
 
 /// A thread of ours, and the means to wait for its end.
 #[derive(Debug)]
@@ -41,6 +43,19 @@ pub fn spawn(role: &str, id: &str, stack: usize, body: impl FnOnce() + Send + 's
         body();
     })?;
     Ok(Thread { name, handle, ended })
+}
+
+/// How many threads this process may have without coming near the end of its memory maps, where the system says so.
+///
+/// A thread takes four maps, and at the system's limit of maps a process does not get an error: it is ended. A quarter
+/// of the maps is left to everything else.
+pub fn most() -> Option<usize> {
+    let maps = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok()?;
+    Some(most_with(maps.trim().parse().ok()?))
+}
+
+fn most_with(maps: usize) -> usize {
+    maps / (4 * MAPS_PER_THREAD) * 3
 }
 
 impl Thread {
@@ -80,6 +95,15 @@ mod tests {
         let thread = spawn("rx", "0123456789abcdef", 64 * 1024, || {}).unwrap();
         assert_eq!(thread.name(), "rx-0123456789ab");
         assert!(thread.join_until(Instant::now() + Duration::from_secs(20)).is_ok());
+    }
+
+    #[test]
+    fn three_quarters_of_the_systems_memory_maps_are_for_threads() {
+        assert_eq!(most_with(65_530), 12_285);
+        assert_eq!(most_with(0), 0);
+        assert_eq!(most_with(usize::MAX), usize::MAX / 16 * 3);
+        #[cfg(target_os = "linux")]
+        assert!(most().is_some_and(|most| most > 0));
     }
 
     #[test]

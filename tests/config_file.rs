@@ -64,7 +64,7 @@ fn every_unit_and_every_off_is_read() {
         log = { level = "trace", file = "node.log" }
     "#;
     let config = Config::parse(text, "x").unwrap();
-    assert_eq!((config.listen, config.advertise), (None, "192.0.2.7:4000".parse().ok()));
+    assert_eq!((config.listen, config.advertise), (vec![], "192.0.2.7:4000".parse().ok()));
     assert_eq!([config.resume_window, config.handler_watchdog], [Duration::from_secs(3600), Duration::from_secs(120)]);
     assert_eq!(config.ack_delay, Duration::from_millis(1));
     assert_eq!([config.queue_bytes, config.window_bytes, config.max_message], [4096, 1 << 20, 65536]);
@@ -72,6 +72,26 @@ fn every_unit_and_every_off_is_read() {
     assert_eq!((config.backoff.policy, config.backoff.jitter), (BackoffPolicy::Exponential, 0.0));
     assert_eq!((config.log.level, config.log.file), (log::LevelFilter::Trace, Some(PathBuf::from("node.log"))));
     assert_eq!((config.tcp.keepalive, config.tcp.user_timeout, config.tcp.notsent_low_water_mark), (None, None, None));
+}
+
+#[test]
+fn listen_addresses_are_one_or_a_list_or_none() {
+    let listen = |value: &str| Config::parse(&format!("listen = {value}\n"), "x").unwrap().listen;
+    let addrs = |addrs: &[&str]| addrs.iter().map(|addr| addr.parse().unwrap()).collect::<Vec<SocketAddr>>();
+    assert_eq!(listen("\"127.0.0.1:1\""), addrs(&["127.0.0.1:1"]));
+    assert_eq!(listen("[\"0.0.0.0:1\", \"[::]:1\"]"), addrs(&["0.0.0.0:1", "[::]:1"]));
+    assert_eq!(listen("[\"127.0.0.1:0\", \"127.0.0.1:0\"]"), addrs(&["127.0.0.1:0"; 2]), "two ports of its choice");
+    assert_eq!(listen("[]"), addrs(&[]));
+    assert_eq!(listen("\"off\""), addrs(&[]));
+}
+
+#[test]
+fn limits_per_address_and_the_thread_budget_can_be_set_or_left_to_the_rest() {
+    let text = "half_open_per_ip = 4\ninbound_per_ip = 8\nmax_threads = 6\n";
+    let config = Config::parse(text, "x").unwrap();
+    assert_eq!((config.half_open_per_ip, config.inbound_per_ip, config.max_threads), (Some(4), Some(8), Some(6)));
+    let text = "half_open_per_ip = \"off\"\ninbound_per_ip = \"off\"\nmax_threads = \"auto\"\n";
+    assert_eq!(Config::parse(text, "x").unwrap(), Config::default());
 }
 
 /// A wrong text, the line that is to blame, and what the error must say beside it: field, value, what is allowed.
@@ -118,6 +138,10 @@ const WRONG: &[Wrong] = &[
     wrong("queue_bytes = \"8 MB\"\n", 1, &["queue_bytes = \"8 MB\"", "(B, KiB, MiB or GiB)"]),
     wrong("[tcp]\nnotsent_low_water_mark = \"4 GiB\"\n", 2, &["tcp.notsent_low_water_mark", "below 4 GiB"]),
     wrong("listen = \"localhost:1\"\n", 1, &["listen = \"localhost:1\"", "an IP address and a port", "or \"off\""]),
+    wrong("listen = 50005\n", 1, &["listen = 50005", "a list of them, or \"off\""]),
+    wrong("listen = [\n  \"[::]:1\",\n  \"north\",\n]\n", 3, &["listen[1] = \"north\"", "an IP address and a port"]),
+    wrong("inbound_per_ip = \"auto\"\n", 1, &["inbound_per_ip = \"auto\"", "a whole number, or \"off\""]),
+    wrong("max_threads = \"off\"\n", 1, &["max_threads = \"off\"", "a whole number, or \"auto\""]),
     wrong("[backoff]\npolicy = \"linear\"\n", 2, &["backoff.policy = \"linear\"", "`fibonacci` or `exponential`"]),
     wrong("[[peer]]\nname = \"a\"\nid = \"12\"\naddresses = []\n", 3, &["peer[0].id = \"12\"", "64 hexadecimal digits"]),
     wrong("[[peer]]\nname = \"a\"\n@ID\naddresses = [\n  \"192.0.2.1:1\",\n  \"north\",\n]\n", 6,
@@ -145,6 +169,11 @@ const WRONG: &[Wrong] = &[
     wrong("queue_bytes = 0\n", 1, &["queue_bytes = 0", "at least 1 B"]),
     wrong("window_bytes = \"255 KiB\"\n", 1, &["window_bytes = \"255 KiB\"", "at least 256 KiB"]),
     wrong("max_message = 0\n", 1, &["max_message = 0", "at least 1 B"]),
+    wrong("half_open_per_ip = 0\n", 1, &["half_open_per_ip = 0", "at least 1, or \"off\""]),
+    wrong("inbound_per_ip = 0\n", 1, &["inbound_per_ip = 0", "at least 1, or \"off\""]),
+    wrong("max_threads = 5\n", 1, &["max_threads = 5", "at least 6", "or \"auto\""]),
+    wrong("listen = [\"[::]:7\", \"[::]:7\"]\n", 1, &["listen = ", "each address once"]),
+    wrong("listen = [\"0.0.0.0:7\", \"224.0.0.1:7\"]\n", 1, &["listen = ", "an address of this machine"]),
     wrong("half_open = 0\n", 1, &["half_open = 0", "at least 1"]),
     wrong("inbound = 0\noutbound = 0\n", 1, &["inbound = 0", "or outbound at least 1"]),
     wrong("[backoff]\nbase = \"0 ms\"\n", 2, &["backoff.base = \"0 ms\"", "allowed: 1 ms to 24 h"]),
@@ -209,7 +238,7 @@ fn a_file_that_cannot_be_read_is_named() {
 fn a_configuration_made_in_code_passes_the_same_check() {
     Config::default().validate().unwrap();
     Config::loopback().validate().unwrap();
-    assert_eq!(Config::loopback().listen, Some("127.0.0.1:0".parse::<SocketAddr>().unwrap()));
+    assert_eq!(Config::loopback().listen, ["127.0.0.1:0".parse::<SocketAddr>().unwrap()]);
 
     let mut config = Config::loopback();
     config.backoff.cap = Duration::from_micros(1_500);

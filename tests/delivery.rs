@@ -203,7 +203,7 @@ fn batches_fit_a_select_loop_and_a_typed_message_decodes() {
 fn a_node_with_config_default_times_talks_to_a_node_that_only_dials() {
     let bob = loopback().start().unwrap();
     let mut config = Config::loopback();
-    config.listen = None;
+    config.listen.clear();
     let alice = Node::builder().config(config).start().unwrap();
     assert_eq!(alice.local_addr(), None);
     let to_bob = alice.connect(bob.local_addr().unwrap()).unwrap();

@@ -2,15 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{bounded, unbounded};
 use parking_lot::Mutex;
-use threadwire::error::{
-    CloseReason, ConnectError, DialCause, DialError, DisconnectReason, RecvError, SendError, SendErrorKind,
-};
+use threadwire::error::{CloseReason, ConnectError, DisconnectReason, RecvError, SendError, SendErrorKind};
 use threadwire::{Event, Message, Node, PeerHandle, PeerId};
 
 mod common;
@@ -219,6 +217,89 @@ fn a_slow_handler_of_one_peer_delays_no_other_and_is_no_silence() {
 }
 
 #[test]
+fn handlers_of_both_sides_that_sleep_three_times_the_idle_time_under_flood_cost_no_session() {
+    const COUNT: u64 = 30_000;
+    const IDLE: Duration = Duration::from_millis(600);
+    let _alone = alone();
+    let mut config = quick();
+    config.heartbeat = Duration::from_millis(100);
+    config.idle_timeout = IDLE;
+    // Less than the handlers sleep: a peer that is busy does not read, and that is no reason to give it up.
+    config.write_timeout = Duration::from_secs(1);
+    let ledgers: [Arc<Ledger>; 2] = Default::default();
+    let slept = Arc::new(AtomicU64::new(0));
+    let sleeper = |ledger: &Arc<Ledger>, at: u64| {
+        let (ledger, slept) = (ledger.clone(), slept.clone());
+        Node::builder().config(config.clone()).handler(move |_, message| {
+            ledger.enter(message.payload(), message.possible_repeat());
+            if number_of(message.payload()) == Some(at) {
+                std::thread::sleep(3 * IDLE);
+                slept.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    };
+    // One sleeps early, the other one late, so that each is at some time the only one to show life; then both at once.
+    for (round, [first, second]) in [[1_000, COUNT - 1_000], [500, 500]].into_iter().enumerate() {
+        let (bob, alice) = (sleeper(&ledgers[0], first), sleeper(&ledgers[1], second));
+        let (bob, alice) = (bob.start().unwrap(), alice.start().unwrap());
+        let to_bob = link(&alice, &bob);
+        let to_alice = bob.wait_connected(alice.id(), PATIENCE).unwrap();
+        let came = ledgers.each_ref().map(|ledger| ledger.came());
+        std::thread::scope(|scope| {
+            for to in [&to_bob, &to_alice] {
+                scope.spawn(move || (0..COUNT).for_each(|number| to.send(numbered(number, 500)).unwrap()));
+            }
+        });
+        wait_until("all are handled", || [&to_bob, &to_alice].iter().all(|to| to.stats().acked == COUNT));
+        assert_eq!(slept.load(Ordering::Relaxed), 2 * (round as u64 + 1));
+        for (node, to) in [(&alice, &to_bob), (&bob, &to_alice)] {
+            assert_eq!((to.stats().sessions, node.metrics().sessions_cut), (1, 0), "round {round}");
+        }
+        if round == 0 {
+            assert_eq!(came, [0, 0]);
+            ledgers.iter().for_each(|ledger| assert_eq!(ledger.verdict(), Verdict::perfect(COUNT)));
+        }
+    }
+    // A path that really is silent is cut after that time.
+    let [bob, dave] = [(); 2].map(|()| start(config.clone()));
+    let proxy = Proxy::to(bob.local_addr().unwrap());
+    dave.add_peer(bob.id(), [proxy.addr()]).unwrap();
+    bob.wait_connected(dave.id(), PATIENCE).unwrap();
+    let begin = Instant::now();
+    assert_eq!(proxy.stall(), 1);
+    wait_until("the silent path is cut", || bob.metrics().sessions_cut + dave.metrics().sessions_cut > 0);
+    assert!(begin.elapsed() < 3 * IDLE, "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_handler_that_runs_long_is_told_once_with_its_peer() {
+    let _alone = alone();
+    let (go, wait) = bounded::<()>(0);
+    let mut config = quick();
+    config.handler_watchdog = Duration::from_millis(50);
+    let bob = Node::builder().config(config).handler(move |_, message| {
+        if message.payload() == b"slow" {
+            let _ = wait.recv_timeout(PATIENCE);
+        }
+    });
+    let bob = bob.start().unwrap();
+    let alice = start(quick());
+    let to_bob = link(&alice, &bob);
+    to_bob.send("slow").unwrap();
+    let slow = wait_event(&bob, "the handler is slow", |event| match event {
+        Event::HandlerSlow { peer, .. } => Some(peer),
+        _ => None,
+    });
+    assert_eq!(slow, alice.id());
+    // More messages wait, and the scan looks at it again and again: it is the same slowness.
+    (0..10).for_each(|_| to_bob.send("more").unwrap());
+    go.send_timeout((), PATIENCE).unwrap();
+    wait_until("all are handled", || to_bob.stats().acked == 11);
+    assert!(bob.events().try_iter().all(|event| !matches!(event, Event::HandlerSlow { .. })));
+    assert!(bob.shutdown(PATIENCE).is_clean());
+}
+
+#[test]
 fn a_shutdown_in_a_handler_returns_at_once_and_the_node_ends() {
     let _alone = alone();
     let (tell, told) = bounded(1);
@@ -226,14 +307,14 @@ fn a_shutdown_in_a_handler_returns_at_once_and_the_node_ends() {
         let begin = Instant::now();
         let report = node.shutdown(Duration::from_secs(60));
         let after = peer.try_send("after").unwrap_err();
-        let _ = tell.send((begin.elapsed(), report.is_clean(), after.kind, after.payload));
+        let _ = tell.send((begin.elapsed(), report.finished, after.kind, after.payload));
     });
     let (alice, carol) = (start(quick()), start(quick()));
     let to_bob = link(&alice, &bob);
     link(&carol, &bob);
     to_bob.send("end").unwrap();
-    let (took, clean, kind, payload) = told.recv_timeout(PATIENCE).unwrap();
-    assert!(took < Duration::from_secs(5) && clean, "{took:?}");
+    let (took, finished, kind, payload) = told.recv_timeout(PATIENCE).unwrap();
+    assert!(took < Duration::from_secs(5) && !finished, "{took:?}");
     assert_eq!((kind, payload), (SendErrorKind::ShuttingDown, b"after".to_vec()));
     for node in [&alice, &carol] {
         let reason = wait_event(node, "bob says goodbye", |event| match event {
@@ -244,11 +325,11 @@ fn a_shutdown_in_a_handler_returns_at_once_and_the_node_ends() {
     }
     // The goodbye did not wait for the handler: whether its message was handed over, only bob's next life could tell.
     assert_eq!(to_bob.stats().accepted, 1);
-    let dial = bob.connect(alice.local_addr().unwrap()).unwrap_err();
-    let ConnectError::Dial(errors) = &dial else { panic!("{dial}") };
-    assert!(matches!(errors[..], [DialError { cause: DialCause::ShuttingDown, .. }]), "{dial}");
-    // The rest is the application's, outside the handler.
-    assert!(bob.shutdown(PATIENCE).is_clean());
+    assert_eq!(bob.connect(alice.local_addr().unwrap()).unwrap_err(), ConnectError::ShuttingDown);
+    // It goes on without the handler, and everybody who asks gets the same report.
+    let report = bob.wait_shutdown(PATIENCE).unwrap();
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(bob.shutdown(PATIENCE), report);
 }
 
 #[test]

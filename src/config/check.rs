@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::fields::{Config, LINK_FLOOR};
+use super::fields::{Config, LINK_FLOOR, OWN_THREADS, THREADS_PER_SESSION};
 use super::sections::{Backoff, Peer, Tcp, Threads};
 use super::units::{GIB, KIB, show_bytes, show_duration};
 
@@ -27,6 +27,12 @@ pub(super) struct Fault {
 
 /// The first value that is not allowed, in the order of the fields.
 pub(super) fn check(config: &Config) -> Result<(), Fault> {
+    let mut listen = HashSet::new();
+    for addr in &config.listen {
+        let other = addr.port() == 0 || listen.insert(addr);
+        require(other, "listen", addr, "each address once")?;
+        require(!addr.ip().is_multicast(), "listen", addr, "an address of this machine, or a wildcard")?;
+    }
     if let Some(addr) = config.advertise {
         require(is_dialable(addr), "advertise", addr, DIALABLE)?;
     }
@@ -82,6 +88,14 @@ fn check_bounds(config: &Config) -> Result<(), Fault> {
     }
     require(config.half_open > 0, "half_open", config.half_open, "at least 1")?;
     require((1..=64).contains(&config.resolve_threads), "resolve_threads", config.resolve_threads, "1 to 64")?;
+    for (field, count) in [("half_open_per_ip", config.half_open_per_ip), ("inbound_per_ip", config.inbound_per_ip)] {
+        require(count != Some(0), field, 0, "at least 1, or \"off\"")?;
+    }
+    let fewest = OWN_THREADS + THREADS_PER_SESSION;
+    if let Some(threads) = config.max_threads {
+        let allowed = format!("at least {fewest} ({OWN_THREADS} of the node, 2 for one peer), or \"auto\"");
+        require(threads >= fewest, "max_threads", threads, allowed)?;
+    }
     let links = config.inbound.saturating_add(config.outbound);
     require(links > 0, "inbound", config.inbound, "at least 1, or outbound at least 1")?;
     let floor = links.saturating_mul(LINK_FLOOR);

@@ -22,15 +22,18 @@ use super::units::{self, GIB, KIB, MIB};
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Config {
-    /// Where other nodes can connect. Port 0 lets the system choose; `None` (`"off"`): this node only dials.
+    /// Where other nodes can connect, any number of addresses; in a file one text, or a list. Port 0 lets the system
+    /// choose. Empty (`[]` or `"off"`): this node only dials.
     ///
     /// Default `127.0.0.1:50005`, which no other machine reaches. Set `0.0.0.0:50005` to be reached from the network,
-    /// over plain TCP only in a network you trust.
-    #[serde(deserialize_with = "units::addr_or_off")]
-    pub listen: Option<SocketAddr>,
+    /// over plain TCP only in a network you trust; beside it `[::]:50005` to be reached over IPv6 as well: an IPv6
+    /// address takes IPv6 alone.
+    #[serde(deserialize_with = "units::addrs_or_off")]
+    pub listen: Vec<SocketAddr>,
 
     /// The address that peers are told to dial this node at, when it knows better than they can see: behind a port
-    /// forwarding, or when `listen` is a wildcard. `None` (`"off"`, the default) tells them nothing.
+    /// forwarding, or when `listen` is a wildcard. `None` (`"off"`, the default) tells them the first address of
+    /// `listen` that is no wildcard, with the port the system chose; nothing if there is none.
     #[serde(deserialize_with = "units::addr_or_off")]
     pub advertise: Option<SocketAddr>,
 
@@ -63,7 +66,8 @@ pub struct Config {
     #[serde(deserialize_with = "units::duration")]
     pub handshake_timeout: Duration,
 
-    /// After this long without anything to send, a heartbeat is sent. Default 10 s.
+    /// How often a heartbeat is sent: a silent connection shows life by it, and both sides learn the round trip. Default
+    /// 10 s.
     ///
     /// Lower it to keep narrow NAT entries alive or to notice dead peers sooner; shorter than `idle_timeout`.
     #[serde(deserialize_with = "units::duration")]
@@ -153,9 +157,10 @@ pub struct Config {
     #[serde(deserialize_with = "units::count")]
     pub outbound: usize,
 
-    /// Most connections in the middle of a handshake. Default 256. They cost no thread.
+    /// Most connections that others opened and have not proven yet. Default 256. They cost no thread.
     ///
-    /// Raise it for nodes that many peers reach at once, as after a restart.
+    /// At the bound a newcomer is let in, and the oldest of the most crowded neighbourhood (IPv4 /24, IPv6 /48) is
+    /// sent away. Raise it for nodes that many peers reach at once, as after a restart.
     #[serde(deserialize_with = "units::count")]
     pub half_open: usize,
 
@@ -165,6 +170,29 @@ pub struct Config {
     /// names.
     #[serde(deserialize_with = "units::count")]
     pub resolve_threads: usize,
+
+    /// Most unproven connections from one IP address. Default `None` (`"off"`): bounded by `half_open` alone.
+    ///
+    /// Set it (4 is plenty for one node) where strangers can reach this node; leave it off where many nodes share an
+    /// address: one machine, one NAT.
+    #[serde(deserialize_with = "units::count_or_off")]
+    pub half_open_per_ip: Option<usize>,
+
+    /// Most connections that one IP address has with us in both states, unproven and proven, not counting those we
+    /// opened. Default `None` (`"off"`): bounded by `inbound` alone.
+    ///
+    /// Set it where strangers can reach this node, so that no single machine takes all places; leave it off where many
+    /// nodes share an address.
+    #[serde(deserialize_with = "units::count_or_off")]
+    pub inbound_per_ip: Option<usize>,
+
+    /// Most threads of this node: four of its own, and two for each connection, dials under way included. Default
+    /// `None` (`"auto"`): as many as `inbound` and `outbound` ask for.
+    ///
+    /// Never more than three quarters of what the system's memory maps allow (Linux: `vm.max_map_count`, four maps for
+    /// each thread): beyond that it would end the process. Whoever comes when it is used up is refused and told so.
+    #[serde(deserialize_with = "units::count_or_auto")]
+    pub max_threads: Option<usize>,
 
     /// Delays between reconnects.
     pub backoff: Backoff,
@@ -186,14 +214,14 @@ pub struct Config {
 impl Config {
     /// The defaults, listening on a port of 127.0.0.1 that the system chooses: for tests, examples, first steps.
     pub fn loopback() -> Self {
-        Self { listen: Some((Ipv4Addr::LOCALHOST, 0).into()), ..Self::default() }
+        Self { listen: vec![(Ipv4Addr::LOCALHOST, 0).into()], ..Self::default() }
     }
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: Some((Ipv4Addr::LOCALHOST, 50005).into()),
+            listen: vec![(Ipv4Addr::LOCALHOST, 50005).into()],
             advertise: None,
             network: "threadwire".to_owned(),
             data_dir: None,
@@ -217,6 +245,9 @@ impl Default for Config {
             outbound: 64,
             half_open: 256,
             resolve_threads: 4,
+            half_open_per_ip: None,
+            inbound_per_ip: None,
+            max_threads: None,
             backoff: Backoff::default(),
             tcp: Tcp::default(),
             threads: Threads::default(),
@@ -228,3 +259,8 @@ impl Default for Config {
 
 /// Memory that each link may count on: the least `window_bytes`, and each link's share of `memory_bytes`.
 pub(super) const LINK_FLOOR: usize = 256 * KIB;
+
+/// Threads of a node without any peer: one that accepts, one that supervises, two workers.
+pub(crate) const OWN_THREADS: usize = 4;
+/// Threads of a session.
+pub(crate) const THREADS_PER_SESSION: usize = 2;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use log::LevelFilter;
-use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Unexpected, Visitor};
 
 use crate::address::Address;
 
@@ -19,6 +19,7 @@ pub(super) const MIB: usize = 1 << 20;
 pub(super) const GIB: usize = 1 << 30;
 
 const OFF: &str = "off";
+const AUTO: &str = "auto";
 const DURATION: &str = r#"a whole number with a unit (ms, s, min or h), such as "5 s""#;
 const DURATION_OR_OFF: &str = r#"a whole number with a unit (ms, s, min or h), such as "5 s", or "off""#;
 const BYTES: &str = r#"a whole number of bytes, or one with a unit (B, KiB, MiB or GiB), such as "8 MiB""#;
@@ -29,7 +30,11 @@ const FRACTION: &str = "a number from 0 to 1";
 const LEVEL: &str = r#""off", "error", "warn", "info", "debug" or "trace""#;
 const PATH_OR_OFF: &str = r#"the path of a file, or "off""#;
 const ADDRESS: &str = r#"an IP address or a host name, and a port, such as "127.0.0.1:50005" or "north.example:50005""#;
+const ADDR: &str = r#"an IP address and a port, such as "127.0.0.1:50005""#;
 const ADDR_OR_OFF: &str = r#"an IP address and a port, such as "127.0.0.1:50005", or "off""#;
+const ADDRS_OR_OFF: &str = r#"an IP address and a port, such as "127.0.0.1:50005", a list of them, or "off""#;
+const COUNT_OR_OFF: &str = r#"a whole number, or "off""#;
+const COUNT_OR_AUTO: &str = r#"a whole number, or "auto""#;
 
 const MILLISECONDS: [(&str, u64); 4] = [("h", 3_600_000), ("min", 60_000), ("s", 1_000), ("ms", 1)];
 const SIZES: [(&str, u64); 4] = [("GiB", GIB as u64), ("MiB", MIB as u64), ("KiB", KIB as u64), ("B", 1)];
@@ -60,6 +65,22 @@ pub(super) fn bytes_or_off<'de, D: Deserializer<'de>>(from: D) -> Result<Option<
 
 pub(super) fn count<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
     from.deserialize_any(Scalar { expected: COUNT, text: |_| None, number: |n| n.try_into().ok() })
+}
+
+pub(super) fn count_or_off<'de, D: Deserializer<'de>>(from: D) -> Result<Option<usize>, D::Error> {
+    from.deserialize_any(Scalar {
+        expected: COUNT_OR_OFF,
+        text: |text| (text == OFF).then_some(None),
+        number: |n| Some(Some(n.try_into().ok()?)),
+    })
+}
+
+pub(super) fn count_or_auto<'de, D: Deserializer<'de>>(from: D) -> Result<Option<usize>, D::Error> {
+    from.deserialize_any(Scalar {
+        expected: COUNT_OR_AUTO,
+        text: |text| (text == AUTO).then_some(None),
+        number: |n| Some(Some(n.try_into().ok()?)),
+    })
 }
 
 pub(super) fn fraction<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
@@ -123,6 +144,43 @@ pub(super) fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Addres
 
     let addresses = Vec::<One>::deserialize(from)?;
     Ok(addresses.into_iter().map(|One(address)| address).collect())
+}
+
+/// One, several, or with `"off"` none.
+pub(super) fn addrs_or_off<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SocketAddr>, D::Error> {
+    struct Addrs;
+
+    impl<'de> Visitor<'de> for Addrs {
+        type Value = Vec<SocketAddr>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(ADDRS_OR_OFF)
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+            let addr = or_off(text, |text| text.parse().ok());
+            addr.map(Vec::from_iter).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut addrs = Vec::new();
+            while let Some(Addr(addr)) = list.next_element()? {
+                addrs.push(addr);
+            }
+            Ok(addrs)
+        }
+    }
+
+    from.deserialize_any(Addrs)
+}
+
+/// An address in a list.
+struct Addr(SocketAddr);
+
+impl<'de> Deserialize<'de> for Addr {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Scalar { expected: ADDR, text: |text| text.parse().ok().map(Addr), number: |_| None })
+    }
 }
 
 /// A duration as a file would say it, in the largest unit that fits without a rest.

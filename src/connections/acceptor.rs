@@ -4,10 +4,13 @@
 //! Locks: the registry lock, then (after it) the link lock of one peer at a time. Blocks on: the poll, woken by its
 //! waker, by sockets, and by the nearest deadline.
 //! Upholds: a slot is reserved before anything is spent on a connection; a connection that says nothing costs its slot
-//! until its deadline and nobody's time; after an accept failed for want of descriptors a timer tries again (readiness
-//! is edge-triggered: no event would).
+//! until its deadline or until a newcomer needs it, and nobody's time; a flood of connections leaves turns to the rest.
 
-use std::collections::{BTreeSet, HashMap};
+mod ending;
+mod establishing;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,21 +18,21 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use crate::connections::admission::{Admission, Caps, EVICTED, Refusal, Verdict};
+use crate::connections::listening::Listeners;
 use crate::connections::pending::{Over, Pending, Progress, Stage};
-use crate::connections::shared::{Command, DialFailure, DialRequest, Report, Shared, Started};
-use crate::error::{CloseReason, DialCause, DialError, DialStage};
+use crate::connections::questions::Questions;
+use crate::connections::shared::{Command, DialFailure, DialRequest, Report, Shared};
+use crate::error::{DialCause, DialError, DialStage};
 use crate::handshake::{Handshake, Work, random_bytes};
 use crate::ident::{ConnectionId, PeerId, SessionKind};
-use crate::link::{Decision, Offer};
-use crate::registry::{Entry, SessionSlot};
-use crate::session::{self, PeerLink};
+use crate::registry::{SessionInfo, SessionsError};
 use crate::transport::{Listener, PendingConnection, Transport};
-use crate::wire::{self, Attach, Decoder, FrameType, MAX_HANDSHAKE_BODY};
 
 const WAKE: Token = Token(0);
 const LISTENER: usize = 1;
-/// How long after a failed accept the next one is tried.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// Connections accepted in one turn of the poll: handshakes under way get theirs in a flood of newcomers.
+const ACCEPTS_PER_TURN: usize = 32;
 /// How long a refused connection may take to take its goodbye.
 const PARTING: Duration = Duration::from_secs(1);
 
@@ -46,13 +49,16 @@ pub(crate) struct Acceptor {
     poll: Poll,
     shared: Arc<Shared>,
     transport: Arc<dyn Transport>,
-    listeners: Vec<Box<dyn Listener>>,
+    listeners: Listeners,
+    admission: Admission,
     commands: Receiver<Command>,
     jobs: Sender<(ConnectionId, Work)>,
     pending: HashMap<ConnectionId, Pending>,
     deadlines: BTreeSet<(Instant, ConnectionId)>,
-    /// When to try accepting again without an event.
-    accept_again: Option<Instant>,
+    /// Those of `pending` that are being told why they are refused, in the order they were.
+    parting: VecDeque<ConnectionId>,
+    /// Sessions that were asked whether their process lives.
+    questions: Questions,
     last_conn: u64,
 }
 
@@ -61,7 +67,8 @@ pub(crate) fn accept_loop(mut acceptor: Acceptor) {
     let mut events = Events::with_capacity(256);
     loop {
         let now = Instant::now();
-        let next = acceptor.deadlines.first().map(|(at, _)| *at).into_iter().chain(acceptor.accept_again).min();
+        let next = acceptor.deadlines.first().map(|(at, _)| *at).into_iter().chain(acceptor.listeners.again());
+        let next = next.chain(acceptor.questions.next()).min();
         let timeout = next.map(|at| at.saturating_duration_since(now));
         if let Err(error) = acceptor.poll.poll(&mut events, timeout)
             && error.kind() != ErrorKind::Interrupted
@@ -71,8 +78,8 @@ pub(crate) fn accept_loop(mut acceptor: Acceptor) {
         for event in &events {
             match event.token() {
                 WAKE => {}
-                Token(token) if token < LISTENER + acceptor.listeners.len() => acceptor.accept(token - LISTENER),
-                Token(token) => acceptor.advance(ConnectionId((token - LISTENER - acceptor.listeners.len()) as u64)),
+                Token(token) if token < LISTENER + acceptor.listeners.count() => acceptor.accept(token - LISTENER),
+                Token(token) => acceptor.advance(ConnectionId((token - LISTENER - acceptor.listeners.count()) as u64)),
             }
         }
         while let Ok(command) = acceptor.commands.try_recv() {
@@ -84,7 +91,7 @@ pub(crate) fn accept_loop(mut acceptor: Acceptor) {
                     }
                     acceptor.advance(conn);
                 }
-                Command::Decided(link, decision) => acceptor.carry_out(&link, decision),
+                Command::Decided(link, decision) => acceptor.carry_out(&link, *decision),
                 Command::Stop => return acceptor.stop(),
             }
         }
@@ -101,64 +108,109 @@ impl Acceptor {
         poll: Poll,
         shared: Arc<Shared>,
         transport: Arc<dyn Transport>,
-        mut listeners: Vec<Box<dyn Listener>>,
+        listeners: Vec<Box<dyn Listener>>,
+        caps: Caps,
         commands: Receiver<Command>,
         jobs: Sender<(ConnectionId, Work)>,
     ) -> io::Result<Self> {
-        for (n, listener) in listeners.iter_mut().enumerate() {
-            poll.registry().register(listener.source(), Token(LISTENER + n), Interest::READABLE)?;
-        }
+        let listeners = Listeners::new(&poll, listeners, |n| Token(LISTENER + n))?;
         Ok(Self {
             poll,
             shared,
             transport,
             listeners,
+            admission: Admission::new(caps),
             commands,
             jobs,
             pending: HashMap::new(),
             deadlines: BTreeSet::new(),
-            accept_again: None,
+            parting: VecDeque::new(),
+            questions: Questions::default(),
             last_conn: 0,
         })
     }
 
-    /// Accepts until there is nobody left.
+    /// Accepts until there is nobody left, or the others' turn comes.
     fn accept(&mut self, listener: usize) {
-        loop {
-            let Some(listener) = self.listeners.get_mut(listener) else { return };
-            let stream = match listener.accept() {
-                Ok(stream) => stream,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) if is_about_one_connection(&error) => continue,
-                Err(error) => {
-                    self.shared.metrics.accept_errors.add();
-                    if self.accept_again.is_none() {
-                        log::warn!(target: "threadwire::accept", "accepting: {error}; trying again every {ACCEPT_AGAIN:?}");
-                    }
-                    self.accept_again = Some(Instant::now() + ACCEPT_AGAIN);
-                    return;
-                }
-            };
-            self.shared.metrics.accepted.add();
-            match self.shared.registry.reserve(SessionKind::Inbound) {
-                Ok(slot) => {
-                    let nonce = random_bytes();
-                    let Ok(nonce) = nonce else { continue };
-                    let handshake = Handshake::accept(self.shared.handshake.clone(), None, nonce);
-                    let deadline = Instant::now() + self.shared.times.handshake;
-                    self.add(stream, slot, SessionKind::Inbound, Stage::Shaking(handshake), deadline, None);
-                }
-                Err(error) => {
-                    self.shared.metrics.refused.add();
-                    log::debug!(target: "threadwire::accept", "{}: {error}", stream.remote_addr());
-                }
+        for _ in 0..ACCEPTS_PER_TURN {
+            match self.listeners.accept(listener, Instant::now(), &self.shared.metrics) {
+                Some(stream) => self.admit(stream),
+                None => return,
             }
+        }
+        self.listeners.come_back(Instant::now());
+    }
+
+    /// A connection came in: it gets a slot, somebody else's if need be, or is refused.
+    fn admit(&mut self, stream: Box<dyn PendingConnection>) {
+        self.shared.metrics.accepted.add();
+        let (conn, now, remote_addr) = (self.next_conn(), Instant::now(), stream.remote_addr());
+        let room = self.shared.registry.room_for(remote_addr.ip());
+        match self.admission.judge(remote_addr.ip(), room) {
+            Verdict::Admit => {}
+            Verdict::Evict(victim) => self.evict(victim),
+            Verdict::Refuse(cause) => return self.refuse_new(conn, stream, cause),
+        }
+        let info = SessionInfo::begun(conn, SessionKind::Inbound, stream.local_addr().ok(), remote_addr, now);
+        let slot = match self.shared.registry.reserve(info) {
+            Ok(slot) => slot,
+            Err(error) => return self.refuse_new(conn, stream, Refusal::of(error)),
+        };
+        let nonce = match random_bytes() {
+            Ok(nonce) => nonce,
+            Err(error) => {
+                log::error!(target: "threadwire::accept", "{conn} {remote_addr}: no randomness: {error}");
+                return self.shared.metrics.refused.add(crate::metrics::Refusal::NoRandomness);
+            }
+        };
+        self.admission.admitted(conn, remote_addr.ip());
+        let handshake = Handshake::accept(self.shared.handshake.clone(), None, nonce);
+        let deadline = now + self.shared.times.handshake;
+        let (kind, stage) = (SessionKind::Inbound, Stage::Shaking(handshake));
+        self.add(Pending { slot: Some(slot), ..Pending::new(conn, kind, stream, stage, deadline, self.shared.now()) });
+    }
+
+    /// Sends an unproven connection away for one that needs its slot.
+    fn evict(&mut self, victim: ConnectionId) {
+        self.shared.metrics.evicted.add();
+        self.turn_away(victim, EVICTED);
+    }
+
+    /// Tells a connection that was not let in why, as far as that goes without waiting, and without a slot.
+    fn refuse_new(&mut self, conn: ConnectionId, stream: Box<dyn PendingConnection>, cause: Refusal) {
+        self.refused(cause, &format_args!("{conn} {}", stream.remote_addr()));
+        let (kind, deadline) = (SessionKind::Inbound, Instant::now() + PARTING);
+        let mut pending = Pending::new(conn, kind, stream, Stage::Parting, deadline, self.shared.now());
+        let (reason, retry_after) = cause.told();
+        pending.refuse(reason, retry_after);
+        self.add(pending);
+    }
+
+    /// Counts a refusal, and logs it unless too many like it were.
+    fn refused(&mut self, cause: Refusal, whom: &fmt::Arguments<'_>) {
+        cause.count(&self.shared.metrics);
+        match self.admission.line(cause, Instant::now()) {
+            Some(0) => log::warn!(target: "threadwire::accept", "{whom}: refused: {cause}"),
+            Some(unsaid) => {
+                log::warn!(target: "threadwire::accept", "{whom}: refused: {cause}; {unsaid} before it too")
+            }
+            None => log::debug!(target: "threadwire::accept", "{whom}: refused: {cause}"),
         }
     }
 
     /// Begins a dial.
     fn dial(&mut self, request: DialRequest) {
-        let slot = match self.shared.registry.reserve(SessionKind::Outbound) {
+        let (conn, now) = (self.next_conn(), Instant::now());
+        let info = SessionInfo::begun(conn, SessionKind::Outbound, None, request.addr, now);
+        let mut reserved = self.shared.registry.reserve(info);
+        // What we want ourselves goes before what strangers have not proven yet.
+        if matches!(reserved, Err(SessionsError::NoThreads))
+            && let Some(victim) = self.admission.victim()
+        {
+            self.evict(victim);
+            reserved = self.shared.registry.reserve(info);
+        }
+        let slot = match reserved {
             Ok(slot) => slot,
             Err(error) => {
                 log::debug!(target: "threadwire::dial", "{}: {error}", request.addr);
@@ -170,35 +222,34 @@ impl Acceptor {
         let begun = self.transport.connect(request.addr).and_then(|stream| Ok((stream, random_bytes()?)));
         match begun {
             Ok((stream, nonce)) => {
-                let handshake = Handshake::dial(self.shared.handshake.clone(), request.peer, nonce);
-                let deadline = Instant::now() + self.shared.times.connect;
-                self.add(stream, slot, SessionKind::Outbound, Stage::Dialling(handshake), deadline, Some(request));
+                let stage = Stage::Dialling(Handshake::dial(self.shared.handshake.clone(), request.peer, nonce));
+                let deadline = now + self.shared.times.connect;
+                let pending = Pending::new(conn, SessionKind::Outbound, stream, stage, deadline, self.shared.now());
+                self.add(Pending { slot: Some(slot), request: Some(request), ..pending });
             }
             Err(error) => self.dial_failed(request, None, DialStage::Connect, DialCause::Io(error.kind()), 0),
         }
     }
 
-    fn add(
-        &mut self,
-        mut stream: Box<dyn PendingConnection>,
-        slot: SessionSlot,
-        kind: SessionKind,
-        stage: Stage,
-        deadline: Instant,
-        request: Option<DialRequest>,
-    ) {
+    fn next_conn(&mut self) -> ConnectionId {
         self.last_conn += 1;
-        let conn = ConnectionId(self.last_conn);
-        let token = Token(LISTENER + self.listeners.len() + conn.0 as usize);
-        let registered = self.poll.registry().register(stream.source(), token, Interest::READABLE | Interest::WRITABLE);
-        let started = self.shared.now();
-        let (decoder, out, peer, unheard) = (Decoder::new(MAX_HANDSHAKE_BODY), Vec::new(), None, None);
-        let pending =
-            Pending { conn, kind, stream, slot, decoder, out, stage, deadline, started, peer, request, unheard };
-        self.deadlines.insert((deadline, conn));
+        ConnectionId(self.last_conn)
+    }
+
+    fn add(&mut self, mut pending: Pending) {
+        let conn = pending.conn;
+        let token = Token(LISTENER + self.listeners.count() + conn.0 as usize);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let registered = self.poll.registry().register(pending.stream.source(), token, interest);
+        let is_parting = matches!(pending.stage, Stage::Parting);
+        self.deadlines.insert((pending.deadline, conn));
         self.pending.insert(conn, pending);
+        if is_parting {
+            self.part(conn);
+        }
         match registered {
             Ok(()) => self.advance(conn),
+            Err(_) if is_parting => drop(self.take(conn)),
             Err(error) => self.over(conn, Over::Lost(error.kind())),
         }
     }
@@ -207,7 +258,9 @@ impl Acceptor {
     fn advance(&mut self, conn: ConnectionId) {
         let Some(pending) = self.pending.get_mut(&conn) else { return };
         let dialling = matches!(pending.stage, Stage::Dialling(_));
+        let parting = matches!(pending.stage, Stage::Parting);
         let progress = pending.advance();
+        let is_parting = matches!(pending.stage, Stage::Parting);
         if dialling && !matches!(pending.stage, Stage::Dialling(_)) {
             // Connected: from here on the handshake's own deadline counts.
             let deadline = Instant::now() + self.shared.times.handshake;
@@ -221,176 +274,12 @@ impl Acceptor {
             }
             Progress::Offer => self.offer(conn),
             Progress::Attach(body) => self.attach(conn, &body),
+            // How its end was told is nobody's concern any more.
+            Progress::Over(_) if parting => drop(self.take(conn)),
+            Progress::Over(Over::Rejected(reason)) if !is_parting => {
+                self.turn_away(conn, (reason, None));
+            }
             Progress::Over(over) => self.over(conn, over),
-        }
-    }
-
-    /// Offers a proven connection to its link.
-    fn offer(&mut self, conn: ConnectionId) {
-        let Some(pending) = self.pending.get_mut(&conn) else { return };
-        let Stage::Proven(proven) = &pending.stage else { return };
-        let peer = match self.shared.peer(proven.peer) {
-            Ok(peer) => peer,
-            Err(error) => {
-                log::debug!(target: "threadwire::accept", "{conn}: {error}");
-                return self.refuse(conn, CloseReason::TooMany);
-            }
-        };
-        let offer = Offer { conn, started: pending.started, incarnation: proven.incarnation.0 };
-        pending.peer = Some(peer.clone());
-        let decision = peer.link.core.lock().offer(offer, peer.link.token);
-        self.carry_out(&peer.link, decision);
-        // The other side's attach may be here already.
-        self.advance(conn);
-    }
-
-    /// The other side's attach came.
-    fn attach(&mut self, conn: ConnectionId, body: &[u8]) {
-        let Some(peer) = self.pending.get(&conn).and_then(|pending| pending.peer.clone()) else { return };
-        let attach: Attach = match wire::decode(body) {
-            Ok(attach) => attach,
-            Err(error) => {
-                log::warn!(target: "threadwire::accept", "{} {conn}: {error}", peer.link.id.short());
-                return self.refuse(conn, CloseReason::ProtocolError);
-            }
-        };
-        let answer = peer.link.core.lock().on_attach(conn, &attach, self.shared.now());
-        match answer {
-            Ok(decision) => self.carry_out(&peer.link, decision),
-            Err(fault) => {
-                log::warn!(target: "threadwire::accept", "{} {conn}: {fault}", peer.link.id.short());
-                let reason = match fault {
-                    crate::link::Fault::BadToken => CloseReason::BadToken,
-                    _ => CloseReason::ProtocolError,
-                };
-                self.refuse(conn, reason);
-            }
-        }
-    }
-
-    /// Does what a link has decided about its connections.
-    fn carry_out(&mut self, link: &Arc<PeerLink>, decision: Decision) {
-        let Decision { say, attached, close, acked, restarted } = decision;
-        link.see_to_freed(acked);
-        for (conn, reason) in close {
-            if self.pending.contains_key(&conn) {
-                self.shared.metrics.duplicates.add();
-                self.refuse(conn, reason);
-            } else if let Some(session) = self.shared.registry.session(conn, |entry| entry.session.clone()) {
-                session.close(link, reason);
-            }
-        }
-        if let Some((conn, attach)) = say
-            && let Some(pending) = self.pending.get_mut(&conn)
-        {
-            if let Err(error) = wire::put_body(&mut pending.out, FrameType::Attach, &attach) {
-                log::error!(target: "threadwire::accept", "{conn}: {error}");
-            }
-            if attached != Some(conn)
-                && let Err(error) = pending.flush()
-            {
-                self.over(conn, Over::Lost(error.kind()));
-            }
-        }
-        if let Some(conn) = attached {
-            self.establish(conn, restarted);
-        }
-    }
-
-    /// Hands an attached connection to its session.
-    fn establish(&mut self, conn: ConnectionId, restarted: bool) {
-        let Some(pending) = self.take(conn) else { return };
-        let Pending { kind, stream, slot, decoder, out, request, stage, peer, .. } = pending;
-        let (Stage::Proven(proven), Some(peer)) = (stage, peer) else { return };
-        let id = peer.link.id;
-        let connection = match stream.establish() {
-            Ok(connection) => connection,
-            Err(error) => {
-                log::warn!(target: "threadwire::accept", "{} {conn}: {error}", id.short());
-                let decision = peer.link.core.lock().gone(conn, peer.link.token);
-                if let Some(request) = request {
-                    self.dial_failed(request, Some(id), DialStage::Handshake, DialCause::Io(error.kind()), 0);
-                }
-                return self.carry_out(&peer.link, decision);
-            }
-        };
-        let started = Started {
-            peer: id,
-            conn,
-            kind,
-            incarnation: proven.incarnation,
-            dial: request.map(|request| request.id),
-            restarted,
-            local_addr: connection.local_addr,
-            remote_addr: connection.remote_addr,
-            advertised: proven.advertised,
-        };
-        self.shared.metrics.sessions_started.add();
-        let prepared = session::prepare(&peer, conn, kind, connection, &out);
-        let session = prepared.session.clone();
-        self.shared.registry.register(conn, Entry { link: peer.link, session, threads: Vec::new(), slot });
-        // Before the first message can be delivered, and before the end can be reported.
-        let _ = self.shared.reports.send(Report::Started(started));
-        match prepared.run(decoder, &self.shared.on_end) {
-            // If they come back, the session has ended, and they with it.
-            Ok(threads) => drop(self.shared.registry.add_threads(conn, threads)),
-            Err(error) => log::error!(target: "threadwire::accept", "{} {conn}: no threads: {error}", id.short()),
-        }
-    }
-
-    /// Ends a pending connection with a reason that the other side is told.
-    fn refuse(&mut self, conn: ConnectionId, reason: CloseReason) {
-        let Some(pending) = self.pending.get_mut(&conn) else { return };
-        pending.refuse(reason);
-        self.over(conn, Over::Rejected(reason));
-    }
-
-    /// A pending connection ends without a session.
-    fn over(&mut self, conn: ConnectionId, over: Over) {
-        let Some(pending) = self.pending.get_mut(&conn) else { return };
-        let peer = pending.peer.clone();
-        let stage = match (&over, &pending.stage) {
-            (Over::NotConnected(_), _) => DialStage::Connect,
-            (Over::Lost(_), Stage::Dialling(_)) => DialStage::Connect,
-            _ => DialStage::Handshake,
-        };
-        let (cause, retry_ms) = match over {
-            Over::NotConnected(ErrorKind::TimedOut) => (Some(DialCause::TimedOut(self.shared.times.connect)), 0),
-            Over::Rejected(CloseReason::HandshakeTimeout) => {
-                (Some(DialCause::TimedOut(self.shared.times.handshake)), 0)
-            }
-            Over::NotConnected(kind) | Over::Lost(kind) => (Some(DialCause::Io(kind)), 0),
-            Over::Rejected(reason) => (Some(DialCause::Rejected(reason)), 0),
-            Over::Refused(reason, retry_ms) => (Some(DialCause::Refused(reason)), retry_ms),
-            Over::Parted => (None, 0),
-        };
-        let request = pending.request.take();
-        let inbound = pending.kind == SessionKind::Inbound;
-        // Whoever refuses stays for a moment, until the other side has heard why: closing destroys what was written.
-        let parting = matches!(pending.stage, Stage::Parting) && cause.is_some();
-        if parting {
-            let deadline = Instant::now() + PARTING;
-            self.move_deadline(conn, deadline);
-        } else {
-            drop(self.take(conn));
-        }
-        if let Some(cause) = cause {
-            if inbound {
-                self.shared.metrics.handshakes_failed.add();
-                log::debug!(target: "threadwire::accept", "{conn}: {cause}");
-            }
-            if let Some(request) = request {
-                let proven = peer.as_ref().map(|peer| peer.link.id);
-                self.dial_failed(request, proven, stage, cause, retry_ms);
-            }
-        }
-        if let Some(peer) = peer {
-            let decision = peer.link.core.lock().gone(conn, peer.link.token);
-            self.carry_out(&peer.link, decision);
-        }
-        if parting {
-            // The other side may have ended its stream already: no event would say so again.
-            self.advance(conn);
         }
     }
 
@@ -402,76 +291,11 @@ impl Acceptor {
         cause: DialCause,
         retry_ms: u64,
     ) {
-        self.shared.metrics.dials_failed.add();
         let DialRequest { id: dial, peer, addr } = request;
         let error = DialError { addr: addr.into(), stage, cause };
+        self.shared.metrics.dial_failed(&error);
         let retry_after = Duration::from_millis(retry_ms);
         let failure = DialFailure { dial, peer, proven, error, retry_after };
         let _ = self.shared.reports.send(Report::DialFailed(failure));
     }
-
-    /// Takes a connection out, off the poll.
-    fn take(&mut self, conn: ConnectionId) -> Option<Pending> {
-        let mut pending = self.pending.remove(&conn)?;
-        self.deadlines.remove(&(pending.deadline, conn));
-        if let Err(error) = self.poll.registry().deregister(pending.stream.source()) {
-            log::debug!(target: "threadwire::accept", "{conn}: {error}");
-        }
-        Some(pending)
-    }
-
-    fn move_deadline(&mut self, conn: ConnectionId, deadline: Instant) {
-        let Some(pending) = self.pending.get_mut(&conn) else { return };
-        self.deadlines.remove(&(pending.deadline, conn));
-        pending.deadline = deadline;
-        self.deadlines.insert((deadline, conn));
-    }
-
-    /// Ends what has taken too long, and accepts again after a failure.
-    fn keep_time(&mut self) {
-        let now = Instant::now();
-        while let Some((at, conn)) = self.deadlines.first().copied()
-            && at <= now
-        {
-            match self.pending.get(&conn).map(|pending| &pending.stage) {
-                Some(Stage::Parting) | None => {
-                    self.deadlines.remove(&(at, conn));
-                    drop(self.take(conn));
-                }
-                Some(Stage::Dialling(_)) => self.over(conn, Over::NotConnected(ErrorKind::TimedOut)),
-                Some(_) => {
-                    self.shared.metrics.handshake_timeouts.add();
-                    self.refuse(conn, CloseReason::HandshakeTimeout);
-                }
-            }
-        }
-        if self.accept_again.is_some_and(|at| at <= now) {
-            self.accept_again = None;
-            (0..self.listeners.len()).for_each(|listener| self.accept(listener));
-        }
-    }
-
-    /// Refuses what is under way, and has every session say goodbye: whoever asked for the end saw only those that had
-    /// begun before, and no more can begin now.
-    fn stop(mut self) {
-        let parting = |pending: &Pending| matches!(pending.stage, Stage::Parting);
-        let conns: Vec<_> = self.pending.values().filter(|pending| !parting(pending)).map(|p| p.conn).collect();
-        for conn in conns {
-            self.refuse(conn, CloseReason::Shutdown);
-        }
-        while let Ok(command) = self.commands.try_recv() {
-            if let Command::Dial(request) = command {
-                self.shared.metrics.dials.add();
-                self.dial_failed(request, None, DialStage::Connect, DialCause::ShuttingDown, 0);
-            }
-        }
-        for (link, session) in self.shared.registry.sessions(|entry| (entry.link.clone(), entry.session.clone())) {
-            session.say_goodbye(&link, CloseReason::Shutdown);
-        }
-    }
-}
-
-/// The connection was gone before it was accepted: the next one may be fine.
-fn is_about_one_connection(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted)
 }

@@ -15,10 +15,13 @@
 //! ```
 
 mod acceptor;
+mod admission;
 mod backoff;
+mod listening;
 mod lookups;
 mod outbound;
 mod pending;
+mod questions;
 mod resolver;
 mod round;
 mod shared;
@@ -36,6 +39,7 @@ use crate::ident::PeerId;
 use crate::threads::{self, Thread};
 use crate::transport::{Listener, Transport};
 
+pub(crate) use admission::Caps;
 pub(crate) use outbound::Redial;
 pub use resolver::{Resolver, SystemResolver};
 pub(crate) use shared::{Commands, Lifecycle, Report, Secrets, Shared, Started, Times};
@@ -67,6 +71,7 @@ impl Connections {
         transport: Arc<dyn Transport>,
         resolver: Arc<dyn Resolver>,
         listeners: Vec<Box<dyn Listener>>,
+        caps: Caps,
         reports: Receiver<Report>,
         on_event: impl Fn(Lifecycle) + Send + 'static,
     ) -> std::io::Result<Self> {
@@ -75,7 +80,7 @@ impl Connections {
         let (sender, receiver) = unbounded();
         let commands = Commands::new(sender, acceptor::waker(&poll)?);
         let (jobs, work) = unbounded();
-        let acceptor = acceptor::Acceptor::new(poll, shared.clone(), transport, listeners, receiver, jobs)?;
+        let acceptor = acceptor::Acceptor::new(poll, shared.clone(), transport, listeners, caps, receiver, jobs)?;
         let (started, resolvers) = unbounded();
         let (acceptor_thread, rest) = (None, Vec::new());
         let mut connections =

@@ -10,7 +10,7 @@
 //! ```
 
 use std::io::{self, ErrorKind};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::connections::shared::DialRequest;
 use crate::error::CloseReason;
@@ -29,7 +29,8 @@ pub(crate) struct Pending {
     pub(crate) conn: ConnectionId,
     pub(crate) kind: SessionKind,
     pub(crate) stream: Box<dyn PendingConnection>,
-    pub(crate) slot: SessionSlot,
+    /// Given back when it is refused; what is told after that costs no place.
+    pub(crate) slot: Option<SessionSlot>,
     pub(crate) decoder: Decoder,
     /// Bytes to write beyond the handshake's own: attach frames, refusals.
     pub(crate) out: Vec<u8>,
@@ -87,10 +88,38 @@ pub(crate) enum Over {
 }
 
 impl Pending {
+    /// A connection that was just accepted or is being dialled; without a slot and without anybody who asked for it.
+    pub(crate) fn new(
+        conn: ConnectionId,
+        kind: SessionKind,
+        stream: Box<dyn PendingConnection>,
+        stage: Stage,
+        deadline: Instant,
+        started: u64,
+    ) -> Self {
+        Self {
+            conn,
+            kind,
+            stream,
+            slot: None,
+            decoder: Decoder::new(MAX_HANDSHAKE_BODY),
+            out: Vec::new(),
+            stage,
+            deadline,
+            started,
+            peer: None,
+            request: None,
+            unheard: None,
+        }
+    }
+
     /// Goes as far as it gets without waiting.
     pub(crate) fn advance(&mut self) -> Progress {
+        let parting = matches!(self.stage, Stage::Parting);
         match self.try_advance() {
             Ok(progress) => progress,
+            // Why it ended was told and counted when the parting began.
+            Err(_) if parting => Progress::Over(Over::Parted),
             Err(error) => Progress::Over(Over::Lost(error.kind())),
         }
     }
@@ -198,8 +227,12 @@ impl Pending {
     }
 
     /// Says why, as far as that goes without waiting, and parts.
-    pub(crate) fn refuse(&mut self, reason: CloseReason) {
-        put_refusal(&mut self.out, reason, &reason.to_string(), None);
+    pub(crate) fn refuse(&mut self, reason: CloseReason, retry_after: Option<Duration>) {
+        if let Stage::Shaking(handshake) = &mut self.stage {
+            // What is already said in part must be said to its end.
+            self.out.append(handshake.output());
+        }
+        put_refusal(&mut self.out, reason, &reason.to_string(), retry_after);
         self.stage = Stage::Parting;
         // Sixty bytes into a socket that took at most a few hundred before: they fit, or it is broken.
         let _ = self.flush();

@@ -122,7 +122,7 @@ pub(crate) enum Command {
     Dial(DialRequest),
     Worked(ConnectionId, WorkDone),
     /// A link has decided about connections.
-    Decided(Arc<PeerLink>, Decision),
+    Decided(Arc<PeerLink>, Box<Decision>),
     Stop,
 }
 
@@ -136,6 +136,8 @@ pub(crate) enum Report {
     NoRoom(DialId),
     /// What a name's lookup found, or why nothing.
     Resolved(Arc<str>, Result<Vec<SocketAddr>, String>),
+    /// Two processes have the key of this peer, or of this node; the one at the address was refused, or refused us.
+    IdentityClash(PeerId, SocketAddr),
     /// A node asks for a peer to be kept connected.
     Keep(PeerId, Vec<Address>),
     /// A node asks for a peer not to be kept any longer, and for its session to end.
@@ -178,8 +180,27 @@ pub(crate) struct DialFailure {
 #[derive(Debug, Clone)]
 pub(crate) enum Lifecycle {
     Started(Started),
-    Ended { peer: PeerId, conn: ConnectionId, kind: SessionKind, reason: DisconnectReason, unacked_bytes: usize },
-    DialFailed { peer: Option<PeerId>, error: DialError },
+    Ended {
+        peer: PeerId,
+        conn: ConnectionId,
+        kind: SessionKind,
+        reason: DisconnectReason,
+        unacked_bytes: usize,
+    },
+    DialFailed {
+        peer: Option<PeerId>,
+        error: DialError,
+    },
+    /// Two processes have the key of this peer, or of this node; the one at the address was refused, or refused us.
+    IdentityClash {
+        peer: PeerId,
+        remote_addr: SocketAddr,
+    },
+    /// A handler has been running for longer than the watchdog allows.
+    HandlerSlow {
+        peer: PeerId,
+        conn: ConnectionId,
+    },
 }
 
 /// Link tokens and the names of link states: secret, never the same twice, and without a failure once there is a seed.

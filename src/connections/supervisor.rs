@@ -28,6 +28,8 @@ const SCAN: Duration = Duration::from_millis(100);
 const LOOKS: usize = 500;
 /// Each has its turn at least with every so many scans.
 const TURNS: usize = 10;
+/// How long a handler runs, without anything read meanwhile, until the other side is told that this one is busy.
+const TELL_BUSY: Duration = Duration::from_millis(300);
 /// How long a session that said goodbye may take to end.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -57,8 +59,10 @@ struct Watched {
     parting_since: Option<Instant>,
     /// A handler has been running since then, and nothing was read meanwhile.
     busy_since: Option<Instant>,
-    /// That was said.
+    /// That was said in the log.
     warned: bool,
+    /// The other side was told so.
+    told: bool,
 }
 
 /// Runs until it is told to end.
@@ -77,6 +81,14 @@ pub(crate) fn supervisor_loop<F: Fn(Lifecycle)>(mut supervisor: Supervisor<F>, r
             Ok(Report::Connect(address, waiter)) => {
                 let round = supervisor.outbound.connect(address, Instant::now(), &mut supervisor.rng);
                 supervisor.waiters.insert(round, waiter);
+            }
+            Ok(Report::IdentityClash(peer, remote_addr)) => {
+                log::warn!(
+                    target: "threadwire::session",
+                    "{}: two processes have this identity: the one that was here first stays ({remote_addr})",
+                    peer.short()
+                );
+                (supervisor.on_event)(Lifecycle::IdentityClash { peer, remote_addr });
             }
             Ok(Report::Stop(end)) => {
                 supervisor.outbound.stop();
@@ -133,10 +145,18 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         );
         self.detached.remove(&started.peer);
         self.outbound.started(started.peer, started.conn, started.kind, started.dial, now);
-        let pulse = Pulse { heard: 0, writes: 0, parting: false };
+        let pulse = Pulse { heard: 0, writes: 0, parting: false, peer_busy: false };
         self.watched.insert(
             started.conn,
-            Watched { pulse, heard_at: now, wrote_at: now, parting_since: None, busy_since: None, warned: false },
+            Watched {
+                pulse,
+                heard_at: now,
+                wrote_at: now,
+                parting_since: None,
+                busy_since: None,
+                warned: false,
+                told: false,
+            },
         );
         (self.on_event)(Lifecycle::Started(started));
     }
@@ -145,7 +165,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         let SessionEnded { session, reason, retry_after, unacked_bytes, decision } = ended;
         let Session { conn, peer, kind, .. } = *session;
         log::info!(target: "threadwire::session", "{} {conn}: disconnected: {reason}", peer.short());
-        self.shared.metrics.sessions_ended.add();
+        self.shared.metrics.session_ended(&reason);
         self.watched.remove(&conn);
         let entry = self.shared.registry.unregister(conn);
         let link = self.shared.registry.link(&peer);
@@ -159,7 +179,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         self.outbound.ended(peer, conn, retry_after, now, &mut self.rng);
         (self.on_event)(Lifecycle::Ended { peer, conn, kind, reason, unacked_bytes });
         if let Some(link) = link {
-            self.commands.send(Command::Decided(link, decision));
+            self.commands.send(Command::Decided(link, Box::new(decision)));
         }
     }
 
@@ -284,19 +304,27 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             if pulse.heard != watched.pulse.heard || !link.is_busy() {
                 (watched.busy_since, watched.warned) = (None, false);
             }
+            // Before the other side asks for a sign of life and gives us up.
+            let busy = link.is_busy() && now - *watched.busy_since.get_or_insert(now) > TELL_BUSY;
+            if std::mem::replace(&mut watched.told, busy) != busy {
+                session.tell_busy(&link, busy);
+            }
             if link.is_busy() && now - *watched.busy_since.get_or_insert(now) > times.watchdog && !watched.warned {
                 watched.warned = true;
                 log::warn!(
                     target: "threadwire::session",
                     "{} {}: a handler has been running for more than {:?}", link.id.short(), session.conn, times.watchdog
                 );
+                (self.on_event)(Lifecycle::HandlerSlow { peer: link.id, conn: session.conn });
             }
             // A handler that runs keeps its thread from reading: nobody is judged late meanwhile.
             if pulse.heard != watched.pulse.heard || link.is_busy() {
                 watched.heard_at = now;
             }
-            // Odd: a write is under way, and has been since the count last changed.
-            if pulse.writes != watched.pulse.writes || pulse.writes.is_multiple_of(2) {
+            // Odd: a write is under way, and has been since the count last changed. A peer whose handler runs does not
+            // read: that is no stall if it has said so, or if ours keeps us from reading that.
+            let writes = pulse.writes != watched.pulse.writes || pulse.writes.is_multiple_of(2);
+            if writes || pulse.peer_busy || link.is_busy() {
                 watched.wrote_at = now;
             }
             if pulse.parting {

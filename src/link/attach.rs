@@ -16,12 +16,13 @@ use crate::link::offer::{Answer, Attachment, Decision, Offer};
 use crate::wire::{Attach, LaneAttach};
 
 impl LinkCore {
-    fn decides(&self) -> bool {
+    pub(super) fn decides(&self) -> bool {
         self.me < self.peer
     }
 
-    /// A connection has proven to be the peer's. `nonce` is fresh randomness, for the token of a first attach.
-    pub(crate) fn offer(&mut self, offer: Offer, nonce: [u8; 16]) -> Decision {
+    /// A connection has proven to be the peer's. `nonce` is fresh randomness, for the token of a first attach; `now` is on
+    /// the clock of [`Offer::started`].
+    pub(crate) fn offer(&mut self, offer: Offer, nonce: [u8; 16], now: u64) -> Decision {
         let mut decision = Decision::default();
         if !self.decides() {
             self.held.push(offer);
@@ -29,10 +30,8 @@ impl LinkCore {
         }
         match self.attachment {
             Attachment::Detached => self.begin(offer, nonce, &mut decision),
-            Attachment::Attaching { offer: under_way } | Attachment::Attached { offer: under_way, .. }
-                if offer.incarnation < under_way.incarnation =>
-            {
-                decision.close.push((offer.conn, CloseReason::IdentityClash));
+            Attachment::Attaching { offer: under_way } if offer.incarnation < under_way.incarnation => {
+                decision.close.push((offer.conn, CloseReason::Superseded));
             }
             Attachment::Attaching { offer: under_way } if offer.incarnation == under_way.incarnation => {
                 self.held.push(offer);
@@ -41,6 +40,15 @@ impl LinkCore {
                 if offer.incarnation == present.incarnation && offer.started <= since =>
             {
                 decision.close.push((offer.conn, CloseReason::Duplicate));
+            }
+            Attachment::Attached { offer: present, since }
+                if offer.incarnation < present.incarnation && offer.started <= since =>
+            {
+                // Of a life that has ended, or of a process that will come again: no accusation.
+                decision.close.push((offer.conn, CloseReason::Superseded));
+            }
+            Attachment::Attached { offer: present, .. } if self.doubts(offer, present) => {
+                self.ask(offer, None, present.conn, now, &mut decision);
             }
             Attachment::Attaching { offer: old } | Attachment::Attached { offer: old, .. } => {
                 decision.close.push((old.conn, CloseReason::Superseded));
@@ -51,7 +59,7 @@ impl LinkCore {
     }
 
     /// The decider's ATTACH: the old session is fenced off by it.
-    fn begin(&mut self, offer: Offer, nonce: [u8; 16], decision: &mut Decision) {
+    pub(super) fn begin(&mut self, offer: Offer, nonce: [u8; 16], decision: &mut Decision) {
         self.epoch += 1;
         self.token.get_or_insert(nonce);
         self.attachment = Attachment::Attaching { offer };
@@ -103,6 +111,7 @@ impl LinkCore {
         }
         self.meet(told, &mut decision)?;
         self.attached_now(offer, now);
+        self.dismiss_newcomers(&mut decision);
         decision.attached = Some(conn);
         decision.close.extend(self.held.drain(..).map(|held| (held.conn, CloseReason::Duplicate)));
         Ok(decision)
@@ -127,6 +136,24 @@ impl LinkCore {
             decision.close.push((conn, CloseReason::Superseded));
             return Ok(decision);
         }
+        if let Attachment::Attached { offer: present, .. } = self.attachment
+            && self.doubts(offer, present)
+        {
+            self.ask(offer, Some(told.clone()), present.conn, now, &mut decision);
+            return Ok(decision);
+        }
+        self.follow_now(offer, told, now, &mut decision)?;
+        Ok(decision)
+    }
+
+    /// The other side's part, once nothing speaks against it.
+    pub(super) fn follow_now(
+        &mut self,
+        offer: Offer,
+        told: &Attach,
+        now: u64,
+        decision: &mut Decision,
+    ) -> Result<(), Fault> {
         self.epoch = told.epoch;
         self.token = Some(told.token);
         if let Attachment::Attached { offer: old, .. } = self.attachment {
@@ -140,11 +167,12 @@ impl LinkCore {
                 lane.sent = outgoing.replayed();
             }
         }
-        self.meet(told, &mut decision)?;
+        self.meet(told, decision)?;
         self.attached_now(offer, now);
-        decision.say = Some((conn, answer));
-        decision.attached = Some(conn);
-        Ok(decision)
+        self.dismiss_newcomers(decision);
+        decision.say = Some((offer.conn, answer));
+        decision.attached = Some(offer.conn);
+        Ok(())
     }
 
     fn attached_now(&mut self, offer: Offer, now: u64) {
@@ -166,7 +194,7 @@ impl LinkCore {
             Attachment::Attaching { offer } | Attachment::Attached { offer, .. } => offer.conn == conn,
             Attachment::Detached => false,
         };
-        chosen || self.held.iter().any(|held| held.conn == conn)
+        chosen || self.held.iter().any(|held| held.conn == conn) || self.is_newcomer(conn)
     }
 
     /// Adopts the other side's positions.
@@ -208,6 +236,7 @@ impl LinkCore {
     pub(crate) fn gone(&mut self, conn: ConnectionId, nonce: [u8; 16]) -> Decision {
         let mut decision = Decision::default();
         self.held.retain(|held| held.conn != conn);
+        self.forget_newcomer(conn);
         if self.knows(conn) {
             self.attachment = Attachment::Detached;
             if let Some(state_id) = self.giving_up.take() {
@@ -216,6 +245,8 @@ impl LinkCore {
             if self.decides() && !self.held.is_empty() {
                 let next = self.held.remove(0);
                 self.begin(next, nonce, &mut decision);
+            } else {
+                self.admit_newcomers(nonce, &mut decision);
             }
         }
         decision

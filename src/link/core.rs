@@ -10,7 +10,7 @@ use crate::ident::{ConnectionId, PeerId};
 use crate::link::fault::{Fault, NoClaim};
 use crate::link::lane_in::{AckDue, Claim, LaneIn, Piece, Reassembly};
 use crate::link::lane_out::{Chunk, LaneOut, SKIP};
-use crate::link::offer::{Acked, Attachment, Offer};
+use crate::link::offer::{Acked, Attachment, Doubt, Offer};
 use crate::link::segment::{SEGMENT_BYTES, Segment};
 use crate::wire::{Ack, FrameHeader, LANES, Lane};
 
@@ -57,6 +57,10 @@ pub(crate) struct LinkCore {
     pub(super) latest: Option<(u64, u64)>,
     /// Proven connections that wait: for the decider's word, or for the outcome of an attach under way.
     pub(super) held: Vec<Offer>,
+    /// Whether the peer that is attached is the only process of its name.
+    pub(super) doubt: Option<Doubt>,
+    /// Questions asked so far.
+    pub(super) questions: u16,
     pub(super) outgoing: [LaneOut; LANES],
     pub(super) incoming: [LaneIn; LANES],
     /// The session whose claimed messages are being delivered.
@@ -101,6 +105,8 @@ pub(crate) enum Mutation {
     CreditKept,
     /// Acknowledgements of a replaced session count.
     StaleAck,
+    /// Another process of the same name supersedes the one that is attached, without a question.
+    NoDoubt,
 }
 
 impl LinkCore {
@@ -118,6 +124,8 @@ impl LinkCore {
             attachment: Attachment::Detached,
             latest: None,
             held: Vec::new(),
+            doubt: None,
+            questions: 0,
             outgoing: Lane::ALL.map(|lane| LaneOut::new(lane, limits.lane(lane))),
             incoming: Lane::ALL.map(|lane| LaneIn::new(lane, limits.lane(lane) as u64, limits.max_message as u64)),
             delivering: None,

@@ -14,9 +14,13 @@
 //!
 //! The peer with the lower id is the **decider** of the link: it alone chooses the connection that is attached, and
 //! speaks first. That leaves nothing to agree on when both sides dial at once.
+//!
+//! A connection of another life of a peer that is attached waits, on either side, until the session has been asked
+//! whether its process is alive: if it is, two processes have the same key, and the first one stays (`doubt.rs`).
 
 mod attach;
 mod core;
+mod doubt;
 mod fault;
 mod lane_in;
 mod lane_out;
@@ -26,10 +30,12 @@ mod segment;
 #[cfg(test)]
 pub(crate) use core::Mutation;
 pub(crate) use core::{LinkCore, LinkLimits, Taken};
+#[cfg(test)]
+pub(crate) use doubt::SIGN_OF_LIFE;
 pub(crate) use fault::{Fault, NoClaim};
 pub(crate) use lane_in::{AckDue, Claim, Piece, Reassembly};
 pub(crate) use lane_out::{Chunk, ChunkBody};
-pub(crate) use offer::{Acked, Decision, Offer};
+pub(crate) use offer::{Acked, Decision, Offer, Sign};
 pub(crate) use segment::{LARGE, SEGMENT_BYTES, Segment};
 
 #[cfg(test)]

@@ -35,6 +35,30 @@ pub(super) enum Attachment {
     },
 }
 
+/// Somebody else came in the name of a peer that has a session: another life of it. Either its process has ended and
+/// nobody noticed, or two processes have its key. The session is asked which.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Doubt {
+    /// The number of the question.
+    pub(super) question: u16,
+    pub(super) asked: u64,
+    /// The proven connections of other lives, each with the attach it brought if the other side decides.
+    pub(super) newcomers: Vec<(Offer, Option<Attach>)>,
+}
+
+/// What came of the question to a session whether its process is alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sign {
+    /// It answered: it was alive after the newcomer came.
+    Answered,
+    /// Something came that may be older than the question, or there is a reason for it to be late.
+    Heard,
+    /// Nothing came.
+    Nothing,
+    /// Its connection has ended.
+    Ended,
+}
+
 /// What becomes of connections after an event.
 #[derive(Debug, Default)]
 pub(crate) struct Decision {
@@ -44,6 +68,10 @@ pub(crate) struct Decision {
     pub(crate) attached: Option<ConnectionId>,
     /// End these connections, with the reason.
     pub(crate) close: Vec<(ConnectionId, CloseReason)>,
+    /// Ask the session of this connection for a sign of life, by this number; then see to [`LinkCore::judge`].
+    ///
+    /// [`LinkCore::judge`]: super::LinkCore::judge
+    pub(crate) ask: Option<(ConnectionId, u16)>,
     /// What the other side's positions ended.
     pub(crate) acked: Acked,
     /// The other side's state is a new one (and there was one before).

@@ -4,13 +4,14 @@
 //! Upholds: a start that fails leaves nothing running.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{bounded, unbounded};
+use crossbeam_channel::{Receiver, bounded, unbounded};
 
-use crate::config::{self, Config};
-use crate::connections::{Connections, Report, Resolver, Secrets, Shared, SystemResolver, Times};
+use crate::config::{self, Config, OWN_THREADS, THREADS_PER_SESSION};
+use crate::connections::{Caps, Connections, Report, Resolver, Secrets, Shared, SystemResolver, Times};
 use crate::error::{ConfigError, StartError};
 use crate::handshake::{AcceptAll, HandshakeConfig, HandshakePolicy, Identity};
 use crate::ident::Incarnation;
@@ -19,10 +20,13 @@ use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::node::events::{Changes, Events};
 use crate::node::receive::Inlet;
+use crate::node::selfcheck::{self, Needs, Readings};
+use crate::node::shutdown::{self, Ending};
 use crate::registry::{RegistryLimits, SharedRegistry};
 use crate::session::{Consumer, Handler, Message, OnEnd, PeerHandle, QueueLimits, SessionSettings};
+use crate::threads;
 use crate::transport::Transport;
-use crate::transport::tcp::{Tcp, TcpOptions};
+use crate::transport::tcp::{BACKLOG, Tcp, TcpOptions};
 
 /// The protocol id of links between nodes.
 const PROTOCOL: &str = "threadwire-direct/1";
@@ -48,6 +52,7 @@ pub struct NodeBuilder {
     identity: Option<Identity>,
     transport: Option<Arc<dyn Transport>>,
     resolver: Arc<dyn Resolver>,
+    shutdown_signal: Option<(Receiver<()>, Duration)>,
 }
 
 impl NodeBuilder {
@@ -60,6 +65,7 @@ impl NodeBuilder {
             identity: None,
             transport: None,
             resolver: Arc::new(SystemResolver),
+            shutdown_signal: None,
         }
     }
 
@@ -111,31 +117,51 @@ impl NodeBuilder {
         self
     }
 
+    /// Shuts the node down when a channel of the application's fires or disconnects, as [`Node::shutdown`] with
+    /// `deadline` would: the flag that ends the program ends the node too. A thread of the node waits for it. What the
+    /// shutdown left is in the log, and [`Node::wait_shutdown`] returns it.
+    pub fn shutdown_signal(mut self, signal: Receiver<()>, deadline: Duration) -> Self {
+        self.shutdown_signal = Some((signal, deadline));
+        self
+    }
+
     /// Starts the node.
     ///
     /// # Errors
     /// [`StartError`] says what is wrong and where; nothing is left running.
     pub fn start(self) -> Result<Node, StartError> {
-        let Self { config, handler, policy, payload, identity, transport, resolver } = self;
+        let Self { config, handler, policy, payload, identity, transport, resolver, shutdown_signal } = self;
         config.validate()?;
         let identity = match (identity, &config.data_dir) {
             (Some(identity), _) => identity,
             (None, Some(folder)) => Identity::load_or_create(folder)?,
             (None, None) => {
-                log::info!(target: "threadwire::accept", "no data_dir: the identity lasts as long as this process");
+                log::info!(target: "threadwire::node", "no data_dir: the identity lasts as long as this process");
                 Identity::generate()?
             }
         };
         let me = identity.peer_id();
+        let backlog = if transport.is_none() && !config.listen.is_empty() { BACKLOG.unsigned_abs().into() } else { 0 };
         let transport = transport.unwrap_or_else(|| Arc::new(Tcp::new(tcp_options(&config))));
         let mut listeners = Vec::new();
-        let mut local_addrs = Vec::new();
-        if let Some(addr) = config.listen {
+        let mut local_addrs: Vec<SocketAddr> = Vec::new();
+        for &addr in &config.listen {
             let listener = transport.listen(addr).map_err(|source| StartError::Listen { addr, source })?;
             local_addrs.push(listener.local_addr());
             listeners.push(listener);
         }
-        let advertised = config.advertise.or(local_addrs.first().copied());
+        let needs = Needs {
+            sessions: sessions(&config) as u64,
+            half_open: config.half_open as u64,
+            listeners: listeners.len() as u64,
+            backlog,
+        };
+        let findings = selfcheck::check(&needs, &Readings::take());
+        for finding in &findings {
+            log::warn!(target: "threadwire::node", "{}: {finding}", me.short());
+        }
+        let bound = local_addrs.iter().copied().find(|addr| !addr.ip().is_unspecified());
+        let advertised = config.advertise.or(bound);
         let handshake = HandshakeConfig::new(Arc::new(identity), incarnation(), config.network.clone(), PROTOCOL)?
             .advertise(advertised)
             .payload(payload)?
@@ -156,9 +182,9 @@ impl NodeBuilder {
             // The supervisor is gone only when the node is past the point where it waits for sessions.
             Arc::new(move |ended| drop(reports.send(Report::Ended(ended))))
         };
-        let (inbound, outbound, half_open) = (config.inbound, config.outbound, config.half_open);
+        let (inbound, outbound, threads) = (config.inbound, config.outbound, session_threads(&config));
         let shared = Arc::new(Shared {
-            registry: SharedRegistry::new(RegistryLimits { inbound, outbound, half_open, links }),
+            registry: SharedRegistry::new(RegistryLimits { inbound, outbound, links, threads }),
             metrics: Arc::new(Metrics::default()),
             handshake: Arc::new(handshake),
             me,
@@ -174,19 +200,25 @@ impl NodeBuilder {
             start: Instant::now(),
         });
         let changes = Arc::new(Changes::default());
-        let (events, to_application) = Events::new(EVENTS, changes.clone());
+        let (events, to_application) = Events::new(EVENTS, shared.metrics.clone(), changes.clone());
         let on_event = move |lifecycle| events.tell(lifecycle);
-        let connections = Connections::start(&shared, transport, resolver, listeners, to_supervisor, on_event)?;
-        log::info!(target: "threadwire::accept", "{} listens on {local_addrs:?}", me.short());
+        let caps = Caps::of(&config);
+        let connections = Connections::start(&shared, transport, resolver, listeners, caps, to_supervisor, on_event)?;
+        log::info!(target: "threadwire::node", "{}: started, listens on {local_addrs:?}", me.short());
         let node = Node {
             shared,
             local_addrs,
-            connections: crate::sync::Mutex::new(Some(connections)),
-            inlet,
+            connections: Arc::new(crate::sync::Mutex::new(Some(connections))),
+            inlet: inlet.map(Arc::new),
             events: to_application,
             changes,
             names: config.peers.iter().map(|peer| (peer.name.clone(), peer.id)).collect(),
+            ending: Arc::new(Ending::new()),
+            findings,
         };
+        if let Some((signal, time)) = shutdown_signal {
+            shutdown::shut_down_on(node.closing(), signal, time)?;
+        }
         for peer in &config.peers {
             node.add_peer(peer.id, peer.addresses.iter().cloned())
                 .map_err(|error| ConfigError { place: format!("peer {:?}", peer.name), what: error.to_string() })?;
@@ -207,6 +239,19 @@ fn incarnation() -> Incarnation {
     Incarnation(now.as_nanos() as u64)
 }
 
+/// Sessions that the configuration allows at one time.
+fn sessions(config: &Config) -> usize {
+    let threads = config.max_threads.map_or(usize::MAX, |threads| threads.saturating_sub(OWN_THREADS));
+    config.inbound.saturating_add(config.outbound).min(threads / THREADS_PER_SESSION)
+}
+
+/// The thread budget, less the node's own threads.
+fn session_threads(config: &Config) -> usize {
+    let sessions = config.inbound.saturating_add(config.outbound).saturating_mul(THREADS_PER_SESSION);
+    let asked = config.max_threads.unwrap_or(sessions.saturating_add(OWN_THREADS));
+    asked.min(threads::most().unwrap_or(usize::MAX)).saturating_sub(OWN_THREADS)
+}
+
 fn settings(config: &Config, handler: bool) -> SessionSettings {
     SessionSettings {
         queue: QueueLimits { messages: config.queue_messages, bytes: config.queue_bytes },
@@ -222,4 +267,20 @@ fn settings(config: &Config, handler: bool) -> SessionSettings {
 fn tcp_options(config: &Config) -> TcpOptions {
     let config::Tcp { nodelay, keepalive, user_timeout, notsent_low_water_mark, .. } = config.tcp;
     TcpOptions { nodelay, keepalive, user_timeout, notsent_low_water_mark }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_thread_budget_is_what_the_limits_ask_for_or_less_if_the_configuration_or_the_system_says_so() {
+        let mut config = Config::default();
+        assert_eq!(session_threads(&config), 2 * (512 + 64));
+        config.max_threads = Some(8);
+        assert_eq!(session_threads(&config), 4);
+        (config.max_threads, config.inbound) = (None, usize::MAX);
+        let most = threads::most().unwrap_or(usize::MAX);
+        assert_eq!(session_threads(&config), most.saturating_sub(OWN_THREADS));
+    }
 }

@@ -1,9 +1,12 @@
 //! Lifecycle events: what a node tells its application of connections.
 //!
-//! Owns: the bounded channel to the application, and the count of what did not fit. Threads: `supervisor` tells.
-//! Locks: its own, a leaf, in [`Changes`]. Blocks on: nothing to tell; [`Changes::wait`] waits with a deadline.
-//! Upholds: telling never blocks; what was missed is counted and said before the next event.
+//! Owns: the bounded channel to the application, the count of what did not fit, and what was told of peers that cannot
+//! be reached. Threads: `supervisor` tells. Locks: its own, leaves, in [`Events`] and [`Changes`].
+//! Blocks on: nothing to tell; [`Changes::wait`] waits with a deadline.
+//! Upholds: telling never blocks; what was missed is counted and said before the next event; what goes on failing the
+//! same way is told once.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +17,14 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::connections::{Lifecycle, Started};
 use crate::error::{DialError, DisconnectReason};
 use crate::ident::{ConnectionId, Incarnation, PeerId, SessionKind};
+use crate::metrics::Metrics;
 use crate::sync::{Condvar, Mutex};
+
+/// Failures that are told of one peer until it is connected.
+const TOLD: usize = 16;
+
+/// Peers that this is kept of.
+const FAILING: usize = 4096;
 
 /// Something happened to a connection.
 #[derive(Debug, Clone)]
@@ -62,12 +72,35 @@ pub enum Event {
         incarnation: Incarnation,
     },
     /// A dial failed. Peers that are kept are dialled again.
+    ///
+    /// Of a peer that is dialled again and again, each address and cause is told once until the peer is connected, and
+    /// sixteen at most: what goes on failing the same way pushes out no other event. Each failure is counted in
+    /// [`Node::metrics`](crate::Node::metrics). A dial of [`Node::connect`](crate::Node::connect) is always told.
     #[non_exhaustive]
     DialFailed {
         /// Whom we expected there, if anybody in particular.
         peer: Option<PeerId>,
         /// How far it came, and why not further.
         error: DialError,
+    },
+    /// Two processes have the key of `peer`, as when a disk was copied: one of them had a session and has just shown that
+    /// it lives, so the other one was refused. If `peer` is this node's own id, this is one of the two, and the other one
+    /// was first. Stop one of them, and give it a data folder of its own.
+    #[non_exhaustive]
+    IdentityClash {
+        /// Whose key.
+        peer: PeerId,
+        /// The other end of the connection that was refused.
+        remote_addr: SocketAddr,
+    },
+    /// A message handler of this peer has been running for longer than `handler_watchdog`, and nothing was read
+    /// meanwhile. Told once until it ends.
+    #[non_exhaustive]
+    HandlerSlow {
+        /// Whose messages.
+        peer: PeerId,
+        /// On which connection.
+        conn: ConnectionId,
     },
     /// So many events did not fit since the last one that was taken.
     Missed(u64),
@@ -77,14 +110,18 @@ pub enum Event {
 pub(super) struct Events {
     to_application: Sender<Event>,
     missed: AtomicU64,
+    metrics: Arc<Metrics>,
     changes: Arc<Changes>,
+    /// What was told of peers that cannot be reached now.
+    failing: Mutex<HashMap<PeerId, Vec<DialError>>>,
 }
 
 impl Events {
     /// A channel of `capacity` events.
-    pub(super) fn new(capacity: usize, changes: Arc<Changes>) -> (Self, Receiver<Event>) {
+    pub(super) fn new(capacity: usize, metrics: Arc<Metrics>, changes: Arc<Changes>) -> (Self, Receiver<Event>) {
         let (to_application, receiver) = bounded(capacity);
-        (Self { to_application, missed: AtomicU64::new(0), changes }, receiver)
+        let (missed, failing) = (AtomicU64::new(0), Mutex::default());
+        (Self { to_application, missed, metrics, changes, failing }, receiver)
     }
 
     /// Tells the application, and wakes whoever waits for a change.
@@ -93,6 +130,7 @@ impl Events {
             Lifecycle::Started(started) => {
                 let Started { peer, conn, kind, incarnation, restarted, local_addr, remote_addr, advertised, .. } =
                     started;
+                self.failing.lock().remove(&peer);
                 if restarted {
                     self.put(Event::IncarnationChanged { peer, incarnation });
                 }
@@ -101,19 +139,42 @@ impl Events {
             Lifecycle::Ended { peer, conn, kind, reason, unacked_bytes } => {
                 self.put(Event::Disconnected { peer, conn, kind, reason, unacked_bytes });
             }
-            Lifecycle::DialFailed { peer, error } => self.put(Event::DialFailed { peer, error }),
+            Lifecycle::DialFailed { peer, error } => {
+                if peer.is_none_or(|peer| self.is_news(peer, &error)) {
+                    self.put(Event::DialFailed { peer, error });
+                }
+            }
+            Lifecycle::IdentityClash { peer, remote_addr } => self.put(Event::IdentityClash { peer, remote_addr }),
+            Lifecycle::HandlerSlow { peer, conn } => self.put(Event::HandlerSlow { peer, conn }),
         }
         self.changes.happened();
+    }
+
+    /// Whether a peer has not failed like this since it was last connected; see [`Event::DialFailed`].
+    fn is_news(&self, peer: PeerId, error: &DialError) -> bool {
+        let mut failing = self.failing.lock();
+        if failing.len() >= FAILING && !failing.contains_key(&peer) {
+            // Whoever still fails is told once more.
+            failing.clear();
+        }
+        let told = failing.entry(peer).or_default();
+        let news = told.len() < TOLD && !told.contains(error);
+        if news {
+            told.push(error.clone());
+        }
+        news
     }
 
     fn put(&self, event: Event) {
         let missed = self.missed.swap(0, Ordering::Relaxed);
         if missed > 0 && self.to_application.try_send(Event::Missed(missed)).is_err() {
             self.missed.fetch_add(missed + 1, Ordering::Relaxed);
+            self.metrics.events_missed.add();
             return;
         }
         if self.to_application.try_send(event).is_err() {
             self.missed.fetch_add(1, Ordering::Relaxed);
+            self.metrics.events_missed.add();
         }
     }
 }
@@ -154,16 +215,59 @@ mod tests {
     use super::*;
     use crate::error::{DialCause, DialStage};
 
+    fn events(capacity: usize) -> (Events, Receiver<Event>) {
+        Events::new(capacity, Arc::default(), Arc::default())
+    }
+
+    fn failed(peer: Option<PeerId>, port: u16, cause: DialCause) -> Lifecycle {
+        let addr = SocketAddr::from(([127, 0, 0, 1], port)).into();
+        Lifecycle::DialFailed { peer, error: DialError { addr, stage: DialStage::Connect, cause } }
+    }
+
+    fn started(peer: PeerId) -> Lifecycle {
+        let addr = SocketAddr::from(([127, 0, 0, 1], 1));
+        Lifecycle::Started(Started {
+            peer,
+            conn: ConnectionId(1),
+            kind: SessionKind::Outbound,
+            incarnation: Incarnation(1),
+            dial: None,
+            restarted: false,
+            local_addr: addr,
+            remote_addr: addr,
+            advertised: None,
+        })
+    }
+
+    #[test]
+    fn a_peer_that_goes_on_failing_is_told_once_for_each_address_and_cause_until_it_is_connected() {
+        let (events, receiver) = events(100);
+        let peer = PeerId::from_bytes([7; 32]);
+        let told = || receiver.try_iter().filter(|event| matches!(event, Event::DialFailed { .. })).count();
+        (0..50).for_each(|_| events.tell(failed(Some(peer), 1, DialCause::ShuttingDown)));
+        assert_eq!(told(), 1);
+        events.tell(failed(Some(peer), 2, DialCause::ShuttingDown));
+        events.tell(failed(Some(peer), 1, DialCause::Io(std::io::ErrorKind::ConnectionRefused)));
+        assert_eq!(told(), 2);
+        // Others are told of their own; what nobody keeps is always told.
+        events.tell(failed(Some(PeerId::from_bytes([8; 32])), 1, DialCause::ShuttingDown));
+        (0..3).for_each(|_| events.tell(failed(None, 1, DialCause::ShuttingDown)));
+        assert_eq!(told(), 4);
+        // Ever new addresses end at the bound.
+        (10..200).for_each(|port| events.tell(failed(Some(peer), port, DialCause::ShuttingDown)));
+        assert_eq!(told(), TOLD - 3);
+        events.tell(started(peer));
+        (0..5).for_each(|_| events.tell(failed(Some(peer), 1, DialCause::ShuttingDown)));
+        assert_eq!(told(), 1);
+    }
+
     #[test]
     fn what_does_not_fit_is_counted_and_said_before_the_next_event() {
-        let (events, receiver) = Events::new(2, Arc::new(Changes::default()));
-        let failed = || {
-            let addr = SocketAddr::from(([127, 0, 0, 1], 1)).into();
-            let error = DialError { addr, stage: DialStage::Connect, cause: DialCause::ShuttingDown };
-            Lifecycle::DialFailed { peer: None, error }
-        };
+        let (events, receiver) = events(2);
+        let failed = || failed(None, 1, DialCause::ShuttingDown);
         (0..5).for_each(|_| events.tell(failed()));
         assert_eq!(receiver.try_iter().count(), 2);
+        assert_eq!(events.metrics.events_missed.value(), 3);
         events.tell(failed());
         let kinds: Vec<_> = receiver.try_iter().map(|event| matches!(event, Event::Missed(3))).collect();
         assert_eq!(kinds, [true, false]);

@@ -8,7 +8,9 @@
 mod builder;
 mod dial;
 mod events;
+mod peers;
 mod receive;
+mod selfcheck;
 mod shutdown;
 
 use std::collections::HashMap;
@@ -19,20 +21,23 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use crate::connections::{Connections, Redial, Shared};
+use crate::connections::{Connections, Shared};
 use crate::error::{ConnectError, RecvError, SendError, SendErrorKind};
 use crate::ident::PeerId;
 use crate::metrics::MetricsSnapshot;
-use crate::session::{self, Batch, LinkStats, Message, PeerHandle, PeerLink};
+use crate::registry::SessionInfo;
+use crate::session::{self, Batch, Message, PeerHandle};
 use crate::sync::Mutex;
 
 pub use builder::NodeBuilder;
 pub use events::Event;
+pub use peers::PeerInfo;
+pub use selfcheck::{Finding, SystemLimit};
 pub use shutdown::{PeerReport, ShutdownReport};
 
 use events::Changes;
 use receive::Inlet;
-use shutdown::Closing;
+use shutdown::{Closing, Ending};
 
 /// How long a dropped node may take to shut down.
 const DROP_DEADLINE: Duration = Duration::from_secs(2);
@@ -43,27 +48,15 @@ const DROP_DEADLINE: Duration = Duration::from_secs(2);
 pub struct Node {
     shared: Arc<Shared>,
     local_addrs: Vec<SocketAddr>,
-    /// Absent once it was shut down.
-    connections: Mutex<Option<Connections>>,
-    inlet: Option<Inlet>,
+    /// Absent once its shutdown has begun.
+    connections: Arc<Mutex<Option<Connections>>>,
+    inlet: Option<Arc<Inlet>>,
     events: Receiver<Event>,
     changes: Arc<Changes>,
     /// The peers of the configuration, by name.
     names: HashMap<String, PeerId>,
-}
-
-/// What a node knows of a peer now.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct PeerInfo {
-    /// Who it is.
-    pub id: PeerId,
-    /// Counts of its messages, and whether it is connected.
-    pub stats: LinkStats,
-    /// How often in a row the node has planned to dial it again, if it is kept and not connected; else 0.
-    pub attempts: u32,
-    /// When it is dialled next; `None` while it is connected or being dialled, or is not kept.
-    pub next_retry: Option<Instant>,
+    ending: Arc<Ending>,
+    findings: Vec<Finding>,
 }
 
 impl Node {
@@ -72,9 +65,14 @@ impl Node {
         self.shared.me
     }
 
-    /// Where it listens, with the port the system chose; `None` if it does not.
+    /// Where it listens first, with the port the system chose; `None` if it does not listen.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.local_addrs.first().copied()
+    }
+
+    /// Where it listens, in the order of the configuration, with the ports the system chose.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.local_addrs
     }
 
     /// A handle on a peer of the configuration, by its name there.
@@ -174,7 +172,7 @@ impl Node {
         if session::in_handler() {
             return Err(RecvError::WouldBlock);
         }
-        self.inlet.as_ref().ok_or(RecvError::HasHandler)
+        self.inlet.as_deref().ok_or(RecvError::HasHandler)
     }
 
     /// What happens to connections, for a `select!` loop or a thread of your own. Bounded: what nobody takes is counted
@@ -183,43 +181,77 @@ impl Node {
         self.events.clone()
     }
 
-    /// The peers the node knows, connected or not.
+    /// What the node knows of each peer now, connected or not, in the order of their ids.
     pub fn peers(&self) -> Vec<PeerInfo> {
-        let links = self.shared.registry.links();
-        let info = |link: Arc<PeerLink>| {
-            let Redial { attempts, next: next_retry } = self.shared.redial(&link);
-            PeerInfo { id: link.id, stats: PeerHandle::new(link).stats(), attempts, next_retry }
-        };
-        links.into_iter().map(info).collect()
+        peers::all(&self.shared)
     }
 
-    /// Counts of what happened to connections so far.
+    /// Every connection that takes a place now, also those that have not proven whose they are and dials under way, in
+    /// the order they were accepted or dialled.
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        self.shared.registry.sessions_info()
+    }
+
+    /// Counts of what happened to connections and messages so far.
     pub fn metrics(&self) -> MetricsSnapshot {
-        self.shared.metrics.snapshot()
+        let mut metrics = self.shared.metrics.snapshot();
+        for link in self.shared.registry.links() {
+            metrics.traffic.merge(&PeerHandle::new(link).traffic());
+        }
+        metrics
+    }
+
+    /// Limits of the system that were lower, when the node started, than its configuration may come to need: descriptors,
+    /// threads, memory maps, the backlog. Each was a warning in the log. What the system does not tell is not judged.
+    pub fn self_check(&self) -> &[Finding] {
+        &self.findings
     }
 
     /// Shuts the node down: refuses new messages, waits until those accepted are acknowledged, says goodbye to every
-    /// peer, ends every thread. Inside a handler it only begins to, and returns at once. Later calls report nothing.
+    /// peer, ends every thread.
+    ///
+    /// It happens once. Whoever calls while it goes on, or after it, gets the same report when it is over; a caller whose
+    /// own deadline comes first gets one that is not [`finished`](ShutdownReport::finished). Inside a message handler the
+    /// shutdown begins, with this deadline, and the call returns at once with such a report.
     ///
     /// # Blocking
     /// Up to `deadline` from now; less if everything is drained before.
     pub fn shutdown(&self, deadline: Duration) -> ShutdownReport {
-        let closing = Closing {
-            shared: &self.shared,
-            connections: &self.connections,
-            inlet: self.inlet.as_ref(),
-            changes: &self.changes,
-        };
-        shutdown::shut_down(&closing, Instant::now() + deadline)
+        shutdown::shut_down(&self.closing(), shutdown::deadline_in(deadline))
+    }
+
+    /// Whether a shutdown has begun, whoever asked for it: messages are refused from then on.
+    pub fn is_shutting_down(&self) -> bool {
+        self.ending.has_begun()
+    }
+
+    /// Waits until the node has shut down, whoever asks for it: another thread, a handler, or the signal given to
+    /// [`NodeBuilder::shutdown_signal`]. `None`: it has not within `timeout`, or this is a message handler, where nothing
+    /// may wait.
+    ///
+    /// # Blocking
+    /// Up to `timeout`.
+    pub fn wait_shutdown(&self, timeout: Duration) -> Option<ShutdownReport> {
+        if session::in_handler() {
+            return self.ending.report();
+        }
+        self.ending.wait(shutdown::deadline_in(timeout))
+    }
+
+    fn closing(&self) -> Closing {
+        Closing {
+            shared: self.shared.clone(),
+            connections: self.connections.clone(),
+            inlet: self.inlet.clone(),
+            changes: self.changes.clone(),
+            ending: self.ending.clone(),
+        }
     }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let report = self.shutdown(DROP_DEADLINE);
-        if !report.is_clean() {
-            log::warn!(target: "threadwire::link", "a dropped node left something behind: {report:?}");
-        }
+        self.shutdown(DROP_DEADLINE);
     }
 }
 

@@ -1,14 +1,20 @@
 //! Shutting down: drain, say goodbye, end every thread, by a deadline.
 //!
-//! Owns: nothing. Threads: the application's. Locks: the registry lock, the link lock and the outbox lock, one at a time.
-//! Blocks on: changes (acknowledgements are looked for every few milliseconds, ends of sessions wake), never beyond the
-//! deadline.
-//! Upholds: shutdown ends; what it left is named: messages per peer, threads that something still holds.
+//! Owns: how far the shutdown is, and what it left. Threads: the application's, or `shutdown` when a handler or the
+//! application's own signal asked. Locks: the registry lock, the link lock and the outbox lock, one at a time; its own, a
+//! leaf. Blocks on: changes (acknowledgements are looked for every few milliseconds, ends of sessions wake), never beyond
+//! the deadline; the application's signal, until the node ends.
+//! Upholds: shutdown happens once and ends; everybody who asks gets its one report; what it left is named: messages per
+//! peer, threads that something still holds.
 //!
 //! Order: refuse messages -> wait until drained -> stop accepting and dialling -> goodbye to each session -> wait for
 //! their ends -> close those that are late -> join all threads.
 
+use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use crate::connections::{Connections, Shared};
 use crate::error::CloseReason;
@@ -18,19 +24,31 @@ use crate::node::receive::Inlet;
 use crate::registry::Entry;
 use crate::session::{self, PeerHandle};
 use crate::sync::Mutex;
+use crate::threads;
 
 /// How often a draining link is looked at: acknowledgements come within the ack delay, five milliseconds.
 const LOOK: Duration = Duration::from_millis(2);
 /// Kept back from the deadline for goodbyes and joins, as a share of it.
 const GOODBYE_SHARE: u32 = 4;
 
+/// A deadline that is never.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Stack of the thread that shuts down for others.
+const STACK: usize = 256 * 1024;
+
 /// What a shutdown left.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShutdownReport {
+    /// Whether the shutdown is over. If not, it goes on without whoever asked (a handler, or a second caller whose own
+    /// deadline came first), and the rest of this report is empty; see [`Node::wait_shutdown`](crate::Node::wait_shutdown).
+    pub finished: bool,
+    /// Peers that acknowledged every message that was accepted for them, and those that were sent none.
+    pub drained: Vec<PeerId>,
     /// Peers with messages that were accepted and not acknowledged.
     pub undelivered: Vec<PeerReport>,
-    /// Threads that still run: a handler, a policy or the system holds them.
+    /// Threads that still run, by name: a handler holds `rx-<peer>`, a handshake policy `work-<n>`, the system's resolver
+    /// `resolve-<n>`. They end when what holds them returns.
     pub threads: Vec<String>,
 }
 
@@ -47,83 +65,216 @@ pub struct PeerReport {
 }
 
 impl ShutdownReport {
-    /// Whether everything was delivered and every thread has ended.
+    /// Whether the shutdown is over, everything was delivered and every thread has ended.
     pub fn is_clean(&self) -> bool {
-        self.undelivered.is_empty() && self.threads.is_empty()
+        self.finished && self.undelivered.is_empty() && self.threads.is_empty()
+    }
+}
+
+/// How far the shutdown of a node is.
+#[derive(Debug)]
+pub(super) struct Ending {
+    phase: Mutex<Phase>,
+    /// Disconnects when the shutdown is over.
+    over: Mutex<Option<Sender<()>>>,
+    ended: Receiver<()>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Running,
+    Begun,
+    Over(ShutdownReport),
+}
+
+impl Ending {
+    /// Nobody has asked yet.
+    pub(super) fn new() -> Self {
+        let (over, ended) = bounded(0);
+        Self { phase: Mutex::new(Phase::Running), over: Mutex::new(Some(over)), ended }
+    }
+
+    /// Whether somebody has asked.
+    pub(super) fn has_begun(&self) -> bool {
+        !matches!(*self.phase.lock(), Phase::Running)
+    }
+
+    /// True for the first who asks.
+    fn begin(&self) -> bool {
+        let mut phase = self.phase.lock();
+        let first = matches!(*phase, Phase::Running);
+        if first {
+            *phase = Phase::Begun;
+        }
+        first
+    }
+
+    fn end(&self, report: ShutdownReport) {
+        *self.phase.lock() = Phase::Over(report);
+        self.over.lock().take();
+    }
+
+    /// What it left, once it is over.
+    pub(super) fn report(&self) -> Option<ShutdownReport> {
+        if let Phase::Over(report) = &*self.phase.lock() { Some(report.clone()) } else { None }
+    }
+
+    /// Waits until it is over.
+    pub(super) fn wait(&self, deadline: Instant) -> Option<ShutdownReport> {
+        // Nothing is ever sent: it disconnects.
+        let _ = self.ended.recv_deadline(deadline);
+        self.report()
     }
 }
 
 /// The parts of a node that a shutdown ends.
-pub(super) struct Closing<'a> {
-    pub(super) shared: &'a Shared,
-    pub(super) connections: &'a Mutex<Option<Connections>>,
-    pub(super) inlet: Option<&'a Inlet>,
-    pub(super) changes: &'a Changes,
+#[derive(Clone)]
+pub(super) struct Closing {
+    pub(super) shared: Arc<Shared>,
+    pub(super) connections: Arc<Mutex<Option<Connections>>>,
+    pub(super) inlet: Option<Arc<Inlet>>,
+    pub(super) changes: Arc<Changes>,
+    pub(super) ending: Arc<Ending>,
+}
+
+/// So long from now, or never.
+pub(super) fn deadline_in(time: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(time).unwrap_or_else(|| now + FOREVER)
+}
+
+/// Shuts the node down when `signal` fires or disconnects; `time` is what it may take from then on.
+///
+/// # Errors
+/// The system refused a thread.
+pub(super) fn shut_down_on(node: Closing, signal: Receiver<()>, time: Duration) -> io::Result<()> {
+    let wait = move || {
+        let ended = node.ending.ended.clone();
+        select! {
+            recv(signal) -> _ => drop(shut_down(&node, deadline_in(time))),
+            recv(ended) -> _ => {}
+        }
+    };
+    // It ends with the node.
+    threads::spawn("shutdown", "", STACK, wait).map(drop)
 }
 
 /// Shuts a node down.
-pub(super) fn shut_down(node: &Closing<'_>, deadline: Instant) -> ShutdownReport {
-    let registry = &node.shared.registry;
-    let links = registry.links();
-    links.iter().for_each(|link| link.outbox.close());
-    if session::in_handler() {
-        // The handler's own thread is among those that would have to end.
-        if let Some(connections) = node.connections.lock().as_ref() {
-            connections.stop();
-        }
-        let sessions = registry.sessions(|entry| (entry.link.clone(), entry.session.clone()));
-        sessions.iter().for_each(|(link, session)| session.say_goodbye(link, CloseReason::Shutdown));
-        return ShutdownReport::default();
+pub(super) fn shut_down(node: &Closing, deadline: Instant) -> ShutdownReport {
+    if node.ending.begin() {
+        let time = deadline.saturating_duration_since(Instant::now());
+        log::info!(target: "threadwire::node", "{}: shutting down within {time:?}", node.shared.me.short());
     }
-    let Some(connections) = node.connections.lock().take() else { return ShutdownReport::default() };
+    node.shared.registry.links().iter().for_each(|link| link.outbox.close());
     node.changes.happened();
+    if session::in_handler() {
+        // The handler's own thread is among those that have to end: another one sees to it.
+        let others = node.clone();
+        let begun = threads::spawn("shutdown", "", STACK, move || drop(shut_down(&others, deadline)));
+        if let Err(error) = begun {
+            log::warn!(target: "threadwire::node", "{}: shutting down without a drain: {error}", node.shared.me.short());
+            part(node);
+        }
+        return node.ending.report().unwrap_or_default();
+    }
+    let Some(connections) = node.connections.lock().take() else {
+        return node.ending.wait(deadline).unwrap_or_default();
+    };
+    let report = run(node, connections, deadline);
+    tell(node, &report);
+    node.ending.end(report.clone());
+    node.changes.happened();
+    report
+}
 
+/// Stops accepting and dialling, and asks every session to say goodbye.
+fn part(node: &Closing) {
+    if let Some(connections) = node.connections.lock().as_ref() {
+        connections.stop();
+    }
+    say_goodbye(node);
+}
+
+/// Asks every session to say goodbye. Asked again, a session stays with the first ask.
+fn say_goodbye(node: &Closing) -> usize {
+    let sessions = node.shared.registry.sessions(|entry| (entry.link.clone(), entry.session.clone()));
+    sessions.iter().for_each(|(link, session)| session.say_goodbye(link, CloseReason::Shutdown));
+    sessions.len()
+}
+
+/// The shutdown itself.
+fn run(node: &Closing, connections: Connections, deadline: Instant) -> ShutdownReport {
+    let registry = &node.shared.registry;
+    node.changes.happened();
     let share = deadline.saturating_duration_since(Instant::now()) / GOODBYE_SHARE;
     let drained_by = deadline - share;
+    let links = registry.links();
     while Instant::now() < drained_by && links.iter().any(|link| !link.is_drained()) {
         node.changes.wait(node.changes.count(), (Instant::now() + LOOK).min(drained_by));
     }
 
     registry.close();
     connections.stop();
+    // With those of peers that came meanwhile.
+    let mut links = registry.links();
+    links.iter().for_each(|link| link.outbox.close());
     let goodbye_by = deadline - share / 2;
     loop {
         let seen = node.changes.count();
-        let sessions = registry.sessions(|entry| (entry.link.clone(), entry.session.clone()));
-        if sessions.is_empty() || Instant::now() >= goodbye_by {
+        // One that began meanwhile is asked now.
+        if say_goodbye(node) == 0 || Instant::now() >= goodbye_by {
             break;
         }
-        // Asked again, a session stays with the first ask; one that began meanwhile is asked now.
-        sessions.iter().for_each(|(link, session)| session.say_goodbye(link, CloseReason::Shutdown));
         node.changes.wait(seen, goodbye_by.min(Instant::now() + LOOK * 25));
     }
+    // All are closed before one is waited for: a thread that is held takes no time from the others.
+    let late = registry.sessions(|entry| (entry.link.clone(), entry.session.clone()));
+    late.iter().for_each(|(link, session)| session.close(link, CloseReason::Shutdown));
     let mut threads = Vec::new();
-    for (link, session) in registry.sessions(|entry| (entry.link.clone(), entry.session.clone())) {
-        session.close(&link, CloseReason::Shutdown);
-        if let Some(entry) = wait_for_end(node, session.conn, deadline - share / 4) {
-            for thread in entry.threads {
-                if let Err(thread) = thread.join_until(Instant::now()) {
-                    threads.push(thread.name().to_owned());
-                }
+    for (_, session) in late {
+        let Some(entry) = wait_for_end(node, session.conn, deadline - share / 4) else { continue };
+        for thread in entry.threads {
+            if let Err(thread) = thread.join_until(deadline - share / 8) {
+                threads.push(thread.name().to_owned());
             }
         }
     }
     threads.extend(connections.join(deadline));
-    if let Some(inlet) = node.inlet {
+    if let Some(inlet) = &node.inlet {
         inlet.end();
     }
-    node.changes.happened();
-    let undelivered = links.into_iter().filter_map(|link| {
+    links.sort_by_key(|link| link.id);
+    let mut report = ShutdownReport { finished: true, threads, ..ShutdownReport::default() };
+    for link in links {
         let stats = PeerHandle::new(link.clone()).stats();
         let left = stats.accepted - stats.acked - stats.returned - stats.unknown;
         let unsent = (stats.queued_messages as u64).min(left);
-        (left > 0).then(|| PeerReport { peer: link.id, unsent, unknown: left - unsent })
-    });
-    ShutdownReport { undelivered: undelivered.collect(), threads }
+        if left > 0 {
+            report.undelivered.push(PeerReport { peer: link.id, unsent, unknown: left - unsent });
+        } else {
+            report.drained.push(link.id);
+        }
+    }
+    report
+}
+
+/// One line about what a shutdown left.
+fn tell(node: &Closing, report: &ShutdownReport) {
+    let me = node.shared.me.short();
+    if report.is_clean() {
+        log::info!(target: "threadwire::node", "{me}: shut down: {} peers drained", report.drained.len());
+        return;
+    }
+    let messages: u64 = report.undelivered.iter().map(|peer| peer.unsent + peer.unknown).sum();
+    log::warn!(
+        target: "threadwire::node",
+        "{me}: shut down: {} peers drained, {messages} messages to {} peers undelivered, threads still held: {:?}",
+        report.drained.len(), report.undelivered.len(), report.threads
+    );
 }
 
 /// Waits for a closed session's end; one that does not end is taken out, with its threads.
-fn wait_for_end(node: &Closing<'_>, conn: ConnectionId, deadline: Instant) -> Option<Entry> {
+fn wait_for_end(node: &Closing, conn: ConnectionId, deadline: Instant) -> Option<Entry> {
     let registry = &node.shared.registry;
     loop {
         let seen = node.changes.count();

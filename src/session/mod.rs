@@ -12,6 +12,7 @@
 //!  socket -> decoder -> link core (claims) -> handler, or inbox -> channel -> recv      rx-<peer>
 //! ```
 
+mod beat;
 mod gate;
 mod handling;
 mod inbox;
@@ -19,12 +20,14 @@ mod message;
 mod outbox;
 mod peer;
 mod peer_link;
+mod presence;
 mod receiver;
 mod redial;
 mod sender;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;
 mod state;
+mod traffic;
 mod writer;
 
 #[cfg(test)]
@@ -32,9 +35,10 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::error::CloseReason;
+use crossbeam_channel::{Sender, bounded};
+
 use crate::ident::{ConnectionId, SessionKind};
 use crate::sync::channel::Receiver;
 use crate::threads::{self, Thread};
@@ -50,6 +54,7 @@ pub use peer::{LinkStats, PeerHandle};
 pub(crate) use peer_link::{PeerLink, SessionSettings};
 pub(crate) use state::{OnEnd, Pulse, Session, SessionEnded};
 
+use traffic::Counted;
 use writer::Writer;
 
 /// A session that is attached and does not run yet.
@@ -71,47 +76,70 @@ pub(crate) fn prepare(
 ) -> Prepared {
     let Connection { read, write, closer, .. } = connection;
     let session = Arc::new(Session::new(conn, peer.link.id, kind, closer));
+    let write = Arc::new(Counted::new(write, peer.link.traffic.clone()));
     let mut writer = Writer::new(conn, write, Instant::now());
     writer.control(unsent);
     let wake = peer.link.outbox.attach(Box::new(writer));
     Prepared { session, peer: peer.clone(), read, wake }
 }
 
-impl Prepared {
-    /// Starts the two threads. `decoder` holds what was read beyond the handshake.
+/// The two threads of a session that is still to come. They wait for their jobs; dropped without, they end.
+#[derive(Debug)]
+pub(crate) struct Crew {
+    threads: Vec<Thread>,
+    jobs: Jobs,
+}
+
+/// Where the two threads of a session wait.
+#[derive(Debug)]
+pub(crate) struct Jobs {
+    tx: Sender<Job>,
+    rx: Sender<Job>,
+}
+
+/// What a thread of a session runs.
+struct Job(Box<dyn FnOnce() + Send>);
+
+impl Crew {
+    /// Starts the two threads of a session with this peer.
     ///
     /// # Errors
-    /// A thread could not be started: the connection is closed, and the end is reported as of any session.
-    pub(crate) fn run(self, decoder: Decoder, on_end: &OnEnd) -> io::Result<Vec<Thread>> {
-        let Self { session, peer, read, wake } = self;
-        let name = peer.link.id.short();
-        let rx = {
-            let (peer, session, on_end) = (peer.clone(), session.clone(), on_end.clone());
-            let stack = peer.link.settings.rx_stack;
-            threads::spawn("rx", &name, stack, move || receiver::recv_loop(&peer, &session, read, decoder, &on_end))
-        };
-        let rx = match rx {
-            Ok(rx) => rx,
-            Err(error) => {
-                session.close(&peer.link, CloseReason::NoResources);
-                // In place of both threads.
-                session.leave(&peer.link, on_end, Duration::ZERO);
-                session.leave(&peer.link, on_end, Duration::ZERO);
-                return Err(error);
-            }
-        };
-        let tx = {
-            let (link, session, on_end) = (peer.link.clone(), session.clone(), on_end.clone());
-            let stack = link.settings.tx_stack;
-            threads::spawn("tx", &name, stack, move || sender::send_loop(&link, &session, &wake, &on_end))
-        };
-        match tx {
-            Ok(tx) => Ok(vec![tx, rx]),
-            Err(error) => {
-                session.close(&peer.link, CloseReason::NoResources);
-                session.leave(&peer.link, on_end, Duration::ZERO);
-                Err(error)
-            }
+    /// The system refused a thread: refuse the connection, which is whole still.
+    pub(crate) fn start(link: &PeerLink) -> io::Result<Self> {
+        let name = link.id.short();
+        let (tx_thread, tx) = idle("tx", &name, link.settings.tx_stack)?;
+        let (rx_thread, rx) = idle("rx", &name, link.settings.rx_stack)?;
+        Ok(Self { threads: vec![tx_thread, rx_thread], jobs: Jobs { tx, rx } })
+    }
+
+    /// The threads, and where they wait.
+    pub(crate) fn split(self) -> (Vec<Thread>, Jobs) {
+        (self.threads, self.jobs)
+    }
+}
+
+/// A thread that waits for its job, and ends without one.
+fn idle(role: &str, name: &str, stack: usize) -> io::Result<(Thread, Sender<Job>)> {
+    let (sender, jobs) = bounded::<Job>(1);
+    let wait = move || {
+        let job = jobs.recv();
+        drop(jobs);
+        if let Ok(Job(run)) = job {
+            run();
         }
+    };
+    Ok((threads::spawn(role, name, stack, wait)?, sender))
+}
+
+impl Prepared {
+    /// Gives the two threads their jobs. `decoder` holds what was read beyond the handshake.
+    pub(crate) fn run(self, jobs: Jobs, decoder: Decoder, on_end: &OnEnd) {
+        let Self { session, peer, read, wake } = self;
+        let (link, tx_session, tx_on_end, on_end) =
+            (peer.link.clone(), session.clone(), on_end.clone(), on_end.clone());
+        let tx = Job(Box::new(move || sender::send_loop(&link, &tx_session, &wake, &tx_on_end)));
+        let rx = Job(Box::new(move || receiver::recv_loop(&peer, &session, read, decoder, &on_end)));
+        // Each has room for one job and a thread that waits for it.
+        let _ = (jobs.tx.send(tx), jobs.rx.send(rx));
     }
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::error::{SendError, SendErrorKind};
 use crate::ident::PeerId;
+use crate::metrics::Traffic;
 use crate::session::handling;
 use crate::session::outbox::Wait;
 use crate::session::peer_link::PeerLink;
@@ -36,6 +37,12 @@ pub struct LinkStats {
     pub returned: u64,
     /// Of these, written and never answered.
     pub unknown: u64,
+    /// Messages that came from the peer.
+    pub received: u64,
+    /// Bytes written to its connections, frames and repeats included.
+    pub bytes_sent: u64,
+    /// Bytes read from its connections.
+    pub bytes_received: u64,
     /// Messages that wait to be written for the first time.
     pub queued_messages: usize,
     /// Their bytes.
@@ -151,6 +158,9 @@ impl PeerHandle {
             acked: counts.acked,
             returned: counts.rejected,
             unknown: counts.unknown,
+            received: self.link.traffic.received.value(),
+            bytes_sent: self.link.traffic.sent.value(),
+            bytes_received: self.link.traffic.read.value(),
             queued_messages: queued.messages,
             queued_bytes: queued.bytes,
             oldest_age: queued.oldest.map(|since| since.elapsed()),
@@ -158,6 +168,22 @@ impl PeerHandle {
             unacked_bytes: core.unacked_bytes(),
             sessions: counts.sessions,
             connected: core.attached().is_some(),
+        }
+    }
+
+    /// The same for a sum over all peers.
+    pub(crate) fn traffic(&self) -> Traffic {
+        let stats = self.stats();
+        Traffic {
+            messages_accepted: stats.accepted,
+            messages_acked: stats.acked,
+            messages_returned: stats.returned,
+            messages_unknown: stats.unknown,
+            messages_received: stats.received,
+            bytes_sent: stats.bytes_sent,
+            bytes_received: stats.bytes_received,
+            returned_by: self.link.traffic.returned.snapshot(),
+            rejected_by: self.link.traffic.rejected.snapshot(),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! Blocks on: room in the outbox, in [`PeerLink::push`] with a deadline.
 //! Upholds: what is appended is written by somebody; what is owed is acknowledged within the ack delay.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::link::{AckDue, Acked, LARGE, LinkCore, Segment};
 use crate::session::handling;
 use crate::session::outbox::{Item, Kick, Outbox, QueueLimits, Wait};
 use crate::session::redial::RedialNote;
+use crate::session::traffic::LinkTraffic;
 use crate::session::writer::Writer;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex};
@@ -48,6 +50,10 @@ pub(crate) struct PeerLink {
     pub(super) ack_timer: AtomicBool,
     /// A handler is running.
     pub(super) busy: AtomicBool,
+    /// What went over its connections.
+    pub(crate) traffic: Arc<LinkTraffic>,
+    /// Where the peer said it can be dialled.
+    advertised: Mutex<Option<SocketAddr>>,
     /// The token this side proposes if it decides the first attach.
     pub(crate) token: [u8; 16],
     /// When the peer is dialled again: noted here for those who look.
@@ -72,6 +78,8 @@ impl PeerLink {
             reads: AtomicU64::new(0),
             ack_timer: AtomicBool::new(false),
             busy: AtomicBool::new(false),
+            traffic: Arc::default(),
+            advertised: Mutex::new(None),
             token,
             redial: RedialNote::default(),
         }
@@ -203,6 +211,10 @@ impl PeerLink {
 
     /// Reuses the buffers an acknowledgement freed, and wakes a writer that waited for it.
     pub(crate) fn see_to_freed(&self, acked: Acked) {
+        for (number, cause) in &acked.rejected {
+            self.traffic.returned.add(*cause);
+            log::debug!(target: "threadwire::link", "{}: message {number} was rejected: {cause}", self.id.short());
+        }
         for segment in acked.segments {
             match Arc::into_inner(segment) {
                 Some(segment) if segment.is_large() => self.outbox.spares.recycle_large(segment.into_payload()),
@@ -214,6 +226,16 @@ impl PeerLink {
         if acked.wake {
             self.outbox.kick(false).wake();
         }
+    }
+
+    /// Where the peer said it can be dialled, in the handshake of its last connection.
+    pub(crate) fn advertised(&self) -> Option<SocketAddr> {
+        *self.advertised.lock()
+    }
+
+    /// The peer has said where it can be dialled.
+    pub(crate) fn note_advertised(&self, addr: Option<SocketAddr>) {
+        *self.advertised.lock() = addr;
     }
 
     /// Whether a handler runs now.

@@ -22,7 +22,7 @@ use crate::session::peer_link::PeerLink;
 use crate::session::state::{OnEnd, Session};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::transport::ReadHalf;
-use crate::wire::{self, Ack, Decoder, FrameHeader, FrameType, HEADER, Lane, MAX_BODY, Run, WireError};
+use crate::wire::{self, Ack, Beat, Decoder, FrameHeader, FrameType, HEADER, Lane, MAX_BODY, Run, WireError};
 
 /// Messages claimed at once: the link lock is taken per run, and a handler's progress is told per run.
 const RUN: u32 = 128;
@@ -53,12 +53,19 @@ pub(crate) fn recv_loop(
         match receiver.take_all(&mut decoder) {
             Ok(()) => {}
             Err(End::Cause(cause)) => break Some(cause),
+            Err(End::Broken(error)) => {
+                log::warn!(target: "threadwire::session", "{} {}: {error}", link.id.short(), session.conn);
+                break Some(DisconnectReason::Local(CloseReason::ProtocolError));
+            }
             Err(End::Stale) => break None,
         }
         decoder.shrink_if_idle();
         match read.read(decoder.space()) {
             Ok(0) => break Some(DisconnectReason::Lost(std::io::ErrorKind::UnexpectedEof)),
-            Ok(count) => decoder.filled(count),
+            Ok(count) => {
+                decoder.filled(count);
+                link.traffic.read.more(count as u64);
+            }
             Err(error) => break Some(DisconnectReason::Lost(error.kind())),
         }
         session.heard.fetch_add(1, Ordering::Relaxed);
@@ -76,6 +83,8 @@ pub(crate) fn recv_loop(
 /// Why the loop ends.
 enum End {
     Cause(DisconnectReason),
+    /// The peer sent what is no frame, or one that has no place here.
+    Broken(WireError),
     /// A newer session took over.
     Stale,
 }
@@ -90,8 +99,7 @@ struct Claimed {
 
 impl From<WireError> for End {
     fn from(error: WireError) -> Self {
-        log::debug!(target: "threadwire::session", "{error}");
-        Self::Cause(DisconnectReason::Local(CloseReason::ProtocolError))
+        Self::Broken(error)
     }
 }
 
@@ -130,6 +138,7 @@ impl Receiver<'_> {
             return Ok(());
         }
         let (claim, generation) = self.claim(|core| core.claim(conn, run.lane, run.frames, run.bytes, run.ack_now))?;
+        self.link.traffic.received.more(run.frames.into());
         let more = decoder.pending().len() > run.bytes;
         let bytes = decoder.take_run(run);
         let Run { lane, frames, .. } = run;
@@ -226,7 +235,19 @@ impl Receiver<'_> {
                 let lane = lane()?;
                 self.quick(|core| core.on_other(conn, lane, |other| other.abort(HEADER + body.len())))
             }
-            Some(FrameType::Beat) => Ok(()),
+            Some(FrameType::Beat) => {
+                let beat = Beat::from_body(body);
+                self.session.presence.heard_busy(beat.busy);
+                self.session.hear_beat(beat);
+                Ok(())
+            }
+            Some(FrameType::Alive) => {
+                let busy = body.first().is_some_and(|busy| *busy != 0);
+                if self.session.presence.heard(header.flags, header.kind, busy) {
+                    self.link.outbox.kick(false).wake();
+                }
+                Ok(())
+            }
             Some(FrameType::Goodbye) => self.take_goodbye(body),
             // Unnumbered data is best effort; this version has nobody who takes it.
             Some(FrameType::Data) => Ok(()),
@@ -244,12 +265,6 @@ impl Receiver<'_> {
     fn take_ack(&self, body: &[u8]) -> Result<(), End> {
         let ack: Ack = wire::decode(body)?;
         let acked = self.link.core.lock().on_ack(self.session.conn, &ack).map_err(|fault| self.fault(fault.into()))?;
-        for (number, cause) in &acked.rejected {
-            log::info!(
-                target: "threadwire::session",
-                "{} {}: message {number} was rejected: {cause}", self.link.id.short(), self.session.conn
-            );
-        }
         self.link.see_to_freed(acked);
         Ok(())
     }
@@ -273,6 +288,9 @@ impl Receiver<'_> {
         }
         let ((claim, piece, big), generation) = self.claim(|core| core.claim_piece(conn, lane, header, body))?;
         let (Piece::More(offset) | Piece::Whole(offset)) = piece else {
+            if piece == Piece::Rejected {
+                self.link.traffic.rejected.add(RejectCause::TooLarge);
+            }
             let due = self.link.core.lock().ack_due();
             self.delivered();
             self.link.see_to_acks(due);
@@ -305,6 +323,7 @@ impl Receiver<'_> {
         more: bool,
     ) -> Result<(), End> {
         let Reassembly { kind, bytes: payload, .. } = big;
+        self.link.traffic.received.add();
         let credit = self.link.core.lock().big_credit(lane, payload.len());
         let number = claim.first;
         let handler = match self.sink {
@@ -355,8 +374,9 @@ impl Receiver<'_> {
     fn reject(&self, generation: u32, lane: Lane, number: u64, credit: u64, cause: RejectCause) {
         log::error!(
             target: "threadwire::session",
-            "{} {}: message {number}: {cause}", self.link.id.short(), self.session.conn
+            "{} {}: message {number} of lane {lane:?}: {cause}", self.link.id.short(), self.session.conn
         );
+        self.link.traffic.rejected.add(cause);
         self.link.finish(generation, lane, number + 1, credit, Some((number, cause)));
     }
 

@@ -98,18 +98,26 @@ fn work(
                 None => {}
                 Some(goodbye) => return say_goodbye(link, session, writer, goodbye),
             }
+            if let Some(frames) = session.presence.take_frames() {
+                writer.control(&frames);
+                write(session, &mut writer)?;
+            }
             if !link.gather(&mut writer, std::mem::take(&mut acks)) {
                 break;
             }
         }
         let now = Instant::now();
-        if now >= writer.last() + link.settings.heartbeat {
-            writer.beat(link.busy.load(Ordering::Relaxed));
+        // On a busy line too: it measures the round trip.
+        if now >= timer.beat {
+            timer.beat = now + link.settings.heartbeat;
+            let idle = now >= writer.last() + link.settings.heartbeat;
+            writer.beat(&session.say_beat(now, link.busy.load(Ordering::Relaxed)));
             write(session, &mut writer)?;
-            link.outbox.spares.shrink();
+            if idle {
+                link.outbox.spares.shrink();
+            }
             continue;
         }
-        timer.beat = writer.last() + link.settings.heartbeat;
         // The flag is up if somebody owes an acknowledgement and counts on the timer, even if it was written meanwhile
         // along with data. Whoever owes one while it is down puts it up, and kicks.
         if timer.acks.is_none() && (link.ack_timer.load(Ordering::Relaxed) || link.core.lock().ack_due() != AckDue::No)

@@ -1,21 +1,25 @@
 //! What threads share about one connection of a peer, and the report of its end.
 //!
-//! Owns: the close-once gate, counters that show life. Threads: `tx-<peer>`, `rx-<peer>`, `supervisor`.
-//! Locks: the gate's, a leaf; [`Session::leave`] takes the outbox lock and the link lock, one after the other.
+//! Owns: the close-once gate, counters that show life, the heartbeats' clock. Threads: `tx-<peer>`, `rx-<peer>`, `supervisor`.
+//! Locks: the gate's and the heartbeats', leaves; [`Session::leave`] takes the outbox lock and the link lock, one after the other.
 //! Blocks on: nothing.
 //! Upholds: a session ends once, with one cause, reported by the last of its threads.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{CloseReason, DisconnectReason};
 use crate::ident::{ConnectionId, PeerId, SessionKind};
-use crate::link::Decision;
+use crate::link::{Decision, Sign};
+use crate::session::beat::BeatClock;
 use crate::session::gate::Gate;
 use crate::session::outbox::Goodbye;
 use crate::session::peer_link::PeerLink;
+use crate::session::presence::Presence;
+use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::transport::Closer;
+use crate::wire::Beat;
 
 /// What threads share about one connection of a peer.
 #[derive(Debug)]
@@ -30,6 +34,12 @@ pub(crate) struct Session {
     pub(super) writes: AtomicU64,
     /// Our goodbye is said, or the other side's was heard: nothing is claimed any more.
     pub(super) parting: AtomicBool,
+    /// Whether the process at the other end lives.
+    pub(super) presence: Presence,
+    /// What heartbeats tell of the round trip.
+    beats: Mutex<BeatClock>,
+    /// The other side asked to be left alone for so many milliseconds; whichever thread is last reports it.
+    retry_after_ms: AtomicU64,
 }
 
 impl Session {
@@ -43,6 +53,9 @@ impl Session {
             heard: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             parting: AtomicBool::new(false),
+            presence: Presence::default(),
+            beats: Mutex::new(BeatClock::new(Instant::now())),
+            retry_after_ms: AtomicU64::new(0),
         }
     }
 }
@@ -75,18 +88,63 @@ impl Session {
         link.outbox.ask_goodbye(self.conn, Goodbye::Say(reason)).wake();
     }
 
+    /// Asks the other side for a sign of life, by the number of the question.
+    pub(crate) fn ask(&self, link: &PeerLink, question: u16) {
+        self.presence.ask(question);
+        link.outbox.kick(false).wake();
+    }
+
+    /// Tells the other side whether a handler has been running for a while: it may wait for an answer.
+    pub(crate) fn tell_busy(&self, link: &PeerLink, busy: bool) {
+        self.presence.tell(busy);
+        link.outbox.kick(false).wake();
+    }
+
+    /// What has come of a question, if `heard` reads of the connection were counted when it was asked.
+    pub(crate) fn sign_of_life(&self, link: &PeerLink, question: u16, heard: u64) -> Sign {
+        if self.presence.has_answered(question) {
+            Sign::Answered
+        } else if self.parting.load(Ordering::Relaxed) {
+            // It said goodbye, or nothing can be written to it any more.
+            Sign::Ended
+        } else if link.is_busy() || self.presence.peer_is_busy() || self.heard.load(Ordering::Relaxed) != heard {
+            // Our own handler keeps the answer from being read, or theirs the question.
+            Sign::Heard
+        } else {
+            Sign::Nothing
+        }
+    }
+
     /// What the supervisor looks at: reads, and whether a write is under way.
     pub(crate) fn pulse(&self) -> Pulse {
         Pulse {
             heard: self.heard.load(Ordering::Relaxed),
             writes: self.writes.load(Ordering::Relaxed),
             parting: self.parting.load(Ordering::Relaxed),
+            peer_busy: self.presence.peer_is_busy(),
         }
+    }
+
+    /// What the next heartbeat says.
+    pub(super) fn say_beat(&self, now: Instant, busy: bool) -> Beat {
+        self.beats.lock().say(now, busy)
+    }
+
+    /// A heartbeat came.
+    pub(super) fn hear_beat(&self, beat: Beat) {
+        self.beats.lock().hear(Instant::now(), beat);
+    }
+
+    /// The last round trip measured, from the second heartbeat on.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.beats.lock().rtt()
     }
 
     /// A thread of the session is done; the last one detaches the link and reports.
     pub(super) fn leave(self: &Arc<Self>, link: &Arc<PeerLink>, on_end: &OnEnd, retry_after: Duration) {
+        self.retry_after_ms.fetch_max(retry_after.as_millis() as u64, Ordering::Relaxed);
         let Some(reason) = self.gate.leave() else { return };
+        let retry_after = Duration::from_millis(self.retry_after_ms.load(Ordering::Relaxed));
         link.outbox.detach(self.conn);
         let mut core = link.core.lock();
         let unacked_bytes = core.unacked_bytes();
@@ -105,4 +163,6 @@ pub(crate) struct Pulse {
     /// Odd while a write is under way.
     pub(crate) writes: u64,
     pub(crate) parting: bool,
+    /// A handler of the other side keeps it from reading: it said so.
+    pub(crate) peer_busy: bool,
 }

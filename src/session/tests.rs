@@ -48,8 +48,8 @@ fn attached_link() -> Arc<PeerLink> {
     let mut other = LinkCore::new(ids[1], ids[0], limits, 2);
     let mut core = LinkCore::new(ids[0], ids[1], limits, 1);
     let offer = Offer { conn: ConnectionId(1), started: 1, incarnation: 1 };
-    other.offer(offer, [2; 16]);
-    let (conn, attach) = core.offer(offer, [1; 16]).say.unwrap();
+    other.offer(offer, [2; 16], 1);
+    let (conn, attach) = core.offer(offer, [1; 16], 1).say.unwrap();
     let (_, answer) = other.on_attach(conn, &attach, 1).unwrap().say.unwrap();
     assert_eq!(core.on_attach(conn, &answer, 1).unwrap().attached, Some(conn));
     Arc::new(PeerLink::new(core, ids[1], [1; 16], Arc::new(settings)))

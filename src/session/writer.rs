@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::ident::ConnectionId;
 use crate::link::{Chunk, ChunkBody, LinkCore, Taken};
 use crate::transport::WriteHalf;
-use crate::wire::{FrameType, Goodbye, Lane, put_beat, put_body};
+use crate::wire::{Beat, FrameType, Goodbye, Lane, put_beat, put_body};
 
 /// A caller that wrote by itself less than this ago, and heard nothing since, is probably in a loop: the sender thread
 /// batches better.
@@ -193,9 +193,9 @@ impl Writer {
     }
 
     /// Begins a turn that says the peer is still there.
-    pub(crate) fn beat(&mut self, busy: bool) {
+    pub(crate) fn beat(&mut self, beat: &Beat) {
         self.begin();
-        put_beat(&mut self.control, busy);
+        put_beat(&mut self.control, beat);
         self.len = self.control.len();
     }
 

@@ -17,7 +17,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use super::{Connection, Listener, PendingConnection, Transport, socket};
 
 /// Connections the system keeps ready for [`Listener::accept`]; it may keep fewer (`net.core.somaxconn`).
-const BACKLOG: libc::c_int = 1024;
+pub(crate) const BACKLOG: libc::c_int = 1024;
 
 /// Unanswered keepalive probes after which a connection is given up.
 const KEEPALIVE_RETRIES: u32 = 3;
@@ -98,6 +98,11 @@ impl Transport for Tcp {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
         // Without it a restarted process waits for the minutes its old connections spend in TIME_WAIT.
         socket.set_reuse_address(true)?;
+        if addr.is_ipv6() {
+            // Else `[::]` would take the port of `0.0.0.0` along, on systems that say so, and the two could not be
+            // listened to together.
+            socket.set_only_v6(true).map_err(|error| named("IPV6_V6ONLY", &error))?;
+        }
         socket.set_nonblocking(true)?;
         socket.bind(&addr.into())?;
         socket.listen(BACKLOG)?;
@@ -314,6 +319,19 @@ mod tests {
                 assert_eq!(socket.tcp_user_timeout().unwrap(), fresh.tcp_user_timeout().unwrap());
                 assert_eq!(socket.tcp_notsent_lowat().unwrap(), fresh.tcp_notsent_lowat().unwrap());
             }
+        }
+    }
+
+    #[test]
+    fn both_wildcards_can_be_listened_to_at_one_port() {
+        let v4 = Tcp::default().listen("0.0.0.0:0".parse().unwrap()).unwrap();
+        let port = v4.local_addr().port();
+        match Tcp::default().listen(SocketAddr::new("::".parse().unwrap(), port)) {
+            Ok(v6) => assert_eq!(v6.local_addr().port(), port),
+            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+                println!("skipped: no IPv6 here: {error}")
+            }
+            Err(error) => panic!("listening to both wildcards: {error}"),
         }
     }
 

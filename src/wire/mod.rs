@@ -20,22 +20,24 @@
 //!  4 HELLO    bincode Hello, later fields may follow                handshake
 //!  5 CONFIRM  bincode Confirm                                       handshake
 //!  6 GOODBYE  bincode Goodbye                                       handshake (a refusal) or control, last frame
-//!  7 BEAT     busy u8                                               control
+//!  7 BEAT     busy u8 [clock u64, heard u64, delay u64]             control
 //!  8 SKIP     count u64: so many numbers will never be sent         numbered (it stands for all of them)
 //!  9 ABORT    empty: the big message under way on this lane ends    numbered
+//! 10 ALIVE    busy u8; kind is the number of a question, or 0       control
 //!
 //!  flag 0x01 NUMBERED   takes the next number of its lane
 //!       0x02 FIRST      first piece of a message        (a whole message is FIRST and LAST)
 //!       0x04 LAST       last piece of a message
 //!       0x08 EXPIRY     the body starts with the remaining time
 //!       0x10 ACK_NOW    somebody waits for this acknowledgement
+//!       0x20 ASK        of an ALIVE: a question; answer at once by an ALIVE of the same kind without this flag
 //!
 //!  lane 0 control  1 reply  2 urgent  3 normal  4 bulk
 //! ```
 //!
 //! A payload of more than [`MAX_PIECE`] bytes travels in pieces of that size. A control frame of an unknown type is
-//! skipped; an unknown frame that is NUMBERED counts as received. Bodies other than DATA, SEGMENT, BEAT, SKIP and ABORT
-//! are bincode 1.3 (fixed-width integers, limited, trailing bytes refused except after a hello).
+//! skipped; an unknown frame that is NUMBERED counts as received. Bodies other than DATA, SEGMENT, BEAT, SKIP, ABORT
+//! and ALIVE are bincode 1.3 (fixed-width integers, limited, trailing bytes refused except after a hello).
 
 mod body;
 mod decoder;
@@ -74,6 +76,7 @@ pub enum FrameType {
     Beat = 7,
     Skip = 8,
     Abort = 9,
+    Alive = 10,
 }
 
 impl FrameType {
@@ -90,6 +93,7 @@ impl FrameType {
             7 => Self::Beat,
             8 => Self::Skip,
             9 => Self::Abort,
+            10 => Self::Alive,
             _ => return None,
         })
     }
@@ -142,6 +146,8 @@ pub mod flags {
     pub const EXPIRY: u8 = 0x08;
     /// Somebody waits for this acknowledgement.
     pub const ACK_NOW: u8 = 0x10;
+    /// Of an ALIVE: a question.
+    pub const ASK: u8 = 0x20;
     /// A whole message in one frame.
     pub const WHOLE: u8 = FIRST | LAST;
 }
@@ -242,9 +248,42 @@ pub fn put_segment(out: &mut Vec<u8>, lane: Lane, first: u64, base: u64) {
     out.extend_from_slice(&base.to_le_bytes());
 }
 
+/// Sign of life, with what the other side needs to learn the round trip. Clocks count microseconds, each side's from a
+/// moment of its own; 0 is no time. An old peer's body ends before the clocks, a newer one's may go on after them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Beat {
+    /// The sender runs a message handler.
+    pub busy: bool,
+    /// The sender's clock.
+    pub clock: u64,
+    /// The receiver's clock, as its last beat said it.
+    pub heard: u64,
+    /// Microseconds since that beat came.
+    pub delay: u64,
+}
+
+impl Beat {
+    /// From the body of a BEAT frame; what it does not say is 0.
+    pub fn from_body(body: &[u8]) -> Self {
+        let clock = |at| u64_at(body, at).unwrap_or_default();
+        Self { busy: body.first().is_some_and(|busy| *busy != 0), clock: clock(1), heard: clock(9), delay: clock(17) }
+    }
+}
+
 /// Appends a BEAT frame.
-pub fn put_beat(out: &mut Vec<u8>, busy: bool) {
-    out.extend_from_slice(&FrameHeader::control(FrameType::Beat, 1).to_bytes());
+pub fn put_beat(out: &mut Vec<u8>, beat: &Beat) {
+    out.extend_from_slice(&FrameHeader::control(FrameType::Beat, 25).to_bytes());
+    out.push(u8::from(beat.busy));
+    for clock in [beat.clock, beat.heard, beat.delay] {
+        out.extend_from_slice(&clock.to_le_bytes());
+    }
+}
+
+/// Appends an ALIVE frame: with [`flags::ASK`] question number `question`, else its answer; 0 says only whether a handler
+/// is running.
+pub fn put_alive(out: &mut Vec<u8>, busy: bool, flags: u8, question: u16) {
+    let header = FrameHeader { flags, kind: question, ..FrameHeader::control(FrameType::Alive, 1) };
+    out.extend_from_slice(&header.to_bytes());
     out.push(u8::from(busy));
 }
 

@@ -95,6 +95,21 @@ fn a_run_ends_at_another_lane_at_a_piece_and_after_a_wanted_acknowledgement() {
     assert!(!decoder.is_mid_frame());
 }
 
+#[test]
+fn a_heartbeat_survives_the_wire_and_an_old_or_a_newer_one_is_understood() {
+    let beat = Beat { busy: true, clock: 1, heard: u64::MAX, delay: 3 };
+    let mut stream = Vec::new();
+    put_beat(&mut stream, &beat);
+    let mut decoder = Decoder::new(MAX_BODY);
+    decoder.feed(&stream);
+    let frame = decoder.next_frame().unwrap().unwrap();
+    assert_eq!((frame.header.frame_type(), Beat::from_body(frame.body)), (Some(FrameType::Beat), beat));
+    assert_eq!(Beat::from_body(&[frame.body, &[9; 9]].concat()), beat);
+    for old in [&[][..], &[0], &[0, 1, 2]] {
+        assert_eq!(Beat::from_body(old), Beat { busy: false, clock: 0, heard: 0, delay: 0 });
+    }
+}
+
 proptest! {
     #[test]
     fn any_split_of_the_stream_gives_the_same_frames(

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use threadwire::PeerHandle;
+
 use threadwire::error::{SendError, SendErrorKind};
+use threadwire::{LinkStats, PeerHandle};
 
 /// The shortest numbered payload.
 pub const SHORTEST: usize = 8;
@@ -33,9 +34,10 @@ pub fn fill(to: &PeerHandle, len: usize) -> u64 {
             Err(SendError { kind: SendErrorKind::Full, payload: back }) => {
                 assert!(back == payload, "another message came back");
                 // What is queued goes on into the window as long as that has room.
-                let stats = to.stats();
+                let filled = || (to.stats().queued_messages, to.stats().kept_bytes);
+                let before = filled();
                 std::thread::sleep(Duration::from_millis(50));
-                if to.stats() == stats {
+                if filled() == before {
                     return sent;
                 }
             }

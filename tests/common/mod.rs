@@ -4,14 +4,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
 
 pub mod ledger;
+pub mod limits;
+pub mod mute;
 pub mod names;
 pub mod proxy;
 pub mod stranger;
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 use threadwire::handshake::Identity;
+use threadwire::ident::SessionStatus;
 use threadwire::{Config, Event, Node, NodeBuilder, PeerHandle};
 
 /// How long a test waits for a fact that should come at once: liveness, with more than tenfold slack.
@@ -52,6 +56,24 @@ pub fn link(from: &Node, to: &Node) -> PeerHandle {
     from.wait_connected(to.id(), PATIENCE).unwrap()
 }
 
+/// Where a node listens.
+pub fn addr(node: &Node) -> SocketAddr {
+    node.local_addr().unwrap()
+}
+
+/// A message of one node to another that it is connected to arrives.
+#[track_caller]
+pub fn reaches(from: &Node, to: &Node) {
+    let text = format!("{} at {:?}", from.id(), Instant::now());
+    from.peer(to.id()).unwrap().send(text.as_bytes()).unwrap();
+    assert_eq!(to.recv_timeout(PATIENCE).unwrap().payload(), text.as_bytes());
+}
+
+/// Connections of a node that take a place and have no session yet.
+pub fn handshaking(node: &Node) -> usize {
+    node.sessions().iter().filter(|session| session.status == SessionStatus::Handshaking).count()
+}
+
 /// Waits for a fact.
 #[track_caller]
 pub fn wait_until(what: &str, mut fact: impl FnMut() -> bool) {
@@ -85,8 +107,7 @@ pub fn node_threads() -> Vec<String> {
     let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
     let of_nodes = |name: &String| {
         ["tx-", "rx-", "work-", "resolve-"].iter().any(|role| name.starts_with(role))
-            || name == "acceptor"
-            || name == "supervisor"
+            || ["acceptor", "supervisor", "shutdown"].contains(&name.as_str())
     };
     names.map(|name| name.trim_end().to_owned()).filter(of_nodes).collect()
 }

@@ -1,9 +1,9 @@
 //! Raw sockets that speak to a node without being one: frames by hand, and a handshake that is listened in on.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 use threadwire::error::CloseReason;
 use threadwire::wire::{FrameHeader, FrameType, Goodbye, HEADER, decode_prefix};
 
@@ -16,6 +16,14 @@ impl Stranger {
     /// Dials a node.
     pub fn dial(addr: SocketAddr) -> Self {
         Self::of(TcpStream::connect(addr).unwrap())
+    }
+
+    /// Dials a node from this address of the machine.
+    pub fn dial_from(ip: IpAddr, addr: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::new(ip, 0).into()).unwrap();
+        socket.connect(&addr.into()).unwrap();
+        Self::of(socket.into())
     }
 
     /// Takes the next connection of a listener.
@@ -63,6 +71,23 @@ impl Stranger {
         reason
     }
 
+    /// The goodbye that is the last thing the other side says, whole.
+    pub fn hear_goodbye(&mut self) -> Option<Goodbye> {
+        let mut last = None;
+        while let Some(frame) = self.hear() {
+            last = reason_of(&frame).map(|_| decode_prefix::<Goodbye>(&frame[HEADER..]).unwrap());
+        }
+        last
+    }
+
+    /// Whether the other side still has the connection open and has said nothing.
+    pub fn remains(&self) -> bool {
+        self.0.set_nonblocking(true).unwrap();
+        let peeked = self.0.peek(&mut [0]);
+        self.0.set_nonblocking(false).unwrap();
+        matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
+    }
+
     fn exactly(&mut self, count: usize) -> Option<Vec<u8>> {
         let mut bytes = vec![0; count];
         let mut have = 0;
@@ -83,6 +108,18 @@ pub fn reason_of(frame: &[u8]) -> Option<CloseReason> {
     let header = FrameHeader::from_bytes(*frame.first_chunk::<HEADER>()?);
     let goodbye = header.frame_type() == Some(FrameType::Goodbye);
     goodbye.then(|| CloseReason::from_code(decode_prefix::<Goodbye>(&frame[HEADER..]).unwrap().reason))
+}
+
+/// Stands between a node that dials and one that listens, hands their whole handshake on, and returns both ends, the
+/// dialler's first: what either says next is heard here.
+pub fn hand_on(between: &TcpListener, listening: SocketAddr) -> [Stranger; 2] {
+    let (mut dialler, mut listener) = (Stranger::accept(between), Stranger::dial(listening));
+    assert!(listener.say(&dialler.hear().unwrap()));
+    for _ in 0..2 {
+        assert!(dialler.say(&listener.hear().unwrap()));
+    }
+    assert!(listener.say(&dialler.hear().unwrap()));
+    [dialler, listener]
 }
 
 /// Stands between a node that dials and one that listens, hands their handshake on, and returns the dialler's two

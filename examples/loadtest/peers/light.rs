@@ -16,7 +16,7 @@ use threadwire::PeerId;
 use threadwire::handshake::{Handshake, HandshakeConfig, Identity, Step, random_bytes};
 use threadwire::ident::Incarnation;
 use threadwire::wire::{
-    self, Ack, Attach, Decoder, Frame, FrameType, Goodbye, HEADER, LANES, Lane, LaneAttach, MAX_HANDSHAKE_BODY,
+    self, Ack, Attach, Beat, Decoder, Frame, FrameType, Goodbye, HEADER, LANES, Lane, LaneAttach, MAX_HANDSHAKE_BODY,
     decode_prefix, flags, put_body,
 };
 
@@ -136,7 +136,7 @@ impl LightPeer {
     /// # Errors
     /// The connection failed.
     pub fn beat(&mut self, now: Instant) -> Result<(), Failure> {
-        wire::put_beat(&mut self.out, false);
+        wire::put_beat(&mut self.out, &Beat::default());
         self.seen.beats_said += 1;
         self.said = now;
         self.flush().context("writing a heartbeat")

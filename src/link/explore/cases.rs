@@ -3,7 +3,7 @@
 //! Owns: nothing. Threads: any. Locks: none. Blocks on: nothing.
 //! Upholds: each fault of the design's list has a case with three messages; each case is small enough to be exhausted.
 
-use crate::link::explore::world::{Case, Consume, Load};
+use crate::link::explore::world::{Case, Clone, Consume, Load};
 use crate::wire::{Lane, MAX_PIECE};
 
 const fn one(from: usize, lane: Lane) -> Load {
@@ -45,10 +45,21 @@ const LOSS_1: Case = Case { losses: 1, dials: [1, 1], ..PLAIN };
 const LOSSES: Case = Case { losses: 3, dials: [1, 3], buffered: false, ..PLAIN };
 const FREEZE: Case = Case { freezes: 1, dials: [1, 1], ..PLAIN };
 const RESTART: Case = Case { dials: [1, 1], ..PLAIN };
+/// A second process has the identity of a side that is connected; it is older or newer than that.
+const CLONE: Case = Case { dials: [1, 1], loads: BOTH, ..PLAIN };
+
+const fn cloned(of: u8, life: u64, dials: u8) -> Option<Clone> {
+    Some(Clone { of, life, dials })
+}
+
 const GIVE_UP: Case = Case { losses: 1, dials: [1, 2], window: ONE, ..PLAIN };
 
 /// Explored whenever the tests run.
 pub(super) const CASES: &[Case] = &[
+    Case { name: "a newer clone of the follower", clone: cloned(1, 3, 2), ..CLONE },
+    Case { name: "an older clone of the follower", clone: cloned(1, 1, 2), loads: SINGLE_BACK, ..CLONE },
+    Case { name: "a newer clone of the decider", clone: cloned(0, 3, 2), ..CLONE },
+    Case { name: "an older clone of the decider", clone: cloned(0, 1, 2), loads: SINGLE_BACK, ..CLONE },
     Case { name: "no fault", fine: true, ..PLAIN },
     Case { name: "no fault, both ways, from a queue", fine: true, loads: BOTH, consume: Consume::Queue, ..PLAIN },
     Case { name: "two dials at once", fine: true, ..DIALS },
@@ -87,6 +98,8 @@ pub(super) const CASES: &[Case] = &[
 
 /// Explored on demand: hours of one core at most, little memory but for the set of states.
 pub(super) const DEEP: &[Case] = &[
+    Case { name: "a newer clone of the follower", clone: cloned(1, 3, 3), fine: true, ..CLONE },
+    Case { name: "a newer clone of the decider, backlog", clone: cloned(0, 3, 3), backlog: true, ..CLONE },
     Case { name: "two dials, one waits in the backlog, both ways", backlog: true, loads: BOTH, ..DIALS },
     Case { name: "a loss, two dials", fine: true, ..LOSS },
     Case { name: "a loss, two dials, backlog, both ways", backlog: true, loads: BOTH, ..LOSS },

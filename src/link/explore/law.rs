@@ -22,6 +22,8 @@ pub(super) enum Law {
     OneOutcome,
     Agreement,
     OneStays,
+    FirstStays,
+    NoFalseAlarm,
     ComesToRest,
     Complete,
 }
@@ -41,6 +43,8 @@ impl fmt::Display for Law {
             Self::OneOutcome => "no message has two outcomes",
             Self::Agreement => "at rest both sides are attached to the same connection, or both to none",
             Self::OneStays => "of two connections at once one stays, the other is closed as a duplicate",
+            Self::FirstStays => "a process that is attached and lives stays, and another one of its name is refused",
+            Self::NoFalseAlarm => "nobody is told of a second process of a name where there is none",
             Self::ComesToRest => "without further faults the link comes to rest",
             Self::Complete => "without further faults everything is delivered and acknowledged",
         })
@@ -93,6 +97,12 @@ impl World {
 
     /// What must hold in every state.
     pub(super) fn check(&self, case: &Case) -> Result<(), Broken> {
+        if let (Some(clone), Some(process)) = (case.clone, &self.clone) {
+            let attached = self.sides[usize::from(1 - clone.of)].core.attached();
+            if process.core.attached().is_some() || attached.is_none_or(|conn| conn.0 != 1) {
+                return broken(Law::FirstStays, format!("{attached:?}, and the clone {:?}", process.core.attached()));
+            }
+        }
         for (me, side) in self.sides.iter().enumerate() {
             if self.wires.iter().filter(|wire| wire.ends[me].claimed.is_some()).count() > 1 {
                 return broken(Law::OneDelivers, format!("two sessions of side {me} deliver"));
@@ -119,6 +129,11 @@ impl World {
         let [a, b] = [&self.sides[0].core, &self.sides[1].core].map(|core| core.attached());
         if a != b || self.wires.len() != usize::from(a.is_some()) {
             return broken(Law::Agreement, format!("{a:?}, {b:?}, and {} connections", self.wires.len()));
+        }
+        if let (Some(clone), Some(process)) = (case.clone, &self.clone)
+            && self.clashes != clone.dials - process.dials
+        {
+            return broken(Law::FirstStays, format!("{} refused of {} dials", self.clashes, clone.dials));
         }
         if case.one_stays && self.connections == 2 {
             let one_ended = match self.superseded {

@@ -6,8 +6,9 @@
 //! The cores talk in real frame bytes. Whatever another thread or process could come in between of is a step of its
 //! own: reading a frame, the end of a delivery, writing a chunk or the acknowledgements, noticing that a connection is
 //! over (each side for itself, while its reader may still have frames that had arrived), dialling, accepting, proving.
-//! `world.rs` says what a state is, `step.rs` and `read.rs` what may happen, `search.rs` how all of it is visited.
+//! `world.rs` says what a state is, `action.rs` what may happen, `step.rs` and `read.rs` what that does, `search.rs` how all of it is visited.
 
+mod action;
 mod cases;
 mod law;
 mod read;
@@ -109,4 +110,9 @@ fn credit_that_is_said_and_not_counted_is_found() {
 #[test]
 fn acknowledgements_of_a_replaced_session_that_count_are_found() {
     finds(Mutation::StaleAck, &[Law::NoFault]);
+}
+
+#[test]
+fn a_second_process_of_a_name_that_is_let_in_is_found() {
+    finds(Mutation::NoDoubt, &[Law::FirstStays]);
 }

@@ -8,8 +8,10 @@ use std::collections::VecDeque;
 use crate::ident::ConnectionId;
 use crate::link::explore::law::{Broken, Law, broken};
 use crate::link::explore::world::{Case, Claimed, Consume, Content, NOW, Packet, World, id_of};
-use crate::link::{Fault, NoClaim, Offer, Piece};
-use crate::wire::{Ack, Attach, Decoder, Frame, FrameHeader, FrameType, HEADER, MAX_BODY, Run, decode, u64_at};
+use crate::link::{Fault, NoClaim, Offer, Piece, Sign};
+use crate::wire::{
+    Ack, Attach, Decoder, Frame, FrameHeader, FrameType, HEADER, MAX_BODY, Run, decode, flags, put_alive, u64_at,
+};
 
 /// The most frames a reader claims at once.
 const RUN: u32 = 8;
@@ -122,7 +124,7 @@ impl World {
         }
         let offer = Offer { conn: id_of(conn), started: end.started, incarnation: life };
         let nonce = self.nonce(side);
-        let decision = self.sides[usize::from(side)].edit().core.offer(offer, nonce);
+        let decision = self.process(side, conn).core.offer(offer, nonce, NOW);
         self.carry_out(case, side, decision)
     }
 
@@ -154,7 +156,10 @@ impl World {
     fn take_frame(&mut self, case: &Case, side: u8, conn: u8, frame: Frame<'_>) -> Result<Taken, Broken> {
         let Frame { header, body } = frame;
         let name = id_of(conn);
-        let core = &mut self.sides[usize::from(side)].edit().core;
+        if header.frame_type() == Some(FrameType::Alive) {
+            return self.take_alive(case, side, conn, header);
+        }
+        let core = &mut self.process(side, conn).core;
         let mangled = || Broken { law: Law::NoFault, detail: format!("a frame that does not decode: {header:?}") };
         let no_claim = match (header.frame_type().ok_or_else(mangled)?, header.lane()) {
             (FrameType::Attach, _) => {
@@ -191,6 +196,21 @@ impl World {
             Ok(()) => Ok(Taken::Yes),
             Err(no_claim) => refuse(no_claim, side, conn),
         }
+    }
+
+    /// Answers a question, or takes the answer to one.
+    fn take_alive(&mut self, case: &Case, side: u8, conn: u8, header: FrameHeader) -> Result<Taken, Broken> {
+        if header.has(flags::ASK) {
+            let mut answer = Vec::new();
+            put_alive(&mut answer, false, 0, header.kind);
+            self.send_on(side, conn, &answer);
+        }
+        if !header.has(flags::ASK) {
+            let nonce = self.nonce(side);
+            let decision = self.process(side, conn).core.judge(header.kind, Sign::Answered, nonce, NOW);
+            self.carry_out(case, side, decision)?;
+        }
+        Ok(Taken::Yes)
     }
 
     /// Claims a piece of a big message.

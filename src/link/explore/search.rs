@@ -8,8 +8,8 @@ use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::link::Mutation;
+use crate::link::explore::action::Action;
 use crate::link::explore::law::{Broken, Law, broken};
-use crate::link::explore::step::Action;
 use crate::link::explore::world::{Case, World};
 
 /// How to search.

@@ -1,4 +1,4 @@
-//! What may happen next, and what it does: everything but reading.
+//! What an action does: everything but reading.
 //!
 //! Owns: nothing. Threads: one explorer. Locks: none. Blocks on: nothing.
 //! Upholds: an action does what the threads of a node do between two points where another thread may come in between;
@@ -7,139 +7,31 @@
 use std::sync::Arc;
 
 use crate::error::{CloseReason, RejectCause};
+use crate::link::explore::action::Action;
 use crate::link::explore::law::{Broken, Law, broken};
 use crate::link::explore::world::{
     Case, Claimed, Consume, Content, End, NOW, Packet, Wire, World, fresh_core, id_of, state_of,
 };
-use crate::link::{AckDue, Chunk, Decision, LARGE, SEGMENT_BYTES, Segment, Taken};
-use crate::wire::{Decoder, FrameHeader, FrameType, Goodbye, HEADER, LANES, Lane, MAX_BODY, flags, put_body};
-
-/// Connections are named by their number, sides by 0 (the decider) and 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Action {
-    /// A side opens a connection.
-    Dial(u8),
-    /// The other side's listener takes it; the handshake happens.
-    Accept(u8),
-    /// A reader takes the next frame, or with `all` as many whole messages as lie there.
-    Read { side: u8, conn: u8, all: bool },
-    /// A reader delivers what it claimed: its handler returns, or the application's queue has it.
-    Deliver { side: u8, conn: u8 },
-    /// The application takes a message from its queue.
-    Take(u8),
-    /// A writer says what acknowledgements are due.
-    Acks(u8),
-    /// A writer writes the next chunk.
-    Chunk(u8),
-    /// A side notices that a connection is over; `early` while its reader still has something.
-    Gone { side: u8, conn: u8, early: bool },
-    /// A connection fails; neither side knows yet.
-    Lose(u8),
-    /// A process ends and starts again.
-    Restart(u8),
-    /// A side has waited for the other long enough.
-    GiveUp(u8),
-    /// A process stands still.
-    Freeze(u8),
-    /// It goes on.
-    Thaw,
-}
-
-impl Action {
-    /// Whether it happens by itself sooner or later.
-    pub(super) fn is_fair(self) -> bool {
-        !matches!(self, Self::Dial(_) | Self::Lose(_) | Self::Restart(_) | Self::GiveUp(_) | Self::Freeze(_))
-    }
-}
-
-impl End {
-    /// Whether a reader may claim more than one message at once.
-    fn has_run(&self, case: &Case) -> bool {
-        let types = self.inbox.iter().map_while(|packet| match packet {
-            Packet::Frame(bytes) => FrameHeader::from_bytes(*bytes.first_chunk()?).frame_type(),
-            Packet::Proof(_) => None,
-        });
-        let announced = |frame: &FrameType| !case.fine && *frame == FrameType::Segment;
-        types.skip_while(announced).take(2).filter(|frame| *frame == FrameType::Data).count() == 2
-    }
-}
+use crate::link::{Chunk, Decision, LARGE, SEGMENT_BYTES, SIGN_OF_LIFE, Segment, Sign, Taken};
+use crate::wire::{
+    Decoder, FrameHeader, FrameType, Goodbye, HEADER, LANES, Lane, MAX_BODY, flags, put_alive, put_body,
+};
 
 impl World {
-    /// Everything that may happen now; some of it may turn out to change nothing.
-    pub(super) fn actions(&self, case: &Case, into: &mut Vec<Action>) {
-        into.clear();
-        for side in (0..2u8).filter(|side| self.awake(*side)) {
-            let me = &self.sides[usize::from(side)];
-            let dialling = |wire: &Wire| wire.dialler == side && !wire.ends[usize::from(side)].gone;
-            if me.dials > 0 && me.core.attached().is_none() && !self.wires.iter().any(dialling) {
-                into.push(Action::Dial(side));
-            }
-            if !me.waiting.is_empty() {
-                into.push(Action::Take(side));
-            }
-            if me.core.attached().is_some() {
-                if me.core.ack_due() != AckDue::No {
-                    into.push(Action::Acks(side));
-                }
-                if !me.asleep && self.has_to_write(case, side) {
-                    into.push(Action::Chunk(side));
-                }
-            }
-            if me.restarts > 0 {
-                into.push(Action::Restart(side));
-            }
-            if me.give_ups > 0 && me.core.attached().is_none() {
-                into.push(Action::GiveUp(side));
-            }
-            if self.freezes > 0 && self.frozen.is_none() {
-                into.push(Action::Freeze(side));
-            }
-        }
-        for wire in &self.wires {
-            self.wire_actions(case, wire, into);
-        }
-        if self.frozen.is_some() {
-            into.push(Action::Thaw);
-        }
-    }
-
-    fn wire_actions(&self, case: &Case, wire: &Wire, into: &mut Vec<Action>) {
-        let conn = wire.conn;
-        if !wire.accepted {
-            if self.frozen.is_none() {
-                into.push(Action::Accept(conn));
-            }
-            return;
-        }
-        for side in (0..2u8).filter(|side| self.awake(*side)) {
-            let [end, far] = [side, 1 - side].map(|side| &wire.ends[usize::from(side)]);
-            if end.claimed.is_some() {
-                into.push(Action::Deliver { side, conn });
-            } else if !end.deaf && !end.inbox.is_empty() {
-                into.push(Action::Read { side, conn, all: false });
-                if end.has_run(case) {
-                    into.push(Action::Read { side, conn, all: true });
-                }
-            }
-            if !end.gone && (wire.lost || far.gone || far.closing) {
-                if end.claimed.is_none() {
-                    into.push(Action::Gone { side, conn, early: false });
-                }
-                if end.claimed.is_some() || !end.inbox.is_empty() {
-                    into.push(Action::Gone { side, conn, early: true });
-                }
-            }
-        }
-        // Whoever waits for a frozen peer gives the connection up for idle.
-        if !wire.lost && (self.losses > 0 || self.frozen.is_some()) {
-            into.push(Action::Lose(conn));
-        }
-    }
-
     /// Does it; false if it changed nothing.
     pub(super) fn apply(&mut self, case: &Case, action: Action) -> Result<bool, Broken> {
         match action {
-            Action::Dial(side) => self.dial(case, side),
+            Action::Dial(side) => {
+                self.sides[usize::from(side)].edit().dials -= 1;
+                self.dial(case, side, false);
+            }
+            Action::DialClone => {
+                let (Some(clone), Some(process)) = (case.clone, &mut self.clone) else { return Ok(false) };
+                process.edit().dials -= 1;
+                self.dial(case, clone.of, true);
+            }
+            Action::Silent(side) => self.judge(case, side, Sign::Nothing)?,
+            Action::Unsure(side) => self.judge(case, side, Sign::Heard)?,
             Action::Accept(conn) => self.accept(conn),
             Action::Read { side, conn, all } => return self.read(case, side, conn, all),
             Action::Deliver { side, conn } => self.deliver(case, side, conn),
@@ -163,11 +55,10 @@ impl World {
         Ok(true)
     }
 
-    fn dial(&mut self, case: &Case, side: u8) {
-        self.sides[usize::from(side)].edit().dials -= 1;
+    fn dial(&mut self, case: &Case, side: u8, cloned: bool) {
         self.connections += 1;
-        let mut wire =
-            Wire { conn: self.connections, dialler: side, accepted: false, lost: false, ends: Default::default() };
+        let (conn, ends) = (self.connections, Default::default());
+        let mut wire = Wire { conn, dialler: side, cloned, accepted: false, lost: false, ends };
         wire.ends[usize::from(side)].started = NOW;
         self.wires.push(wire);
         if !case.backlog && self.frozen.is_none() {
@@ -176,7 +67,7 @@ impl World {
     }
 
     fn accept(&mut self, conn: u8) {
-        let lives = [self.sides[0].life, self.sides[1].life];
+        let lives = [0, 1].map(|side| self.process(side, conn).life);
         let Some(wire) = self.wires.iter_mut().find(|wire| wire.conn == conn) else { return };
         wire.accepted = true;
         wire.ends[usize::from(1 - wire.dialler)].started = NOW;
@@ -234,7 +125,16 @@ impl World {
     /// Tells the link of `side` that a connection is over.
     pub(super) fn tell_gone(&mut self, side: u8, conn: u8) -> Decision {
         let nonce = self.nonce(side);
-        self.sides[usize::from(side)].edit().core.gone(id_of(conn), nonce)
+        self.process(side, conn).core.gone(id_of(conn), nonce)
+    }
+
+    /// The deadline of a side's question has passed.
+    fn judge(&mut self, case: &Case, side: u8, sign: Sign) -> Result<(), Broken> {
+        let nonce = self.nonce(side);
+        let core = &mut self.sides[usize::from(side)].edit().core;
+        let question = core.questions;
+        let decision = core.judge(question, sign, nonce, NOW + SIGN_OF_LIFE);
+        self.carry_out(case, side, decision)
     }
 
     pub(super) fn nonce(&self, side: u8) -> [u8; 16] {
@@ -255,6 +155,12 @@ impl World {
             if put_body(&mut bytes, FrameType::Goodbye, &goodbye).is_ok() {
                 send(wire, 1 - me, &bytes);
             }
+            if reason == CloseReason::IdentityClash {
+                self.clashes += 1;
+                if !wire.cloned {
+                    return broken(Law::NoFalseAlarm, format!("side {side} refuses {conn}"));
+                }
+            }
             if case.one_stays {
                 match reason {
                     CloseReason::Duplicate => self.duplicates += 1,
@@ -263,6 +169,11 @@ impl World {
                 }
             }
         }
+        if let Some((holder, question)) = decision.ask {
+            let mut bytes = Vec::new();
+            put_alive(&mut bytes, false, flags::ASK, question);
+            self.send_on(side, holder.0 as u8, &bytes);
+        }
         if let Some((conn, attach)) = decision.say {
             let mut bytes = Vec::new();
             if put_body(&mut bytes, FrameType::Attach, &attach).is_ok() {
@@ -270,8 +181,9 @@ impl World {
             }
         }
         if let Some(conn) = decision.attached {
-            self.sides[me].edit().asleep = false;
-            if self.sides[me].core.attached() != Some(conn) {
+            let process = self.process(side, conn.0 as u8);
+            process.asleep = false;
+            if process.core.attached() != Some(conn) {
                 return broken(Law::Agreement, format!("side {side} says it attached {conn} and did not"));
             }
         }
@@ -283,7 +195,7 @@ impl World {
     }
 
     /// Puts whole frames on the way.
-    fn send_on(&mut self, side: u8, conn: u8, bytes: &[u8]) {
+    pub(super) fn send_on(&mut self, side: u8, conn: u8, bytes: &[u8]) {
         if let Some(at) = self.wire(conn) {
             send(&mut self.wires[at], 1 - usize::from(side), bytes);
         }
@@ -320,7 +232,7 @@ impl World {
         self.send_on(side, conn.0 as u8, &bytes);
     }
 
-    fn has_to_write(&self, case: &Case, side: u8) -> bool {
+    pub(super) fn has_to_write(&self, case: &Case, side: u8) -> bool {
         let me = &self.sides[usize::from(side)];
         case.ids(usize::from(side), me.numbered).next().is_some()
             || me.core.outgoing.iter().any(|lane| lane.has_unwritten())

@@ -70,6 +70,16 @@ pub(super) struct Case {
     pub(super) rejects: Option<u8>,
     /// Two connections at the same time, nothing lost: one stays.
     pub(super) one_stays: bool,
+    /// A second process has the identity of this side: it starts with this life, and dials so often.
+    pub(super) clone: Option<Clone>,
+}
+
+/// A process that has the identity of another one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clone {
+    pub(super) of: u8,
+    pub(super) life: u64,
+    pub(super) dials: u8,
 }
 
 impl Case {
@@ -96,6 +106,7 @@ impl Case {
         connected: true,
         rejects: None,
         one_stays: false,
+        clone: None,
     };
 
     /// Sender and lane of message `id`.
@@ -226,6 +237,8 @@ pub(super) enum Packet {
 pub(super) struct Wire {
     pub(super) conn: u8,
     pub(super) dialler: u8,
+    /// The dialler is not the side itself, but the other process of its name.
+    pub(super) cloned: bool,
     pub(super) accepted: bool,
     /// Nothing more gets through. What arrived before may still be read.
     pub(super) lost: bool,
@@ -257,6 +270,10 @@ impl End {
 #[derive(Debug, Clone, Hash)]
 pub(super) struct World {
     pub(super) sides: [Shared; 2],
+    /// The other process that has the identity of one side. It has no messages, and gets none if it is kept out.
+    pub(super) clone: Option<Shared>,
+    /// How often a link said that there are two processes of a name.
+    pub(super) clashes: u8,
     pub(super) wires: Vec<Wire>,
     pub(super) connections: u8,
     pub(super) losses: u8,
@@ -269,13 +286,15 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(case: &Case, mutation: Option<Mutation>) -> Self {
-        let side = |me: usize| {
+        // The side that has a clone is in its second life, so that the clone may be older or newer.
+        let life = |me: usize| if case.clone.is_some_and(|clone| usize::from(clone.of) == me) { 2 } else { 1 };
+        let process = |me: usize, life: u64, dials: u8| {
             Shared::new(Side {
-                core: fresh_core(case, me, 1, mutation),
+                core: fresh_core(case, me, life, mutation),
                 numbered: [0; LANES],
                 accepted: case.ids(me, [0; LANES]).fold(0, |set, id| set | 1 << id),
-                life: 1,
-                dials: case.dials[me],
+                life,
+                dials,
                 restarts: case.restarts[me],
                 give_ups: case.give_ups[me],
                 asleep: false,
@@ -285,8 +304,11 @@ impl World {
                 waiting: VecDeque::new(),
             })
         };
+        let side = |me: usize| process(me, life(me), case.dials[me]);
         Self {
             sides: [side(0), side(1)],
+            clone: case.clone.map(|clone| process(clone.of.into(), clone.life, clone.dials)),
+            clashes: 0,
             wires: Vec::new(),
             connections: 0,
             losses: case.losses,
@@ -299,6 +321,15 @@ impl World {
 
     pub(super) fn wire(&self, conn: u8) -> Option<usize> {
         self.wires.iter().position(|wire| wire.conn == conn)
+    }
+
+    /// The process at one end of a connection.
+    pub(super) fn process(&mut self, side: u8, conn: u8) -> &mut Side {
+        let cloned = self.wires.iter().any(|wire| wire.conn == conn && wire.cloned && wire.dialler == side);
+        match &mut self.clone {
+            Some(clone) if cloned => clone.edit(),
+            _ => self.sides[usize::from(side)].edit(),
+        }
     }
 
     /// Whether this side may act.
@@ -342,7 +373,7 @@ impl World {
 
     /// 128 bits that name this state.
     pub(super) fn fingerprint(&mut self) -> u128 {
-        for side in &mut self.sides {
+        for side in self.sides.iter_mut().chain(&mut self.clone) {
             if side.print.is_none() {
                 side.print = Some(Fingerprint::of(&*side.side));
             }

@@ -260,8 +260,8 @@ pub(super) fn attach(link: &PeerLink, far: &mut Far, conn: u64) {
     let offer = Offer { conn, started: now, incarnation: 1 };
     far.conn = conn;
     far.decoder = Decoder::new(MAX_BODY);
-    let near_says = link.core.lock().offer(offer, [7; 16]).say;
-    let far_says = far.core.offer(offer, [9; 16]).say;
+    let near_says = link.core.lock().offer(offer, [7; 16], 1).say;
+    let far_says = far.core.offer(offer, [9; 16], 1).say;
     let decision = match (near_says, far_says) {
         (Some((_, attach)), None) => {
             let (_, answer) = far.core.on_attach(conn, &attach, now + 1).unwrap().say.unwrap();

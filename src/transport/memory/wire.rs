@@ -64,7 +64,7 @@ fn wire_loop(mut poll: Poll, mut wire: Wire, _alive: Arc<Waker>) {
         };
         match poll.poll(&mut events, timeout) {
             Err(error) if error.kind() != ErrorKind::Interrupted => {
-                log::error!("memory transport: poll: {error}");
+                log::error!(target: "threadwire::transport", "memory transport: poll: {error}");
                 break;
             }
             _ => {}

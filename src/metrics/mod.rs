@@ -1,0 +1,291 @@
+//! Counts of what happens to connections and messages, by cause.
+//!
+//! Owns: atomics. Threads: any. Locks: none. Blocks on: nothing.
+//! Upholds: a refusal, a failure or an end is counted once, where it is decided, under its cause, which is a small
+//! integer there and a name only in a snapshot; a total is the sum of its causes, so that the two cannot disagree.
+
+mod cause;
+mod table;
+
+#[cfg(test)]
+mod tests;
+
+use std::io::ErrorKind;
+
+use crate::error::{CloseReason, DialCause, DialError, DialStage, DisconnectReason, RejectCause};
+use crate::ident::SessionKind;
+
+pub use cause::{Cause, ConnectFailure, Refusal};
+pub use table::ByCause;
+pub(crate) use table::{Counter, Table};
+
+/// Counters of ends, by who ended it and why.
+#[derive(Debug, Default)]
+pub(crate) struct EndCounters {
+    local: Table<CloseReason>,
+    remote: Table<CloseReason>,
+    lost: Counter,
+}
+
+impl EndCounters {
+    fn add(&self, reason: &DisconnectReason) {
+        match reason {
+            DisconnectReason::Local(reason) => self.local.add(*reason),
+            DisconnectReason::Remote(reason) => self.remote.add(*reason),
+            DisconnectReason::Lost(_) => self.lost.add(),
+        }
+    }
+
+    fn snapshot(&self) -> Ends {
+        Ends { local: self.local.snapshot(), remote: self.remote.snapshot(), lost: self.lost.value() }
+    }
+}
+
+/// Ends of connections or sessions, by who ended them and why.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct Ends {
+    /// This node ended them.
+    pub local: ByCause<CloseReason>,
+    /// The other side did, and said why.
+    pub remote: ByCause<CloseReason>,
+    /// They failed or ended without a word.
+    pub lost: u64,
+}
+
+impl Ends {
+    /// The sum of all causes.
+    pub fn total(&self) -> u64 {
+        self.local.total() + self.remote.total() + self.lost
+    }
+}
+
+/// Dials that failed, by how far they came and why not further.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct DialFailures {
+    /// The connection could not be opened.
+    pub connect: ByCause<ConnectFailure>,
+    /// The handshake failed.
+    pub handshake: Ends,
+}
+
+impl DialFailures {
+    /// The sum of all causes.
+    pub fn total(&self) -> u64 {
+        self.connect.total() + self.handshake.total()
+    }
+}
+
+/// Messages and bytes of all links.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct Traffic {
+    /// Messages that send verbs took.
+    pub messages_accepted: u64,
+    /// Of these, handed over at the other side.
+    pub messages_acked: u64,
+    /// Of these, rejected by the other side.
+    pub messages_returned: u64,
+    /// Of these, written and never answered.
+    pub messages_unknown: u64,
+    /// Messages that came in and were claimed.
+    pub messages_received: u64,
+    /// Bytes written to connections, frames and repeats included; what was written in handshakes is not.
+    pub bytes_sent: u64,
+    /// Bytes read from connections, in the same sense.
+    pub bytes_received: u64,
+    /// Messages of ours that other sides rejected.
+    pub returned_by: ByCause<RejectCause>,
+    /// Messages of others that this node rejected.
+    pub rejected_by: ByCause<RejectCause>,
+}
+
+impl Traffic {
+    /// Adds another link's.
+    pub(crate) fn merge(&mut self, link: &Self) {
+        self.messages_accepted += link.messages_accepted;
+        self.messages_acked += link.messages_acked;
+        self.messages_returned += link.messages_returned;
+        self.messages_unknown += link.messages_unknown;
+        self.messages_received += link.messages_received;
+        self.bytes_sent += link.bytes_sent;
+        self.bytes_received += link.bytes_received;
+        self.returned_by.merge(&link.returned_by);
+        self.rejected_by.merge(&link.rejected_by);
+    }
+}
+
+/// The counters of a node.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    /// Connections accepted.
+    pub(crate) accepted: Counter,
+    /// Accepts that failed.
+    pub(crate) accept_errors: Counter,
+    /// Of these, for want of descriptors or memory.
+    pub(crate) accepts_starved: Counter,
+    /// Unproven connections sent away to make room for newcomers.
+    pub(crate) evicted: Counter,
+    /// Sessions that did not start because the system refused a thread.
+    pub(crate) spawns_failed: Counter,
+    /// Connections closed before their handshake.
+    pub(crate) refused: Table<Refusal>,
+    /// Dials begun.
+    pub(crate) dials: Counter,
+    /// Lookups of names begun.
+    pub(crate) lookups: Counter,
+    /// Lookups that failed.
+    pub(crate) lookups_failed: Counter,
+    /// Lookups refused.
+    pub(crate) lookups_refused: Counter,
+    dials_unconnected: Table<ConnectFailure>,
+    dials_unproven: EndCounters,
+    handshakes_failed: EndCounters,
+    /// Handshakes that took too long.
+    pub(crate) handshake_timeouts: Counter,
+    /// Connections that were proven and not attached.
+    pub(crate) duplicates: Counter,
+    /// Connections refused because another process has the same identity.
+    pub(crate) identity_clashes: Counter,
+    /// Sessions attached.
+    pub(crate) sessions_started: Table<SessionKind>,
+    sessions_ended: EndCounters,
+    /// Sessions cut because nothing was heard, or writing stalled.
+    pub(crate) sessions_cut: Counter,
+    /// Events that did not fit.
+    pub(crate) events_missed: Counter,
+}
+
+/// The counters of a node at one moment. They only rise.
+///
+/// Each is exact; they are read one after the other, so that sums over several of them hold once nothing is under way:
+/// `accepted` is `refused` + `handshakes_failed` + the inbound sessions started + connections in their handshake, and
+/// `dials` is `dials_failed` + the outbound sessions started + dials under way.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct MetricsSnapshot {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Accepts that failed: the connection was gone, or the system is out of something.
+    pub accept_errors: u64,
+    /// Of these, those for want of descriptors or memory; they are tried again by a timer.
+    pub accepts_starved: u64,
+    /// Unproven connections sent away to make room for newcomers; they are among `handshakes_failed` as well.
+    pub evicted: u64,
+    /// Sessions that did not start because the system refused a thread; their handshakes are among those that failed.
+    pub spawns_failed: u64,
+    /// Connections closed before their handshake, for want of a slot.
+    pub refused: u64,
+    /// The same by cause.
+    pub refused_by: ByCause<Refusal>,
+    /// Dials begun.
+    pub dials: u64,
+    /// Lookups of names begun.
+    pub lookups: u64,
+    /// Lookups that failed, of those that were begun or refused: the name has no address, or it took too long. A lookup
+    /// that takes too long counts once for each dial that waited.
+    pub lookups_failed: u64,
+    /// Lookups refused because every resolver thread was held.
+    pub lookups_refused: u64,
+    /// Dials that failed, at any stage.
+    pub dials_failed: u64,
+    /// The same by stage and cause.
+    pub dials_failed_by: DialFailures,
+    /// Inbound connections whose handshake failed or was refused.
+    pub handshakes_failed: u64,
+    /// The same by cause.
+    pub handshakes_failed_by: Ends,
+    /// Handshakes that took too long, inbound and outbound.
+    pub handshake_timeouts: u64,
+    /// Connections that were proven and not attached: another one of the same peers was.
+    pub duplicates: u64,
+    /// Connections refused, here or there, because another process has the same identity.
+    pub identity_clashes: u64,
+    /// Sessions attached.
+    pub sessions_started: u64,
+    /// The same by who dialled.
+    pub sessions_started_by: ByCause<SessionKind>,
+    /// Sessions ended.
+    pub sessions_ended: u64,
+    /// The same by who ended them and why.
+    pub sessions_ended_by: Ends,
+    /// Sessions cut because nothing was heard, or writing stalled.
+    pub sessions_cut: u64,
+    /// Events that the application did not take in time; see `Event::Missed`.
+    pub events_missed: u64,
+    /// Messages and bytes.
+    pub traffic: Traffic,
+}
+
+impl Metrics {
+    /// A dial has failed.
+    pub(crate) fn dial_failed(&self, error: &DialError) {
+        let cause = &error.cause;
+        match error.stage {
+            DialStage::Handshake => self.dials_unproven.add(&end_of(cause)),
+            // A name without an address is a lookup that failed: it has not come to a dial.
+            DialStage::Connect | DialStage::Resolve => self.dials_unconnected.add(ConnectFailure::of(cause)),
+        }
+    }
+
+    /// An inbound connection's handshake has failed.
+    pub(crate) fn handshake_failed(&self, cause: &DialCause) {
+        self.handshakes_failed.add(&end_of(cause));
+    }
+
+    /// A session has ended.
+    pub(crate) fn session_ended(&self, reason: &DisconnectReason) {
+        self.sessions_ended.add(reason);
+    }
+
+    /// What they say now; `traffic` is the links', and empty here.
+    pub(crate) fn snapshot(&self) -> MetricsSnapshot {
+        let refused_by = self.refused.snapshot();
+        let dials_failed_by =
+            DialFailures { connect: self.dials_unconnected.snapshot(), handshake: self.dials_unproven.snapshot() };
+        let handshakes_failed_by = self.handshakes_failed.snapshot();
+        let sessions_started_by = self.sessions_started.snapshot();
+        let sessions_ended_by = self.sessions_ended.snapshot();
+        MetricsSnapshot {
+            accepted: self.accepted.value(),
+            accept_errors: self.accept_errors.value(),
+            accepts_starved: self.accepts_starved.value(),
+            evicted: self.evicted.value(),
+            spawns_failed: self.spawns_failed.value(),
+            refused: refused_by.total(),
+            refused_by,
+            dials: self.dials.value(),
+            lookups: self.lookups.value(),
+            lookups_failed: self.lookups_failed.value(),
+            lookups_refused: self.lookups_refused.value(),
+            dials_failed: dials_failed_by.total(),
+            dials_failed_by,
+            handshakes_failed: handshakes_failed_by.total(),
+            handshakes_failed_by,
+            handshake_timeouts: self.handshake_timeouts.value(),
+            duplicates: self.duplicates.value(),
+            identity_clashes: self.identity_clashes.value(),
+            sessions_started: sessions_started_by.total(),
+            sessions_started_by,
+            sessions_ended: sessions_ended_by.total(),
+            sessions_ended_by,
+            sessions_cut: self.sessions_cut.value(),
+            events_missed: self.events_missed.value(),
+            traffic: Traffic::default(),
+        }
+    }
+}
+
+/// How a handshake ended, in the words of a session's end.
+fn end_of(cause: &DialCause) -> DisconnectReason {
+    match cause {
+        DialCause::Refused(reason) => DisconnectReason::Remote(*reason),
+        DialCause::Rejected(reason) => DisconnectReason::Local(*reason),
+        DialCause::TimedOut(_) => DisconnectReason::Local(CloseReason::HandshakeTimeout),
+        DialCause::ShuttingDown => DisconnectReason::Local(CloseReason::Shutdown),
+        DialCause::Io(kind) => DisconnectReason::Lost(*kind),
+        // Of lookups, which end before there is a handshake.
+        DialCause::Unresolved(_) | DialCause::ResolversBusy => DisconnectReason::Lost(ErrorKind::NotFound),
+    }
+}

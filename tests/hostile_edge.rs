@@ -1,0 +1,285 @@
+//! Strangers that break the protocol in each state of a handshake, on either side of it: each is told, or cut by the
+//! deadline of the whole handshake, and leaves nothing behind.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+use threadwire::error::{CloseReason, ConnectError, DialCause, DialError};
+use threadwire::wire::{FrameHeader, FrameType, MAX_BODY, MAX_HANDSHAKE_BODY};
+use threadwire::{Config, Node};
+
+mod common;
+use common::limits::descriptors;
+use common::stranger::{Stranger, hand_on};
+use common::{PATIENCE, alone, quick, start, wait_until};
+
+/// What a node waits for when the stranger begins, and who dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    DialledAwaitsHello,
+    DialledAwaitsConfirm,
+    DialledAwaitsAttach,
+    DiallerAwaitsHello,
+    DiallerAwaitsConfirm,
+    DiallerAwaitsAttach,
+}
+
+impl State {
+    const ALL: [Self; 6] = [
+        Self::DialledAwaitsHello,
+        Self::DialledAwaitsConfirm,
+        Self::DialledAwaitsAttach,
+        Self::DiallerAwaitsHello,
+        Self::DiallerAwaitsConfirm,
+        Self::DiallerAwaitsAttach,
+    ];
+
+    /// The frame that is due.
+    fn due(self) -> FrameType {
+        match self {
+            Self::DialledAwaitsHello | Self::DiallerAwaitsHello => FrameType::Hello,
+            Self::DialledAwaitsConfirm | Self::DiallerAwaitsConfirm => FrameType::Confirm,
+            Self::DialledAwaitsAttach | Self::DiallerAwaitsAttach => FrameType::Attach,
+        }
+    }
+
+    /// The longest body it may have.
+    fn longest(self) -> usize {
+        if self.due() == FrameType::Attach { MAX_BODY } else { MAX_HANDSHAKE_BODY }
+    }
+
+    fn bob_dials(self) -> bool {
+        matches!(self, Self::DiallerAwaitsHello | Self::DiallerAwaitsConfirm | Self::DiallerAwaitsAttach)
+    }
+}
+
+/// The frames of a whole handshake of other nodes of the network: the dialler's, and the other side's.
+fn recorded() -> [Vec<Vec<u8>>; 2] {
+    let (alice, carol) = (start(quick()), start(quick()));
+    let between = TcpListener::bind("127.0.0.1:0").unwrap();
+    std::thread::scope(|scope| {
+        let dial = scope.spawn(|| alice.connect(between.local_addr().unwrap()));
+        let (mut dialler, mut dialled) = (Stranger::accept(&between), Stranger::dial(carol.local_addr().unwrap()));
+        let hello = dialler.hear().unwrap();
+        assert!(dialled.say(&hello));
+        let answer = vec![dialled.hear().unwrap(), dialled.hear().unwrap()];
+        assert!(dialler.say(&answer.concat()));
+        let confirm = dialler.hear().unwrap();
+        drop((dialler, dialled));
+        assert!(dial.join().unwrap().is_err(), "the connection was hung up on");
+        [vec![hello, confirm], answer]
+    })
+}
+
+/// A node under attack, what others said in their handshake, and a good node that is listened in on.
+struct Scene {
+    bob: Node,
+    alice: Node,
+    dialler: Vec<Vec<u8>>,
+    dialled: Vec<Vec<u8>>,
+}
+
+impl Scene {
+    fn new(config: Config) -> Self {
+        let [dialler, dialled] = recorded();
+        Self { bob: start(config), alice: start(quick()), dialler, dialled }
+    }
+
+    fn bob_at(&self) -> SocketAddr {
+        self.bob.local_addr().unwrap()
+    }
+
+    /// Has a stranger meet bob in this state; returns what it returns, and why bob's dial failed if bob dialled.
+    fn meet<T>(&self, state: State, attack: impl FnOnce(Stranger) -> T) -> (T, Option<DialCause>) {
+        let between = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = between.local_addr().unwrap();
+        std::thread::scope(|scope| {
+            let dials = match state {
+                State::DialledAwaitsAttach => Some(&self.alice),
+                state if state.bob_dials() => Some(&self.bob),
+                _ => None,
+            };
+            let dial = dials.map(|node| scope.spawn(move || node.connect(at)));
+            let (stranger, other) = match state {
+                State::DialledAwaitsHello => (Stranger::dial(self.bob_at()), None),
+                State::DialledAwaitsConfirm => {
+                    let mut stranger = Stranger::dial(self.bob_at());
+                    assert!(stranger.say(&self.dialler[0]));
+                    assert!(stranger.hear().is_some() && stranger.hear().is_some(), "its hello and its confirm");
+                    (stranger, None)
+                }
+                State::DialledAwaitsAttach => {
+                    let [other, stranger] = hand_on(&between, self.bob_at());
+                    (stranger, Some(other))
+                }
+                State::DiallerAwaitsHello | State::DiallerAwaitsConfirm => {
+                    let mut stranger = Stranger::accept(&between);
+                    assert!(stranger.hear().is_some(), "its hello");
+                    if state == State::DiallerAwaitsConfirm {
+                        assert!(stranger.say(&self.dialled[0]));
+                    }
+                    (stranger, None)
+                }
+                State::DiallerAwaitsAttach => {
+                    let [stranger, other] = hand_on(&between, self.alice.local_addr().unwrap());
+                    (stranger, Some(other))
+                }
+            };
+            let result = attack(stranger);
+            drop(other);
+            let dialled = dial.map(|dial| dial.join().unwrap());
+            let cause = match dialled {
+                Some(Err(ConnectError::Dial(mut errors))) if errors.len() == 1 => Some(errors.remove(0).cause),
+                Some(other) => panic!("{state:?}: the dial did not fail: {other:?}"),
+                None => None,
+            };
+            (result, cause.filter(|_| state.bob_dials()))
+        })
+    }
+
+    /// Everything is given back, the node was never fooled, and a good peer is served.
+    fn end(self, descriptors_before: usize) {
+        let Self { bob, alice, .. } = self;
+        wait_until("no connection is left", || bob.sessions().is_empty() && alice.sessions().is_empty());
+        assert_eq!((bob.metrics().sessions_started, alice.metrics().sessions_started), (0, 0));
+        let metrics = bob.metrics();
+        assert_eq!(metrics.accepted + metrics.dials, metrics.handshakes_failed + metrics.dials_failed, "{metrics:?}");
+        alice.connect(bob.local_addr().unwrap()).unwrap().send("meanwhile").unwrap();
+        assert_eq!(bob.recv_timeout(PATIENCE).unwrap().payload(), b"meanwhile");
+        drop((alice, bob));
+        wait_until("no descriptor is left", || descriptors() == descriptors_before);
+    }
+}
+
+/// A header of the frame that is due, with this length.
+fn header(state: State, length: u32) -> Vec<u8> {
+    FrameHeader::control(state.due(), length).to_bytes().to_vec()
+}
+
+#[test]
+fn a_length_beyond_the_limit_of_its_state_is_refused_by_the_header_alone() {
+    let _alone = alone();
+    let before = descriptors();
+    let scene = Scene::new(quick());
+    for state in State::ALL {
+        for length in [state.longest() as u32 + 1, u32::MAX] {
+            let (told, cause) = scene.meet(state, |mut stranger| {
+                assert!(stranger.say(&header(state, length)));
+                stranger.hear_out()
+            });
+            assert_eq!(told, Some(CloseReason::ProtocolError), "{state:?}: {length} bytes");
+            let expected = state.bob_dials().then_some(DialCause::Rejected(CloseReason::ProtocolError));
+            assert_eq!(cause, expected, "{state:?}");
+        }
+    }
+    scene.end(before);
+}
+
+#[test]
+fn an_empty_frame_is_refused_in_every_state() {
+    let _alone = alone();
+    let before = descriptors();
+    let scene = Scene::new(quick());
+    for state in State::ALL {
+        let (told, cause) = scene.meet(state, |mut stranger| {
+            assert!(stranger.say(&header(state, 0)));
+            stranger.hear_out()
+        });
+        assert_eq!(told, Some(CloseReason::ProtocolError), "{state:?}");
+        let expected = state.bob_dials().then_some(DialCause::Rejected(CloseReason::ProtocolError));
+        assert_eq!(cause, expected, "{state:?}");
+    }
+    scene.end(before);
+}
+
+#[test]
+fn a_frame_that_breaks_off_into_silence_is_cut_by_the_deadline_in_every_state() {
+    const TIMEOUT: Duration = Duration::from_millis(250);
+    let _alone = alone();
+    let before = descriptors();
+    let mut config = quick();
+    config.handshake_timeout = TIMEOUT;
+    let scene = Scene::new(config);
+    for state in State::ALL {
+        let ((told, took), cause) = scene.meet(state, |mut stranger| {
+            let begin = Instant::now();
+            assert!(stranger.say(&[header(state, 100), vec![0; 10]].concat()));
+            (stranger.hear_out(), begin.elapsed())
+        });
+        assert_eq!(told, Some(CloseReason::HandshakeTimeout), "{state:?}");
+        assert!(took < 20 * TIMEOUT, "{state:?}: {took:?}");
+        let expected = state.bob_dials().then_some(DialCause::TimedOut(TIMEOUT));
+        assert_eq!(cause, expected, "{state:?}");
+    }
+    assert_eq!(scene.bob.metrics().handshake_timeouts, State::ALL.len() as u64);
+    scene.end(before);
+}
+
+#[test]
+fn a_byte_each_hundred_milliseconds_does_not_outlive_the_deadline_of_the_whole_handshake() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    let _alone = alone();
+    let before = descriptors();
+    let mut config = quick();
+    config.handshake_timeout = TIMEOUT;
+    let scene = Scene::new(config);
+    for state in [State::DialledAwaitsHello, State::DiallerAwaitsHello] {
+        // An honest hello, which would take twenty times as long.
+        let hello = if state.bob_dials() { scene.dialled[0].clone() } else { scene.dialler[0].clone() };
+        let ((dripped, took), _) = scene.meet(state, |mut stranger| {
+            let begin = Instant::now();
+            let mut dripped = 0;
+            for byte in &hello {
+                if !stranger.remains() || !stranger.say(&[*byte]) {
+                    break;
+                }
+                dripped += 1;
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            (dripped, begin.elapsed())
+        });
+        assert!((3..hello.len()).contains(&dripped), "{state:?}: {dripped} bytes of {}", hello.len());
+        assert!(took >= TIMEOUT / 2 && took < 10 * TIMEOUT, "{state:?}: {took:?}");
+    }
+    assert_eq!(scene.bob.metrics().handshake_timeouts, 2);
+    scene.end(before);
+}
+
+#[test]
+fn a_node_that_dials_survives_a_hang_up_at_every_byte_of_the_answer() {
+    let _alone = alone();
+    let before = descriptors();
+    let scene = Scene::new(quick());
+    let answer = scene.dialled.concat();
+    for said in 0..=answer.len() {
+        let reset = said % 2 == 0;
+        let (_, cause) = scene.meet(State::DiallerAwaitsHello, |mut stranger| {
+            assert!(stranger.say(&answer[..said]));
+            // Whole, it is an old answer to another's question: refused before anybody hangs up.
+            let told = (said == answer.len()).then(|| stranger.hear_out());
+            assert_eq!(told.flatten(), (said == answer.len()).then_some(CloseReason::BadSignature));
+            stranger.hang_up(reset);
+        });
+        let lost = matches!(cause, Some(DialCause::Io(_)));
+        let refused = cause == Some(DialCause::Rejected(CloseReason::BadSignature));
+        assert_eq!((lost, refused), (said < answer.len(), said == answer.len()), "{said} bytes: {cause:?}");
+    }
+    assert_eq!(scene.bob.metrics().dials_failed, answer.len() as u64 + 1);
+    scene.end(before);
+}
+
+#[test]
+fn a_hang_up_between_proof_and_attach_leaves_both_sides_free() {
+    let _alone = alone();
+    let before = descriptors();
+    let scene = Scene::new(quick());
+    for state in [State::DialledAwaitsAttach, State::DiallerAwaitsAttach] {
+        for reset in [false, true] {
+            let ((), cause) = scene.meet(state, |stranger| stranger.hang_up(reset));
+            assert_eq!(cause.is_some(), state.bob_dials(), "{cause:?}");
+        }
+    }
+    scene.end(before);
+}
