@@ -2,7 +2,8 @@
 //!
 //! Owns: every link of the node, by peer; every connection from accept or dial to the end, by its number; every
 //! session, with its threads and its slot.
-//! Threads: any. Locks: L1, the one RwLock of the crate; nothing else is locked while it is held.
+//! Threads: any. Locks: L1, the one RwLock of the crate; while it is held nothing else is locked but, to append a message
+//! by the shortest path, an outbox.
 //! Blocks on: nothing.
 //! Upholds: identity is the key; a slot is counted from accept or dial to the session's end and given back by its guard;
 //! a destructor of a slot, a session or a thread never runs under the lock.
@@ -14,7 +15,7 @@ use std::time::Instant;
 
 use crate::config::THREADS_PER_SESSION;
 use crate::handshake::Slot;
-use crate::ident::{ConnectionId, PeerId, SessionKind, SessionStatus};
+use crate::ident::{ConnectionId, PeerId, PeerIdHasher, SessionKind, SessionStatus};
 use crate::session::{Peer, PeerLink, Session};
 use crate::sync::RwLock;
 use crate::threads::Thread;
@@ -95,7 +96,7 @@ pub(crate) struct Room {
 #[derive(Debug)]
 struct Registry {
     limits: RegistryLimits,
-    peers: HashMap<PeerId, Peer>,
+    peers: HashMap<PeerId, Peer, PeerIdHasher>,
     /// Everything that holds a slot.
     connections: BTreeMap<ConnectionId, SessionInfo>,
     sessions: HashMap<ConnectionId, Entry>,
@@ -120,7 +121,7 @@ impl Registry {
     fn new(limits: RegistryLimits) -> Self {
         Self {
             limits,
-            peers: HashMap::new(),
+            peers: HashMap::default(),
             connections: BTreeMap::new(),
             sessions: HashMap::new(),
             inbound: 0,
@@ -212,6 +213,12 @@ impl SharedRegistry {
     /// The link of a peer.
     pub(crate) fn link(&self, peer: &PeerId) -> Option<Arc<PeerLink>> {
         self.0.read().peers.get(peer).map(|peer| peer.link.clone())
+    }
+
+    /// What `with` makes of a peer's link, without another handle on it. It may lock the outbox, and must not block.
+    #[inline]
+    pub(crate) fn with_link<T>(&self, peer: &PeerId, with: impl FnOnce(&PeerLink) -> T) -> Option<T> {
+        self.0.read().peers.get(peer).map(|peer| with(&peer.link))
     }
 
     /// A peer; a new one, made by `make`, if it is not known.

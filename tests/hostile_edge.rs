@@ -6,7 +6,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use threadwire::error::{CloseReason, ConnectError, DialCause, DialError};
+use threadwire::error::{CloseReason, ConnectError, DialCause};
 use threadwire::wire::{FrameHeader, FrameType, MAX_BODY, MAX_HANDSHAKE_BODY};
 use threadwire::{Config, Node};
 

@@ -169,6 +169,8 @@ impl Outbound {
 
     /// Somebody wants one connection, and waits for [`Action::Answer`].
     pub(crate) fn connect(&mut self, address: Address, now: Instant, rng: &mut fastrand::Rng) -> RoundId {
+        // Somebody asks now: whether there is room after all is worth another look.
+        self.hold_until = None;
         let round = self.begin(None, [address].into());
         if self.stopped {
             self.give_up(round);

@@ -26,8 +26,9 @@ use crate::error::{ConnectError, RecvError, SendError, SendErrorKind};
 use crate::ident::PeerId;
 use crate::metrics::MetricsSnapshot;
 use crate::registry::SessionInfo;
-use crate::session::{self, Batch, Message, PeerHandle};
+use crate::session::{self, Batch, Message, PeerHandle, PeerLink};
 use crate::sync::Mutex;
+use crate::wire::Lane;
 
 pub use builder::NodeBuilder;
 pub use events::Event;
@@ -108,10 +109,12 @@ impl Node {
         let deadline = Instant::now() + timeout;
         loop {
             let seen = self.changes.count();
-            if let Some(link) = self.shared.registry.link(&id)
-                && link.core.lock().attached().is_some()
-            {
-                return Ok(PeerHandle::new(link));
+            // The link attaches a moment before the session is registered: afterwards every view of the node shows it.
+            if let Some(link) = self.shared.registry.link(&id) {
+                let attached = link.core.lock().attached();
+                if attached.is_some_and(|conn| self.shared.registry.session(conn, |_| ()).is_some()) {
+                    return Ok(PeerHandle::new(link));
+                }
             }
             if self.connections.lock().is_none() {
                 return Err(ConnectError::ShuttingDown);
@@ -130,7 +133,13 @@ impl Node {
     /// # Blocking
     /// As [`PeerHandle::send`].
     pub fn send<P: AsRef<[u8]> + Into<Vec<u8>>>(&self, id: PeerId, payload: P) -> Result<(), SendError> {
-        match self.shared.registry.link(&id) {
+        let registry = &self.shared.registry;
+        // Most messages need nothing beyond appending: no handle is made for them.
+        let append = |link: &PeerLink| link.push_fast(Lane::Normal, 0, payload.as_ref());
+        if !session::in_handler() && registry.with_link(&id, append) == Some(true) {
+            return Ok(());
+        }
+        match registry.link(&id) {
             Some(link) => PeerHandle::new(link).send(payload),
             None => Err(SendError { kind: SendErrorKind::UnknownPeer, payload: payload.into() }),
         }
