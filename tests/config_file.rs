@@ -21,7 +21,9 @@ fn the_shipped_file_is_the_default_except_for_the_data_folder() {
 fn the_shipped_file_names_every_field_with_a_comment_before_it() {
     let text = std::fs::read_to_string(SHIPPED).unwrap();
     // The refusal of an unknown field lists the known ones: no list to keep here.
-    for (section, end) in [("", "\n["), ("[backoff]\n", "\n["), ("[tcp]\n", "\n["), ("[threads]\n", "\n# ---"), ("[log]\n", "\n# ---")] {
+    for (section, end) in
+        [("", "\n["), ("[backoff]\n", "\n["), ("[tcp]\n", "\n["), ("[threads]\n", "\n# ---"), ("[log]\n", "\n# ---")]
+    {
         let error = Config::parse(&format!("{section}zzz = 1\n"), "x").unwrap_err();
         let fields: Vec<&str> = error.what.split('`').skip(1).step_by(2).collect();
         assert!(fields.len() >= 2, "{error}");

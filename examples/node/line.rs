@@ -137,12 +137,14 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// Without anything that ends a line or commands a terminal.
+/// Without anything that ends a line, commands a terminal or turns the direction of writing around.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for letter in text.chars() {
-        // The second kind turns the direction of writing around, or is not seen at all.
-        if letter == '\\' || letter.is_control() || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}') {
+        let turns_around =
+            matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let ends_line = letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}');
+        if letter == '\\' || ends_line || turns_around {
             out.extend(letter.escape_default());
         } else {
             out.push(letter);

@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! cargo run --release --example node -- [--config FILE] [--listen ADDR].. [--peer ID@ADDR].. [--data-dir DIR] [--json]
-//! cargo run --release --example node -- [--config FILE] [--data-dir DIR] id      # prints the node's id
+//! cargo run --release --example node -- id [--config FILE] [--data-dir DIR]      # prints the node's id
 //! ```
 //!
 //! It reads commands from standard input (`help` lists them) and writes one line to standard output for each thing that

@@ -15,16 +15,16 @@ use threadwire::{Address, Config, PeerId};
 #[derive(Debug, Args)]
 pub struct Settings {
     /// The configuration
-    #[arg(long, value_name = "FILE", default_value = "config.toml")]
+    #[arg(long, global = true, value_name = "FILE", default_value = "config.toml")]
     config: PathBuf,
     /// Listen here instead of where the file says; may be given several times; port 0 is any free one
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, global = true, value_name = "ADDR")]
     listen: Vec<SocketAddr>,
     /// Keep a peer connected, beside those of the file; of a peer given several times all addresses are tried
-    #[arg(long = "peer", value_name = "ID@ADDR", value_parser = peer_at)]
+    #[arg(long = "peer", global = true, value_name = "ID@ADDR", value_parser = peer_at)]
     peers: Vec<(PeerId, Address)>,
     /// Keep the node's key here instead of where the file says
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
 

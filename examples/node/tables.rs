@@ -14,7 +14,18 @@ use crate::line::Label;
 
 /// The heads of the columns.
 const HEADS: [&str; 12] = [
-    "PEER", "STATE", "KIND", "ADDRESS", "SINCE", "RTT", "QUEUED", "OLDEST", "ACCEPTED", "ACKED", "RECEIVED", "NEXT DIAL",
+    "PEER",
+    "STATE",
+    "KIND",
+    "ADDRESS",
+    "SINCE",
+    "RTT",
+    "QUEUED",
+    "OLDEST",
+    "ACCEPTED",
+    "ACKED",
+    "RECEIVED",
+    "NEXT DIAL",
 ];
 
 /// Peers for a person: a head, then a row for each.
