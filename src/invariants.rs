@@ -10,7 +10,6 @@
 //! | `supervisor` x1 | ends of sessions, outbound connections, events, a scan each 100 ms (of all sessions; where there are more than 500, of so many in turn that each is looked at once a second at the least) | its channel | a report; a timer |
 //! | `tx-<peer>` | `session::sender::send_loop` | its wake channel; the socket | whoever has something for it; timers; the closer |
 //! | `rx-<peer>` | `session::receiver::recv_loop`, the handler | the socket; the handler; an earlier session that still delivers | bytes; the closer |
-//!
 //! | `shutdown` | a shutdown that a handler began, or that waits for the application's own signal | the signal; the shutdown's waits | the signal, the end of the node; the deadline |
 //!
 //! Resolver threads are started when they are needed, at most `resolve_threads`; a shutdown names those that are held.
@@ -87,8 +86,7 @@
 //! | trace | each step | |
 //!
 //! What a stranger can cause is at most debug, and a counter; that connections are refused at a bound is one warning a
-//! minute for each cause: nobody fills the log from outside. *Checked by*
-//! `tests/log_lines.rs`.
+//! minute for each cause: nobody fills the log from outside. *Checked by* `tests/log_lines.rs`.
 //!
 //! # Invariants
 //!
