@@ -1,26 +1,75 @@
 #![doc = include_str!("../README.md")]
 //!
+//! # A tour of the interface
+//!
+//! **Start.** [`Node::builder`] takes a [`Config`] ([`Config::from_file`], [`Config::default`], [`Config::loopback`]),
+//! and what only code can give: a message handler ([`NodeBuilder::handler`]), who may connect
+//! ([`NodeBuilder::handshake_policy`], [`NodeBuilder::handshake_payload`]), an identity ([`NodeBuilder::identity`]), a
+//! transport, a resolver, the program's own shutdown signal ([`NodeBuilder::shutdown_signal`]). [`NodeBuilder::start`]
+//! gives the [`Node`], or says what is wrong ([`error::StartError`]); [`Node::self_check`] what the system may fall
+//! short of.
+//!
+//! **Connect.** [`Node::add_peer`] keeps a peer connected, [`Node::remove_peer`] ends that; [`Node::connect`] dials an
+//! [`Address`] once; [`Node::disconnect`] ends one session. [`Node::wait_connected`] waits. A [`PeerId`] names a peer
+//! wherever it is; [`Node::peer`] and [`Node::peer_named`] give its [`PeerHandle`].
+//!
+//! **Send.** [`PeerHandle::send`] waits for room, [`PeerHandle::try_send`] does not, [`PeerHandle::send_timeout`] as
+//! long as you say; [`PeerHandle::send_kind`] adds a number for the receiver, [`PeerHandle::send_msg`] encodes a type.
+//! [`Node::send`] looks the peer up first. A [`SendError`] gives the message back.
+//!
+//! **Receive.** A handler gets each [`Message`] where it arrives. Without one, [`Node::recv`] and
+//! [`Node::recv_timeout`] give single messages, [`Node::incoming`] a channel of [`Batch`]es. [`Message::payload`],
+//! [`Message::decode`], [`Message::from`], [`Message::possible_repeat`]; [`Message::reply`] answers,
+//! [`Message::into_owned`] keeps.
+//!
+//! **Watch.** [`Node::events`] tells each [`Event`], [`Node::peers`] what is known of each peer ([`PeerInfo`]),
+//! [`Node::sessions`] every connection ([`SessionInfo`]), [`PeerHandle::stats`] what became of a peer's messages
+//! ([`LinkStats`]), [`Node::metrics`] all counts by cause ([`metrics::MetricsSnapshot`]).
+//!
+//! **End.** [`Node::shutdown`] drains, says goodbye and ends every thread by a deadline; its [`ShutdownReport`] says
+//! what it left. [`Node::wait_shutdown`] waits for a shutdown that somebody else asked for.
+//!
 //! # Where the parts come from
 //!
-//! Threadwire grew from five documents of other systems. What they name, and where it is here:
+//! Threadwire grew from five documents of other systems: a connections manager, a session, a peer sender, a direct
+//! sender and a transport layer. What they name, and where it is here:
 //!
 //! | there | here | deviation, and why |
 //! |---|---|---|
-//! | `ConnectionsManager`, `InboundTcpConnect`, `OutboundTcpConnect` | [`Node::connect`], [`Node::add_peer`]; the acceptor thread | handles instead of a global registry of actors |
-//! | server address `127.0.0.1:50005` | [`Config::default`] | |
-//! | session: `local_addr`, `remote_addr`, `session_type`, status | [`PeerInfo`] of [`Node::peers`] | beside it its round trip, its queue and its next dial |
-//! | `NetMetrics`, errors and delivery counts | [`metrics::MetricsSnapshot`] | always on, by cause |
-//! | `shutdown_rx` of every part | [`NodeBuilder::shutdown_signal`], [`Node::shutdown`] | one shutdown, by a deadline, with a report |
-//! | "if an error is returned, do nothing but log it" | [`Event::DialFailed`], [`metrics::MetricsSnapshot`] | a failed dial is an event and a count |
-//! | `Session`, `Register`, `Unregister`, `SessionType` | a session is one attachment of a link; [`ident::SessionKind`] | the registry counts from accept to end by a guard |
-//! | handshake timeout, `P2PCodec` | [`handshake`], [`wire`] | one deadline for the whole handshake |
-//! | `connect_to_peer`, Fibonacci backoff up to an hour | [`config::Backoff`] | cap 30 s by default; a log line per change, not per failure |
-//! | `start_transfer_message`: returns at once if not connected | [`PeerHandle::send`] | queued, never dropped |
-//! | transfer result `Result<usize, TransportError>` | [`LinkStats`] | acknowledged, rejected or unknown, counted per peer |
-//! | `receive_message` ends when decoding fails | [`Message::decode`] | an undecodable body ends nothing; a broken frame ends the session |
+//! | `ConnectionsManager`, which "has no proper state" | [`Node::add_peer`], [`Node::connect`] and their kin | it owns no state of a peer here either; see [`invariants`] |
+//! | "registered into the system registry", `do_send`, `try_send`, `send` | [`Node`], [`PeerHandle`]; [`PeerHandle::try_send`], [`PeerHandle::send`] | handles instead of a global registry; nothing is sent and forgotten |
+//! | server address `127.0.0.1:50005` | [`Config::listen`](config::Config::listen) by default | any number of addresses |
+//! | `InboundTcpConnect(TcpStream)` | the `acceptor` thread | a place is reserved before anything is spent on it |
+//! | `OutboundTcpConnect(SocketAddr)`, "as many TCP clients as requested" | [`Node::connect`], [`Node::add_peer`], [`Node::remove_peer`], [`Node::disconnect`] | dialled once, or kept; as many as [`Config::outbound`](config::Config::outbound) allows |
+//! | `GetConfig -> Result<Config, io::Error>` | [`Config::from_file`], [`error::ConfigError`] | the error names file, line, field, value and what is allowed |
+//! | `ConnectAddr(SocketAddr) -> Result<TcpStream, ResolverError>` | [`Resolver`], [`error::DialError`], [`error::DialStage`], [`error::DialCause`] | an error for each address that was tried |
+//! | "If an error is returned, do nothing but log it" | [`Event::DialFailed`], [`metrics::DialFailures`] | a failed dial is an event and a count |
+//! | `Create(TcpStream, SessionType)` | a connection and its place go to the registry together | the place is given back by its guard |
+//! | session: `local_addr`, `remote_addr`, `session_type`, status | [`PeerInfo`], [`SessionInfo`], [`ident::SessionKind`], [`ident::SessionStatus`] | beside them round trip, queue, next dial |
+//! | `handshake_timeout` | [`Config::handshake_timeout`](config::Config::handshake_timeout) | one deadline for the whole handshake |
+//! | `P2PCodec`, `FramedRead`, `FramedWrite` | [`wire`] | lengths are checked before anything is reserved |
+//! | `Register`, `Unregister`, `SessionsResult` | a place from accept or dial to the end, counted and released by a guard | a session that dies cannot forget to unregister |
+//! | peer sender: `id`, `addr`, `connection` | [`PeerHandle::id`], [`PeerInfo`] | |
+//! | `run`: connect, then serve shutdown, outgoing and incoming at once | the threads `tx-<peer>` and `rx-<peer>` | two blocking threads instead of a poll over futures |
+//! | `connect_to_peer`: Fibonacci backoff to an hour, "retries indefinitely", a warning for each failure | [`config::Backoff`], [`error::ConnectError`] | 30 s by default, an hour possible; a line in the log for each change, not for each failure; typed errors |
+//! | `start_transfer_message`: returns at once if it is not connected | [`PeerHandle::send`] | queued, never dropped |
+//! | transfer result `Result<usize, TransportError>` | [`LinkStats`] | acknowledged, rejected or unknown, counted for each peer |
+//! | `receive_message` is false when decoding fails or the consumer is gone | [`Message::decode`], [`WireError`](wire::WireError) | a body that does not decode ends nothing; a broken frame ends the session |
+//! | `NetMessage` (id, label, data) | [`Message::number`], [`Message::kind`], [`Message::payload`] | numbers are given for the wire, per lane |
+//! | `NetMetrics`: sent, received, errors | [`metrics::MetricsSnapshot`], [`metrics::Traffic`] | always on, by cause |
 //! | `NetTransport`, `NetListener`, `NetIncomingRequest`, `NetConnection` | [`transport::Transport`], [`transport::Listener`], [`transport::PendingConnection`], [`transport::Connection`] | halves, so that two threads can block |
-//! | unbounded channels | bounded queues and credit | what is refused comes back |
+//! | tracing "with contextual information such as peer ID, message IDs" | log targets and levels: [`invariants`] | the `log` crate; a meaning for each level |
+//! | `shutdown_rx` of every part | [`NodeBuilder::shutdown_signal`], [`Node::shutdown`] | one shutdown, by a deadline, with a report |
+//! | `PeerEvent::SenderStopped` | [`Event::Disconnected`] | with the connection and the reason |
 //! | `PeerId` generic | [`PeerId`]: the digest of a key | identity is proven, not claimed |
+//! | Witnet's beacons | [`handshake::HandshakePolicy`] | bytes of the application's own, judged by it |
+//! | protocol id per role (`ACKI_NACKI_DIRECT_PROTOCOL`) | [`error::CloseReason::WrongProtocol`] | in the hello: `threadwire-direct/1` |
+//! | unbounded channels for messages and events | bounded queues and credit; [`Event::Missed`] | what is refused comes back, what is missed is counted |
+//!
+//! Named there and not built yet: `GetPeers`, `AnnounceItems`, `RequestBlock`, `SendInventoryItem`; `NetCredential` and
+//! TLS; delivery phases; live configuration and a live map of peers; `DirectReceiver`, `run_direct_sender`,
+//! `PeerEvent::AddrsResolved` and the tap of outgoing messages; `TransportLayerTransport`, `TransportLayerSocket` and
+//! the rest of the gossip transport.
 //!
 //! What must hold inside, and who sees to it, is in [`invariants`].
 

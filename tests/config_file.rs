@@ -21,14 +21,16 @@ fn the_shipped_file_is_the_default_except_for_the_data_folder() {
 fn the_shipped_file_names_every_field_with_a_comment_before_it() {
     let text = std::fs::read_to_string(SHIPPED).unwrap();
     // The refusal of an unknown field lists the known ones: no list to keep here.
-    for (section, end) in [("", "\n["), ("[backoff]\n", "\n["), ("[tcp]\n", "\n["), ("[threads]\n", "\n# ---")] {
+    for (section, end) in
+        [("", "\n["), ("[backoff]\n", "\n["), ("[tcp]\n", "\n["), ("[threads]\n", "\n# ---"), ("[log]\n", "\n# ---")]
+    {
         let error = Config::parse(&format!("{section}zzz = 1\n"), "x").unwrap_err();
         let fields: Vec<&str> = error.what.split('`').skip(1).step_by(2).collect();
-        assert!(fields.len() >= 3, "{error}");
+        assert!(fields.len() >= 2, "{error}");
         let part = &text[text.find(section).unwrap()..];
         let part = &part[..part.find(end).unwrap()];
         let lines: Vec<&str> = part.lines().collect();
-        for field in fields.into_iter().filter(|field| !["backoff", "tcp", "threads", "peer"].contains(field)) {
+        for field in fields.into_iter().filter(|field| !["backoff", "tcp", "threads", "log", "peer"].contains(field)) {
             let at = lines.iter().position(|line| line.starts_with(&format!("{field} = ")));
             let at = at.unwrap_or_else(|| panic!("config.toml does not name {section}{field}"));
             assert!(lines[at - 1].starts_with("# "), "config.toml does not explain {section}{field}");
@@ -61,6 +63,7 @@ fn every_unit_and_every_off_is_read() {
         memory_bytes = "2 GiB"
         backoff = { policy = "exponential", base = "1 s", cap = "1 h", jitter = 0 }
         tcp = { nodelay = false, keepalive = "off", user_timeout = "off", notsent_low_water_mark = "off" }
+        log = { level = "trace", file = "node.log" }
     "#;
     let config = Config::parse(text, "x").unwrap();
     assert_eq!((config.listen, config.advertise), (vec![], "192.0.2.7:4000".parse().ok()));
@@ -69,6 +72,7 @@ fn every_unit_and_every_off_is_read() {
     assert_eq!([config.queue_bytes, config.window_bytes, config.max_message], [4096, 1 << 20, 65536]);
     assert_eq!(config.memory_bytes, 2 << 30);
     assert_eq!((config.backoff.policy, config.backoff.jitter), (BackoffPolicy::Exponential, 0.0));
+    assert_eq!((config.log.level, config.log.file), (log::LevelFilter::Trace, Some(PathBuf::from("node.log"))));
     assert_eq!((config.tcp.keepalive, config.tcp.user_timeout, config.tcp.notsent_low_water_mark), (None, None, None));
 }
 
@@ -184,6 +188,10 @@ const WRONG: &[Wrong] = &[
     wrong("[threads]\nrx_stack = 1\n", 2, &["threads.rx_stack = 1", "64 KiB to 1 GiB"]),
     wrong("[threads]\nrx_handler_stack = \"2 GiB\"\n", 2, &["threads.rx_handler_stack = \"2 GiB\"", "64 KiB to 1 GiB"]),
     wrong("[threads]\ntx_stack = \"4 KiB\"\n", 2, &["threads.tx_stack = \"4 KiB\"", "64 KiB to 1 GiB"]),
+    wrong("[log]\nlevel = \"loud\"\n", 2, &["log.level = \"loud\"", "allowed: \"off\", \"error\", \"warn\""]),
+    wrong("[log]\nlevel = 3\n", 2, &["log.level = 3", "\"debug\" or \"trace\""]),
+    wrong("[log]\n\nfile = \"\"\n", 3, &["log.file = \"\"", "a file, or \"off\" for standard error"]),
+    wrong("[log]\nfile = 1\n", 2, &["log.file = 1", "the path of a file, or \"off\""]),
     wrong("[[peer]]\nname = \"\"\n@ID\naddresses = [\"192.0.2.1:1\"]\n", 2, &["peer[0].name = \"\"", "at least one"]),
     wrong("[[peer]]\nname = \"a\"\n@ID\naddresses = []\n", 4, &["peer[0].addresses = []", "at least one address"]),
     wrong("[[peer]]\nname = \"a\"\n@ID\naddresses = [\"[::]:1\"]\n", 4, &["peer[0].addresses", "[::]:1", "no wildcard"]),

@@ -14,33 +14,17 @@ use std::sync::OnceLock;
 use serde_json::Value;
 use tempfile::TempDir;
 
+#[path = "common/program.rs"]
+mod program;
+
 /// The files that are sent, with their sizes.
 const FILES: [(&str, usize); 5] =
     [("tiny", 1), ("empty", 0), ("a/text.rs", 5_000), ("a/b/70k", 70_000), ("big", 8_400_001)];
 
-/// The example, built once the way this test is built. `cargo test` alone would build its unit tests only.
+/// The example, built once.
 fn example() -> &'static Path {
     static EXAMPLE: OnceLock<PathBuf> = OnceLock::new();
-    EXAMPLE.get_or_init(|| {
-        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        build.current_dir(env!("CARGO_MANIFEST_DIR"));
-        build.args(["build", "--quiet", "--example", "mesh", "--message-format", "json"]);
-        if !cfg!(debug_assertions) {
-            build.arg("--release");
-        }
-        if cfg!(feature = "internal") {
-            build.args(["--features", "internal"]);
-        }
-        let built = build.stderr(Stdio::inherit()).output().expect("cargo runs");
-        assert!(built.status.success(), "the example does not build");
-        let lines = String::from_utf8(built.stdout).expect("cargo writes UTF-8");
-        let artifact = |line: &str| {
-            let message: Value = serde_json::from_str(line).ok()?;
-            let is_it = message["target"]["name"] == "mesh" && message["target"]["kind"][0] == "example";
-            is_it.then(|| message["executable"].as_str().map(PathBuf::from))?
-        };
-        lines.lines().find_map(artifact).expect("cargo says where the example is")
-    })
+    EXAMPLE.get_or_init(|| program::build("mesh"))
 }
 
 /// A folder to send, the same each time.

@@ -45,6 +45,9 @@ pub(super) fn check(config: &Config) -> Result<(), Fault> {
     check_backoff(&config.backoff)?;
     check_tcp(&config.tcp)?;
     check_threads(&config.threads)?;
+    if let Some(file) = &config.log.file {
+        require(!file.as_os_str().is_empty(), "log.file", "\"\"", "a file, or \"off\" for standard error")?;
+    }
     check_peers(&config.peers)
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::sections::{Backoff, Peer, Tcp, Threads};
+use super::sections::{Backoff, Log, Peer, Tcp, Threads};
 use super::units::{self, GIB, KIB, MIB};
 
 /// All settings of a node.
@@ -204,6 +204,9 @@ pub struct Config {
     /// Stacks of the threads of each peer.
     pub threads: Threads,
 
+    /// What the program logs, and where to: for programs that ask for it, not for the node.
+    pub log: Log,
+
     /// Peers to dial from the start and to keep; `[[peer]]` in a file. Default none.
     #[serde(rename = "peer")]
     pub peers: Vec<Peer>,
@@ -249,6 +252,7 @@ impl Default for Config {
             backoff: Backoff::default(),
             tcp: Tcp::default(),
             threads: Threads::default(),
+            log: Log::default(),
             peers: Vec::new(),
         }
     }

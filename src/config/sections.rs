@@ -1,10 +1,12 @@
-//! The fields that belong together: reconnect delays, socket options, stacks, known peers.
+//! The fields that belong together: reconnect delays, socket options, stacks, the program's log, known peers.
 //!
 //! Owns: nothing. Threads: any. Locks: none. Blocks on: nothing.
 //! Upholds: the defaults pass their own check.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use log::LevelFilter;
 use serde::Deserialize;
 
 use super::units::{self, KIB, MIB};
@@ -73,7 +75,8 @@ pub struct Tcp {
     /// Bytes that may wait unsent in the system's buffer before a write waits (TCP_NOTSENT_LOWAT, where the system has
     /// it). Default 128 KiB; `None` (`"off"`): the whole buffer.
     ///
-    /// Lower it so that urgent messages overtake sooner on slow paths; raise it if a fast path is not filled.
+    /// Lower it so that urgent messages overtake sooner on slow paths. While a connection takes 1 MiB within half a
+    /// millisecond, that much may wait: a fast path is let have more, as long as it is fast.
     #[serde(deserialize_with = "units::bytes_or_off")]
     pub notsent_low_water_mark: Option<u32>,
 }
@@ -96,6 +99,25 @@ pub struct Threads {
     /// Stack of a sender. Default 128 KiB.
     #[serde(deserialize_with = "units::bytes")]
     pub tx_stack: usize,
+}
+
+/// What a program logs, and where to; `[log]` in a file.
+///
+/// For programs that read their logger's settings here, as the example `node` does. The library logs through the [`log`]
+/// crate and sets up no logger: nothing in it reads this.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a section [log]")]
+#[non_exhaustive]
+pub struct Log {
+    /// The least important lines that are written: `off`, `error`, `warn`, `info`, `debug` or `trace`. Default `info`.
+    ///
+    /// Raise it to `warn` to hear of trouble alone; lower it to `debug` to find the cause of some.
+    #[serde(deserialize_with = "units::level")]
+    pub level: LevelFilter,
+
+    /// The file that lines are appended to. Default `None` (`"off"`): they go to standard error.
+    #[serde(deserialize_with = "units::path_or_off")]
+    pub file: Option<PathBuf>,
 }
 
 /// A peer to dial from the start and to keep; a `[[peer]]` in a file. All three fields are needed.
@@ -141,6 +163,12 @@ impl Default for Tcp {
             user_timeout: Some(Duration::from_secs(30)),
             notsent_low_water_mark: Some(128 * KIB as u32),
         }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: LevelFilter::Info, file: None }
     }
 }
 

@@ -6,8 +6,10 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use log::LevelFilter;
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Unexpected, Visitor};
 
 use crate::address::Address;
@@ -25,6 +27,8 @@ const BYTES_OR_OFF: &str =
     r#"a whole number of bytes below 4 GiB, or one with a unit (B, KiB, MiB or GiB), such as "8 MiB", or "off""#;
 const COUNT: &str = "a whole number";
 const FRACTION: &str = "a number from 0 to 1";
+const LEVEL: &str = r#""off", "error", "warn", "info", "debug" or "trace""#;
+const PATH_OR_OFF: &str = r#"the path of a file, or "off""#;
 const ADDRESS: &str = r#"an IP address or a host name, and a port, such as "127.0.0.1:50005" or "north.example:50005""#;
 const ADDR: &str = r#"an IP address and a port, such as "127.0.0.1:50005""#;
 const ADDR_OR_OFF: &str = r#"an IP address and a port, such as "127.0.0.1:50005", or "off""#;
@@ -105,6 +109,22 @@ pub(super) fn addr_or_off<'de, D: Deserializer<'de>>(from: D) -> Result<Option<S
     from.deserialize_any(Scalar {
         expected: ADDR_OR_OFF,
         text: |text| or_off(text, |text| text.parse().ok()),
+        number: |_| None,
+    })
+}
+
+pub(super) fn level<'de, D: Deserializer<'de>>(from: D) -> Result<LevelFilter, D::Error> {
+    from.deserialize_any(Scalar {
+        expected: LEVEL,
+        text: |text| LevelFilter::iter().find(|level| level.as_str().to_ascii_lowercase() == text),
+        number: |_| None,
+    })
+}
+
+pub(super) fn path_or_off<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    from.deserialize_any(Scalar {
+        expected: PATH_OR_OFF,
+        text: |text| or_off(text, |text| Some(PathBuf::from(text))),
         number: |_| None,
     })
 }

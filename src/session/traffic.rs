@@ -55,6 +55,10 @@ impl WriteHalf for Counted {
         self.count(self.half.write(from))
     }
 
+    fn expect_writes_of(&self, bytes: usize) {
+        self.half.expect_writes_of(bytes);
+    }
+
     fn finish(&self) -> io::Result<()> {
         self.half.finish()
     }

@@ -19,7 +19,10 @@ use super::{Closer, Connection, ReadHalf, WriteHalf};
 const MAX_SLICES: usize = 1024;
 
 /// Splits a blocking socket into the halves of a connection.
-pub(super) fn split<S>(socket: S, local_addr: SocketAddr, remote_addr: SocketAddr) -> Connection
+///
+/// `unsent` is how many bytes the system lets wait unsent (`TCP_NOTSENT_LOWAT`), if it was told; more while more are
+/// written at a time.
+pub(super) fn split<S>(socket: S, unsent: Option<u32>, local_addr: SocketAddr, remote_addr: SocketAddr) -> Connection
 where
     S: AsFd + fmt::Debug + Send + Sync + 'static,
     for<'s> &'s S: Read,
@@ -28,7 +31,7 @@ where
     Connection {
         read: Box::new(SocketReader { socket: Arc::clone(&socket) }),
         closer: Arc::new(SocketCloser { socket: Arc::downgrade(&socket) }),
-        write: Arc::new(SocketWriter { socket }),
+        write: Arc::new(SocketWriter { socket, unsent }),
         local_addr,
         remote_addr,
     }
@@ -53,6 +56,7 @@ where
 #[derive(Debug)]
 struct SocketWriter<S> {
     socket: Arc<S>,
+    unsent: Option<u32>,
 }
 
 impl<S: AsFd + fmt::Debug + Send + Sync> WriteHalf for SocketWriter<S> {
@@ -65,6 +69,20 @@ impl<S: AsFd + fmt::Debug + Send + Sync> WriteHalf for SocketWriter<S> {
 
     fn write(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
         retry(|| send(&*self.socket, from, 0))
+    }
+
+    fn expect_writes_of(&self, bytes: usize) {
+        let Some(unsent) = self.unsent else { return };
+        #[cfg_attr(
+            not(any(target_os = "linux", target_os = "android")),
+            expect(unused_variables, reason = "no option")
+        )]
+        let bytes = unsent.max(u32::try_from(bytes).unwrap_or(u32::MAX));
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Err(error) = SockRef::from(&*self.socket).set_tcp_notsent_lowat(bytes) {
+            // It stays as it was, which is slower and nothing worse; a connection that is gone says so elsewhere.
+            log::debug!(target: "threadwire::transport", "setting TCP_NOTSENT_LOWAT: {error}");
+        }
     }
 
     fn finish(&self) -> io::Result<()> {

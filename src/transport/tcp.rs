@@ -55,7 +55,8 @@ pub struct TcpOptions {
     pub user_timeout: Option<Duration>,
     /// Bytes the system takes ahead of what it has sent (`TCP_NOTSENT_LOWAT`). Small means that a byte written now
     /// waits behind few others; a second of what the connection carries would be a second of waiting. `None`: the
-    /// system's choice, often megabytes. Linux and Android only. Default: 131,072 (128 KiB).
+    /// system's choice, often megabytes. While the connection takes long writes within half a millisecond, as many bytes
+    /// as one of them has may wait, at most 1 MiB. Linux and Android only. Default: 131,072 (128 KiB).
     pub notsent_low_water_mark: Option<u32>,
 }
 
@@ -127,7 +128,7 @@ impl TcpAcceptor {
         let (stream, remote_addr) = socket::retry(|| self.listener.accept())?;
         // Linux hands the listener's options on, other systems do not.
         self.options.set_on(&SockRef::from(&stream))?;
-        Ok(TcpPending { stream, remote_addr, connected: true })
+        Ok(TcpPending { stream, remote_addr, connected: true, unsent: self.options.notsent_low_water_mark })
     }
 }
 
@@ -149,6 +150,8 @@ struct TcpPending {
     stream: mio::net::TcpStream,
     remote_addr: SocketAddr,
     connected: bool,
+    /// Bytes that may wait unsent, if the options say.
+    unsent: Option<u32>,
 }
 
 impl TcpPending {
@@ -161,7 +164,7 @@ impl TcpPending {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
             _ => {
                 let stream = mio::net::TcpStream::from_std(socket.into());
-                Ok(Self { stream, remote_addr: addr, connected: false })
+                Ok(Self { stream, remote_addr: addr, connected: false, unsent: options.notsent_low_water_mark })
             }
         }
     }
@@ -222,8 +225,8 @@ impl PendingConnection for TcpPending {
     }
 
     fn establish(self: Box<Self>) -> io::Result<Connection> {
-        let (local_addr, remote_addr) = (self.stream.local_addr()?, self.remote_addr);
-        Ok(socket::split(self.into_blocking()?, local_addr, remote_addr))
+        let (unsent, local_addr, remote_addr) = (self.unsent, self.stream.local_addr()?, self.remote_addr);
+        Ok(socket::split(self.into_blocking()?, unsent, local_addr, remote_addr))
     }
 }
 
@@ -266,6 +269,24 @@ mod tests {
             assert!(Instant::now() < deadline, "the dial did not get through");
         }
         [dialled.into_blocking().unwrap(), accepted.into_blocking().unwrap()]
+    }
+
+    #[test]
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn more_may_wait_unsent_while_more_is_written_at_a_time_if_that_is_bounded_at_all() {
+        let addr = SocketAddr::from(([127, 0, 0, 1], 1));
+        for (mark, after) in [(Some(54_321), [54_321, 1_000_000, 54_321]), (None, [0; 3])] {
+            let options = TcpOptions { notsent_low_water_mark: mark, ..TcpOptions::default() };
+            let [socket, _other] = established(options);
+            let same = socket.try_clone().unwrap();
+            let fresh = SockRef::from(&same).tcp_notsent_lowat().unwrap();
+            let write = socket::split(socket, mark, addr, addr).write;
+            for (bytes, after) in [1_000, 1_000_000, 1_000].into_iter().zip(after) {
+                write.expect_writes_of(bytes);
+                let expected = if mark.is_some() { after } else { fresh };
+                assert_eq!(SockRef::from(&same).tcp_notsent_lowat().unwrap(), expected);
+            }
+        }
     }
 
     #[test]
@@ -352,7 +373,7 @@ mod tests {
         let addr = socket.local_addr().unwrap();
         socket.connect(&addr).unwrap();
         let stream = mio::net::TcpStream::from_std(socket.into());
-        let mut pending = TcpPending { stream, remote_addr: addr.as_socket().unwrap(), connected: false };
+        let mut pending = TcpPending { stream, remote_addr: addr.as_socket().unwrap(), connected: false, unsent: None };
         assert_eq!(pending.connected().unwrap_err().kind(), ErrorKind::ConnectionRefused);
     }
 

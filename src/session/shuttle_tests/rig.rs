@@ -116,6 +116,8 @@ impl WriteHalf for Line {
         self.take(from, 1)
     }
 
+    fn expect_writes_of(&self, _bytes: usize) {}
+
     fn finish(&self) -> io::Result<()> {
         Ok(())
     }

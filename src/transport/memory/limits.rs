@@ -101,6 +101,10 @@ impl WriteHalf for LimitedWriter {
         self.direction.shortened_write(from, |from| self.inner.write(from))
     }
 
+    fn expect_writes_of(&self, bytes: usize) {
+        self.inner.expect_writes_of(bytes);
+    }
+
     fn finish(&self) -> io::Result<()> {
         self.inner.finish()
     }

@@ -282,7 +282,7 @@ impl PendingConnection for MemoryPending {
     fn establish(self: Box<Self>) -> io::Result<Connection> {
         let stream = std::os::unix::net::UnixStream::from(self.stream);
         stream.set_nonblocking(false)?;
-        let connection = socket::split(stream, self.local_addr, self.remote_addr);
+        let connection = socket::split(stream, None, self.local_addr, self.remote_addr);
         Ok(match self.limits {
             None => connection,
             Some(limits) => limits.around(connection),
