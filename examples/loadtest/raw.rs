@@ -78,7 +78,7 @@ pub fn connect(addr: SocketAddr) -> Result<TcpStream, Failure> {
     Ok(stream)
 }
 
-/// Writes numbered messages of `size` bytes for `duration`, then the end mark; says how many.
+/// Writes numbered messages of `size` bytes for `duration`, some at least, then the end mark; says how many.
 ///
 /// # Errors
 /// The connection failed.
@@ -100,7 +100,7 @@ fn gather(stream: &mut TcpStream, prefix: [u8; PREFIX], size: usize, bytes: usiz
     let message = vec![7; size];
     let mut buffer = vec![0; bytes.max(frame)];
     let (mut filled, mut sent) = (0, 0);
-    while Instant::now() < until {
+    while sent == 0 || Instant::now() < until {
         for _ in 0..every {
             if buffer.len() - filled < frame {
                 stream.write_all(&buffer[..filled])?;
@@ -129,7 +129,7 @@ fn in_place(
     let mut frame = vec![7; PREFIX + size];
     frame[..PREFIX].copy_from_slice(&prefix);
     let mut sent = 0;
-    while Instant::now() < until {
+    while sent == 0 || Instant::now() < until {
         for _ in 0..every {
             number(&mut frame[PREFIX..], sent);
             for piece in frame.chunks(bytes) {
@@ -145,7 +145,7 @@ fn vectored(stream: &mut TcpStream, prefix: [u8; PREFIX], size: usize, until: In
     let every = clock_every(size);
     let mut message = vec![7; size];
     let mut sent = 0;
-    while Instant::now() < until {
+    while sent == 0 || Instant::now() < until {
         for _ in 0..every {
             number(&mut message, sent);
             let mut parts: &mut [IoSlice<'_>] = &mut [IoSlice::new(&prefix), IoSlice::new(&message)];

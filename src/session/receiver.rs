@@ -39,6 +39,8 @@ pub(crate) fn recv_loop(
 ) {
     decoder.set_limit(MAX_BODY);
     let link = &peer.link;
+    // What the handshake's last read brought along is the session's already.
+    link.traffic.read.more(decoder.pending().len() as u64);
     let handle = PeerHandle::new(link.clone());
     let mut receiver = Receiver {
         link,
