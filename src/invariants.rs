@@ -48,7 +48,7 @@
 //! |---|---|---|---|
 //! | L0 | `Node::connections` | a node | handing a request over, or taking the threads out to end them |
 //! | L0 | `Inlet::current` | a node without a handler | one message; callers of `recv` take turns, also while the first of them waits |
-//! | L1 | registry, the one RwLock | a node | finding, counting |
+//! | L1 | registry, the one RwLock | a node | finding, counting; appending a message by the shortest path |
 //! | L2 | link | a peer | a decision: claim, number, acknowledge, attach |
 //! | L3 | outbox | a peer | appending, taking, the write token |
 //!

@@ -135,7 +135,8 @@ impl Node {
     pub fn send<P: AsRef<[u8]> + Into<Vec<u8>>>(&self, id: PeerId, payload: P) -> Result<(), SendError> {
         let registry = &self.shared.registry;
         // Most messages need nothing beyond appending: no handle is made for them.
-        let append = |link: &PeerLink| link.push_fast(Lane::Normal, 0, payload.as_ref());
+        let bytes = payload.as_ref();
+        let append = |link: &PeerLink| link.push_fast(Lane::Normal, 0, bytes);
         if !session::in_handler() && registry.with_link(&id, append) == Some(true) {
             return Ok(());
         }
