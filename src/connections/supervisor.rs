@@ -203,10 +203,17 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
 
     fn remove(&mut self, peer: PeerId) {
         self.outbound.remove(peer);
-        for (link, session) in self.shared.registry.sessions(|entry| (entry.link.clone(), entry.session.clone())) {
-            if link.id == peer {
-                session.say_goodbye(&link, CloseReason::Requested);
-            }
+        let attached = self.shared.registry.link(&peer).and_then(|link| link.core.lock().attached());
+        if let Some(conn) = attached {
+            self.part_with(conn);
+        }
+    }
+
+    /// Has a session say goodbye that nobody wants any more.
+    fn part_with(&self, conn: ConnectionId) {
+        let session = self.shared.registry.session(conn, |entry| (entry.link.clone(), entry.session.clone()));
+        if let Some((link, session)) = session {
+            session.say_goodbye(&link, CloseReason::Requested);
         }
     }
 
@@ -263,12 +270,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
                     let _ = waiter.try_send(outcome);
                 }
             }
-            Action::Unwanted { conn } => {
-                let session = self.shared.registry.session(conn, |entry| (entry.link.clone(), entry.session.clone()));
-                if let Some((link, session)) = session {
-                    session.say_goodbye(&link, CloseReason::Requested);
-                }
-            }
+            Action::Unwanted { conn } => self.part_with(conn),
             Action::Failed { peer, errors, first, attempts } => {
                 let (who, errors) = (peer.short(), joined(&errors));
                 if first {
