@@ -75,8 +75,8 @@ pub struct Tcp {
     /// Bytes that may wait unsent in the system's buffer before a write waits (TCP_NOTSENT_LOWAT, where the system has
     /// it). Default 128 KiB; `None` (`"off"`): the whole buffer.
     ///
-    /// Lower it so that urgent messages overtake sooner on slow paths. While a connection takes 1 MiB within half a
-    /// millisecond, that much may wait: a fast path is let have more, as long as it is fast.
+    /// Lower it so that urgent messages overtake sooner on slow paths. While a connection takes more than
+    /// 192 KiB in half a millisecond, 1 MiB may wait: a fast path is let have more, as long as it is fast.
     #[serde(deserialize_with = "units::bytes_or_off")]
     pub notsent_low_water_mark: Option<u32>,
 }

@@ -141,8 +141,8 @@ pub trait WriteHalf: Send + Sync + fmt::Debug {
     /// Until some bytes fit, or the connection ends.
     fn write(&self, from: &[IoSlice<'_>]) -> io::Result<usize>;
 
-    /// From now on so many bytes are written at a time, because the connection takes them quickly, or no longer does. A
-    /// transport that bounds what waits unsent lets as much of it wait: less would end each write in a pause.
+    /// From now on up to so many bytes are written at a time, because the connection takes them quickly, or no longer
+    /// does. A transport that bounds what waits unsent lets as much of it wait: less would end each write in a pause.
     fn expect_writes_of(&self, bytes: usize);
 
     /// Ends the stream towards the other side, after what was written.

@@ -55,8 +55,7 @@ pub struct TcpOptions {
     pub user_timeout: Option<Duration>,
     /// Bytes the system takes ahead of what it has sent (`TCP_NOTSENT_LOWAT`). Small means that a byte written now
     /// waits behind few others; a second of what the connection carries would be a second of waiting. `None`: the
-    /// system's choice, often megabytes. While the connection takes long writes within half a millisecond, as many bytes
-    /// as one of them has may wait, at most 1 MiB. Linux and Android only. Default: 131,072 (128 KiB).
+    /// system's choice, often megabytes. While a session finds its connection fast, 1 MiB may wait. Linux and Android only. Default: 131,072 (128 KiB).
     pub notsent_low_water_mark: Option<u32>,
 }
 
