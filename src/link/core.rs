@@ -215,7 +215,7 @@ impl LinkCore {
             let due = lane.ack_due();
             if due == AckDue::Now || (all && due == AckDue::Later) {
                 let ack = lane.take_ack();
-                put_ack(out, ack);
+                put_ack(out, &ack);
             }
         }
     }
@@ -276,6 +276,13 @@ impl LinkCore {
         let claim = self.incoming[lane.index()].claim(frames, bytes, ack_now)?;
         self.delivering = Some(conn);
         Ok(claim)
+    }
+
+    /// Claims messages without numbers, which were not promised: see [`LinkCore::claim`].
+    pub(crate) fn claim_unnumbered(&mut self, conn: ConnectionId) -> Result<(), NoClaim> {
+        self.may_deliver(conn)?;
+        self.delivering = Some(conn);
+        Ok(())
     }
 
     /// Claims one frame that is not a plain whole message; see [`LinkCore::claim`]. With `Piece::More` and
@@ -442,12 +449,10 @@ impl Other<'_> {
     }
 }
 
-/// Appends an ACK frame, with as many exceptions as one frame holds.
-fn put_ack(out: &mut Vec<u8>, mut ack: Ack) {
-    const MOST_EXCEPTIONS: usize = 4096;
-    ack.exceptions.truncate(MOST_EXCEPTIONS);
-    if let Err(error) = crate::wire::put_body(out, crate::wire::FrameType::Ack, &ack) {
-        // Forty bytes and at most 4096 exceptions of ten always fit a frame; say so loudly if that ever changes.
+/// Appends an ACK frame.
+fn put_ack(out: &mut Vec<u8>, ack: &Ack) {
+    if let Err(error) = crate::wire::put_body(out, crate::wire::FrameType::Ack, ack) {
+        // An acknowledgement always fits a frame, see [`LaneIn::take_ack`]; say so loudly if that ever changes.
         debug_assert!(false, "{error}");
     }
 }

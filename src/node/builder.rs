@@ -82,7 +82,10 @@ impl NodeBuilder {
     /// # Panics
     /// A panic of the handler rejects that message to its sender and closes that peer's session; nothing else.
     pub fn handler(mut self, handler: impl Fn(&PeerHandle, Message<'_>) + Send + Sync + 'static) -> Self {
-        self.handler = Some(Arc::new(handler));
+        self.handler = Some(Arc::new(move |peer, message| {
+            handler(peer, message);
+            Ok(())
+        }));
         self
     }
 
