@@ -4,7 +4,7 @@
 //! Upholds: a segment's frames never change once numbered; a big message is alone in its segment and is written from
 //! where the application's bytes lie.
 
-use crate::wire::{FrameHeader, FrameType, HEADER, Lane, MAX_PIECE, flags};
+use crate::wire::{FrameHeader, FrameType, HEADER, Heading, Lane, MAX_PIECE, Prefix, flags};
 
 /// An open segment is sealed when it would grow beyond this many bytes.
 pub(crate) const SEGMENT_BYTES: usize = 256 * 1024 + 2 * HEADER * 4;
@@ -26,7 +26,7 @@ enum Content {
     /// Whole messages, back to back, encoded.
     Plain(Vec<u8>),
     /// One message; its frames are cut from the payload as they are written.
-    Large { lane: Lane, kind: u16, flags: u8, payload: Vec<u8> },
+    Large { lane: Lane, heading: Heading, payload: Vec<u8> },
 }
 
 /// Part of a segment: what one turn writes.
@@ -48,11 +48,10 @@ impl Segment {
         Self { frames, messages: frames, content: Content::Plain(bytes) }
     }
 
-    /// One message of its own; `extra` are flags beside NUMBERED, FIRST and LAST, which are set here.
-    pub(crate) fn large(lane: Lane, kind: u16, extra: u8, payload: Vec<u8>) -> Self {
+    /// One message of its own.
+    pub(crate) fn large(lane: Lane, heading: Heading, payload: Vec<u8>) -> Self {
         let frames = payload.len().div_ceil(MAX_PIECE).max(1) as u32;
-        let flags = extra | flags::NUMBERED;
-        Self { frames, messages: 1, content: Content::Large { lane, kind, flags, payload } }
+        Self { frames, messages: 1, content: Content::Large { lane, heading, payload } }
     }
 
     /// The bytes that spans point into: encoded frames, or the payload of one message.
@@ -126,10 +125,10 @@ impl Segment {
                 }
                 (frames > 0).then_some(Span { frames, wire_bytes: end - start, start, end })
             }
-            Content::Large { payload, .. } => {
+            Content::Large { heading, payload, .. } => {
                 let end = (start + MAX_PIECE).min(payload.len());
-                let total = if frame == 0 && self.frames > 1 { 8 } else { 0 };
-                let wire_bytes = HEADER + total + (end - start);
+                let prefix = if frame == 0 { Prefix::len(self.flags_of(*heading, frame)) } else { 0 };
+                let wire_bytes = HEADER + prefix + (end - start);
                 (wire_bytes as u64 <= credit).then_some(Span { frames: 1, wire_bytes, start, end })
             }
         }
@@ -137,24 +136,23 @@ impl Segment {
 
     /// Appends what goes in front of a span on the wire: the frame header of a piece, nothing for encoded frames.
     pub(crate) fn put_header(&self, frame: u32, span: Span, out: &mut Vec<u8>) {
-        let Content::Large { lane, kind, flags, payload } = &self.content else { return };
-        let (first, last) = (frame == 0, frame + 1 == self.frames);
-        let mut flags = *flags;
-        if first {
-            flags |= flags::FIRST;
+        let Content::Large { lane, heading, payload } = &self.content else { return };
+        let flags = self.flags_of(*heading, frame);
+        let length = (span.wire_bytes - HEADER) as u32;
+        out.extend_from_slice(&FrameHeader::on_lane(FrameType::Data, *lane, flags, heading.kind, length).to_bytes());
+        if frame == 0 {
+            let total = (self.frames > 1).then_some(payload.len() as u64);
+            Prefix { remaining: None, correlation: heading.correlation, total }.put(out);
         }
-        if last {
-            flags |= flags::LAST;
-        } else {
-            // Only the last piece ends a message that somebody may wait for.
-            flags &= !flags::ACK_NOW;
-        }
-        let total = first && !last;
-        let length = (span.end - span.start + if total { 8 } else { 0 }) as u32;
-        out.extend_from_slice(&FrameHeader::on_lane(FrameType::Data, *lane, flags, *kind, length).to_bytes());
-        if total {
-            out.extend_from_slice(&(payload.len() as u64).to_le_bytes());
-        }
+    }
+
+    /// The flags of piece `frame` of a message.
+    fn flags_of(&self, heading: Heading, frame: u32) -> u8 {
+        let first = if frame == 0 { flags::FIRST } else { flags::NONE };
+        // Only the last piece ends a message that somebody may wait for.
+        let (last, not) =
+            if frame + 1 == self.frames { (flags::LAST, flags::NONE) } else { (flags::NONE, flags::ACK_NOW) };
+        (heading.flags | flags::NUMBERED | first | last) & !not
     }
 
     /// How many messages end below frame `frame`.

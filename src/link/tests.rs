@@ -3,7 +3,7 @@ use super::offer::Answer;
 use super::*;
 use crate::error::RejectCause;
 use crate::ident::{ConnectionId, PeerId};
-use crate::wire::{Attach, Decoder, FrameHeader, FrameType, Lane, MAX_BODY, MAX_PIECE, decode, flags};
+use crate::wire::{Attach, Decoder, FrameHeader, FrameType, Heading, Lane, MAX_BODY, MAX_PIECE, decode, flags};
 use proptest::prelude::*;
 
 mod doubt;
@@ -162,7 +162,7 @@ fn queue_of(sizes: &[usize]) -> Vec<Segment> {
 }
 
 fn segment(payload: Vec<u8>) -> Segment {
-    if payload.len() > LARGE { Segment::large(Lane::Normal, 5, 0, payload) } else { whole(&payload) }
+    if payload.len() > LARGE { Segment::large(Lane::Normal, Heading::of_kind(5), payload) } else { whole(&payload) }
 }
 
 #[test]
@@ -541,9 +541,9 @@ proptest! {
 
 #[test]
 fn pieces_are_as_long_as_the_wire_allows() {
-    let segment = Segment::large(Lane::Bulk, 1, 0, vec![0; MAX_PIECE * 2 + 1]);
+    let segment = Segment::large(Lane::Bulk, Heading::of_kind(1), vec![0; MAX_PIECE * 2 + 1]);
     assert_eq!(segment.frames, 3);
-    assert_eq!(Segment::large(Lane::Bulk, 1, 0, vec![0; MAX_PIECE]).frames, 1);
+    assert_eq!(Segment::large(Lane::Bulk, Heading::of_kind(1), vec![0; MAX_PIECE]).frames, 1);
 }
 
 #[test]

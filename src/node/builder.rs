@@ -46,7 +46,7 @@ impl Node {
 #[must_use = "a builder starts nothing until `start`"]
 pub struct NodeBuilder {
     config: Config,
-    handler: Option<Arc<Handler>>,
+    handler: Option<Handler>,
     policy: Arc<dyn HandshakePolicy>,
     payload: Vec<u8>,
     identity: Option<Identity>,
@@ -82,10 +82,7 @@ impl NodeBuilder {
     /// # Panics
     /// A panic of the handler rejects that message to its sender and closes that peer's session; nothing else.
     pub fn handler(mut self, handler: impl Fn(&PeerHandle, Message<'_>) + Send + Sync + 'static) -> Self {
-        self.handler = Some(Arc::new(move |peer, message| {
-            handler(peer, message);
-            Ok(())
-        }));
+        self.handler = Some(Handler::All(Arc::new(handler)));
         self
     }
 

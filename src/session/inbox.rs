@@ -16,7 +16,7 @@ use crossbeam_channel::Sender;
 
 use crate::error::RejectCause;
 use crate::ident::PeerId;
-use crate::session::message::{BatchCredit, Body, Message, Part, PartContent};
+use crate::session::message::{BatchCredit, Body, Extra, Message, Part, PartContent};
 use crate::session::peer::PeerHandle;
 use crate::session::peer_link::PeerLink;
 use crate::sync::Mutex;
@@ -25,14 +25,36 @@ use crate::wire::{HEADER, Prefix, Whole};
 /// Bytes of best effort messages that wait for the application, per link.
 const MOST_UNNUMBERED: usize = 256 * 1024;
 
-/// Takes the messages of all peers, on each peer's receiver thread; or says why it did not.
-pub(crate) type Handler = dyn Fn(&PeerHandle, Message<'_>) -> Result<(), RejectCause> + Send + Sync;
+/// Takes the messages of all peers, on each peer's receiver thread.
+#[derive(Clone)]
+pub(crate) enum Handler {
+    /// All of them. Called as the application gave it: anything around it would move each message once more.
+    All(Arc<AllHandler>),
+    /// Those it wants; it says why it did not take one.
+    Choosy(Arc<ChoosyHandler>),
+}
+
+pub(crate) type AllHandler = dyn Fn(&PeerHandle, Message<'_>) + Send + Sync;
+pub(crate) type ChoosyHandler = dyn Fn(&PeerHandle, Message<'_>) -> Result<(), RejectCause> + Send + Sync;
+
+impl Handler {
+    #[inline]
+    pub(super) fn handle(&self, peer: &PeerHandle, message: Message<'_>) -> Result<(), RejectCause> {
+        match self {
+            Self::All(handler) => {
+                handler(peer, message);
+                Ok(())
+            }
+            Self::Choosy(handler) => handler(peer, message),
+        }
+    }
+}
 
 /// Where a node's messages go.
 #[derive(Clone)]
 pub(crate) enum Consumer {
     /// The application's handler, on the receiver thread.
-    Handler(Arc<Handler>),
+    Handler(Handler),
     /// The application takes them from a channel.
     Channel(Sender<Batch>),
 }
@@ -41,7 +63,7 @@ pub(crate) enum Consumer {
 #[derive(Clone)]
 pub(crate) enum Sink {
     /// The application's handler.
-    Handler(Arc<Handler>),
+    Handler(Handler),
     /// Waiting for the application to take them.
     Inbox(Arc<Inbox>),
 }
@@ -201,19 +223,20 @@ impl Iterator for Batch {
     fn next(&mut self) -> Option<Message<'static>> {
         let part = self.parts.front()?.clone();
         let number = part.first + u64::from(self.taken);
-        let mut prefix = Prefix::default();
-        let (kind, start, end, credit, expires) = match &part.content {
+        let mut extra = Extra::default();
+        let (kind, start, end, credit) = match &part.content {
             PartContent::Frames { flags, bytes } => {
                 let whole = Whole::at(bytes, self.offset, Prefix::len(*flags))?;
                 let start = whole.end - whole.payload.len();
-                prefix =
-                    Prefix::read(*flags, bytes.get(self.offset + HEADER..).unwrap_or_default()).unwrap_or_default();
-                let expires = prefix.remaining.map(|left| part.arrived + Duration::from_millis(left.into()));
-                (whole.header.kind, start, whole.end, (whole.end - self.offset) as u64, expires)
+                let prefix = bytes.get(self.offset + HEADER..).unwrap_or_default();
+                let prefix = Prefix::read(*flags, prefix).unwrap_or_default();
+                extra.expires = prefix.remaining.map(|left| part.arrived + Duration::from_millis(left.into()));
+                extra.question = prefix.correlation;
+                (whole.header.kind, start, whole.end, (whole.end - self.offset) as u64)
             }
             PartContent::Whole { kind, expires, question, payload } => {
-                prefix.correlation = *question;
-                (*kind, 0, payload.len(), part.credit, *expires)
+                extra = Extra { expires: *expires, question: *question };
+                (*kind, 0, payload.len(), part.credit)
             }
         };
         let credit = if part.is_numbered() { credit } else { 0 };
@@ -235,9 +258,9 @@ impl Iterator for Batch {
             number,
             repeat: number < part.repeat_below,
             credit,
-            expires,
-            question: prefix.correlation,
-            body: Body::Batch { credit: self.credit.clone(), part, start, end },
+            extra: extra.boxed(),
+            // Both fit: a part holds one read's frames, or one message.
+            body: Body::Batch { credit: self.credit.clone(), part, start: start as u32, end: end as u32 },
             replied: Cell::new(false),
         })
     }

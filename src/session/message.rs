@@ -16,7 +16,7 @@ use crate::ident::PeerId;
 use crate::session::outbox::Wait;
 use crate::session::peer_link::PeerLink;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::wire::{LANES, Lane};
+use crate::wire::{Heading, LANES, Lane};
 
 /// A message that came from a peer.
 ///
@@ -29,12 +29,26 @@ pub struct Message<'a> {
     pub(super) repeat: bool,
     /// Credit its wire bytes hold.
     pub(super) credit: u64,
-    /// When it is no longer wanted.
+    /// What few messages have: a message is handed on by value, and each byte of it costs.
+    pub(super) extra: Option<Box<Extra>>,
+    pub(super) body: Body<'a>,
+    pub(super) replied: Cell<bool>,
+}
+
+/// What stood in front of the payload.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Extra {
+    /// When the message is no longer wanted.
     pub(super) expires: Option<Instant>,
     /// The question it is.
     pub(super) question: Option<u64>,
-    pub(super) body: Body<'a>,
-    pub(super) replied: Cell<bool>,
+}
+
+impl Extra {
+    /// Boxed, if there is any.
+    pub(super) fn boxed(self) -> Option<Box<Self>> {
+        (self.expires.is_some() || self.question.is_some()).then(|| Box::new(self))
+    }
 }
 
 /// Where the payload of a message lies, and who returns its credit.
@@ -43,7 +57,7 @@ pub(super) enum Body<'a> {
     /// message can go to another thread.
     Handler { link: &'a Arc<PeerLink>, payload: &'a [u8], replied: &'a AtomicU64 },
     /// Part of a batch's bytes; the batch returns it when the last of its messages is dropped.
-    Batch { credit: Arc<BatchCredit>, part: Arc<Part>, start: usize, end: usize },
+    Batch { credit: Arc<BatchCredit>, part: Arc<Part>, start: u32, end: u32 },
     /// Kept beyond the handler's call; credit was returned already.
     Kept { link: Arc<PeerLink>, payload: Vec<u8> },
 }
@@ -53,7 +67,9 @@ impl Message<'_> {
     pub fn payload(&self) -> &[u8] {
         match &self.body {
             Body::Handler { payload, .. } => payload,
-            Body::Batch { part, start, end, .. } => part.bytes().get(*start..*end).unwrap_or_default(),
+            Body::Batch { part, start, end, .. } => {
+                part.bytes().get(*start as usize..*end as usize).unwrap_or_default()
+            }
             Body::Kept { payload, .. } => payload,
         }
     }
@@ -82,7 +98,7 @@ impl Message<'_> {
     /// How long it is still wanted, as its sender said; `None` if for ever. Nothing is left of a message that expired
     /// after it came: one that had expired before is not handed over.
     pub fn time_left(&self) -> Option<Duration> {
-        self.expires.map(|expires| expires.saturating_duration_since(Instant::now()))
+        self.extra.as_ref()?.expires.map(|expires| expires.saturating_duration_since(Instant::now()))
     }
 
     /// Decodes the payload as the bincode of a `T`, as [`PeerHandle::send_msg`](crate::PeerHandle::send_msg) wrote it.
@@ -109,7 +125,7 @@ impl Message<'_> {
         } else {
             Wait::No
         };
-        self.link().push(Lane::Reply, self.kind, payload, wait)?;
+        self.link().push(Lane::Reply, Heading::of_kind(self.kind), payload, wait)?;
         if paid {
             self.replied.set(true);
             match &self.body {
@@ -125,13 +141,13 @@ impl Message<'_> {
 
     /// Keeps the message beyond the handler's call; copies the payload if it is borrowed.
     pub fn into_owned(self) -> Message<'static> {
-        let Self { kind, lane, number, repeat, credit, expires, question, body, replied } = self;
+        let Self { kind, lane, number, repeat, credit, extra, body, replied } = self;
         let body = match body {
             Body::Handler { link, payload, .. } => Body::Kept { link: link.clone(), payload: payload.to_vec() },
             Body::Batch { credit, part, start, end } => Body::Batch { credit, part, start, end },
             Body::Kept { link, payload } => Body::Kept { link, payload },
         };
-        Message { kind, lane, number, repeat, credit, expires, question, body, replied }
+        Message { kind, lane, number, repeat, credit, extra, body, replied }
     }
 
     fn link(&self) -> &Arc<PeerLink> {

@@ -17,7 +17,7 @@ use crate::metrics::Traffic;
 use crate::session::handling;
 use crate::session::outbox::Wait;
 use crate::session::peer_link::PeerLink;
-use crate::wire::{self, Lane};
+use crate::wire::{self, Heading, Lane};
 
 /// A peer of a node, to send to. Cheap to clone; keep one per peer, it is the fast path.
 #[derive(Clone)]
@@ -99,7 +99,7 @@ impl PeerHandle {
         if self.link.push_fast(Lane::Normal, kind, payload.as_ref()) {
             return Ok(());
         }
-        self.link.push(Lane::Normal, kind, payload, Wait::UpTo(self.link.settings.send_deadline))
+        self.link.push(Lane::Normal, Heading::of_kind(kind), payload, Wait::UpTo(self.link.settings.send_deadline))
     }
 
     /// Sends a message if there is room now. Works inside a handler.
@@ -107,7 +107,7 @@ impl PeerHandle {
     /// # Errors
     /// [`SendErrorKind::Full`], or as [`PeerHandle::send`]. The message comes back.
     pub fn try_send<P: AsRef<[u8]> + Into<Vec<u8>>>(&self, payload: P) -> Result<(), SendError> {
-        self.link.push(Lane::Normal, 0, payload, Wait::No)
+        self.link.push(Lane::Normal, Heading::of_kind(0), payload, Wait::No)
     }
 
     /// Sends a message, waiting for room no longer than `timeout`.
@@ -124,7 +124,7 @@ impl PeerHandle {
         if handling::in_handler() {
             return Err(SendError { kind: SendErrorKind::WouldBlock, payload: payload.into() });
         }
-        self.link.push(Lane::Normal, 0, payload, Wait::UpTo(timeout))
+        self.link.push(Lane::Normal, Heading::of_kind(0), payload, Wait::UpTo(timeout))
     }
 
     /// Sends a typed message as its bincode; the receiver calls [`Message::decode`](crate::Message::decode). Byte

@@ -20,7 +20,7 @@ use crate::session::traffic::LinkTraffic;
 use crate::session::writer::Writer;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex};
-use crate::wire::{LANES, Lane};
+use crate::wire::{Heading, LANES, Lane};
 
 /// Times and sizes of sessions.
 #[derive(Debug, Clone)]
@@ -92,7 +92,13 @@ impl PeerLink {
     }
 
     /// Appends a message and sees to it that somebody writes it.
-    pub(crate) fn push<P>(self: &Arc<Self>, lane: Lane, kind: u16, payload: P, wait: Wait) -> Result<(), SendError>
+    pub(crate) fn push<P>(
+        self: &Arc<Self>,
+        lane: Lane,
+        heading: Heading,
+        payload: P,
+        wait: Wait,
+    ) -> Result<(), SendError>
     where
         P: AsRef<[u8]> + Into<Vec<u8>>,
     {
@@ -109,13 +115,13 @@ impl PeerLink {
             } else {
                 self.outbox.spares.copy_large(payload.as_ref())
             };
-            let item = Item::Large(Segment::large(lane, kind, 0, owned));
+            let item = Item::Large(Segment::large(lane, heading, owned));
             self.outbox.push(lane, item, wait, inline, reads).map_err(|(kind, item)| match item {
                 Item::Large(segment) => SendError { kind, payload: segment.into_payload() },
                 Item::Small { payload, .. } => SendError { kind, payload: payload.to_vec() },
             })?
         } else {
-            let item = Item::Small { kind, flags: 0, payload: payload.as_ref() };
+            let item = Item::Small { heading, payload: payload.as_ref() };
             match self.outbox.push(lane, item, wait, inline, reads) {
                 Ok(kick) => kick,
                 Err((kind, _)) => return Err(SendError { kind, payload: payload.into() }),

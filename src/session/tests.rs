@@ -9,7 +9,7 @@ use super::writer::Writer;
 use crate::ident::{ConnectionId, PeerId};
 use crate::link::{LinkCore, LinkLimits, Offer, Segment};
 use crate::transport::WriteHalf;
-use crate::wire::Lane;
+use crate::wire::{Heading, Lane};
 
 /// Takes everything at once, and counts.
 #[derive(Debug, Default)]
@@ -65,7 +65,7 @@ fn push_to_idle_peer(lane: Lane, len: usize) -> (usize, bool) {
     let Token::Here(writer) = link.outbox.take_token(conn) else { panic!("no token") };
     assert!(link.outbox.rest(writer).is_none(), "the sender thread sleeps");
     link.reads.store(1, Ordering::Relaxed);
-    link.push(lane, 0, vec![7; len], Wait::No).unwrap();
+    link.push(lane, Heading::default(), vec![7; len], Wait::No).unwrap();
     (wide.0.load(Ordering::Relaxed), wake.try_recv().is_ok())
 }
 
@@ -90,12 +90,12 @@ fn a_caller_that_writes_all_there_is_wakes_nobody() {
 fn the_oldest_message_that_waits_gives_the_queue_its_age() {
     let settings = QueueLimits { messages: 100, bytes: 1 << 20 };
     let outbox = Outbox::new(settings);
-    let small = |payload| Item::Small { kind: 0, flags: 0, payload };
+    let small = |payload| Item::Small { heading: Heading::default(), payload };
     assert_eq!(outbox.counts().oldest, None);
     let before = Instant::now();
     assert!(outbox.push(Lane::Normal, small(b"first"), Wait::No, false, 0).is_ok());
     let after = Instant::now();
-    let large = Segment::large(Lane::Bulk, 0, 0, vec![7; 100_000]);
+    let large = Segment::large(Lane::Bulk, Heading::default(), vec![7; 100_000]);
     assert!(outbox.push(Lane::Bulk, Item::Large(large), Wait::No, false, 0).is_ok());
     let oldest = outbox.counts().oldest.unwrap();
     assert!(before <= oldest && oldest <= after);

@@ -53,7 +53,7 @@ pub use body::{
     decode_payload, decode_prefix, encode, encode_payload, put_body,
 };
 pub use decoder::{Decoder, Frame, Run};
-pub use prefix::{Prefix, Whole, remaining_ms};
+pub use prefix::{Heading, Prefix, Whole, remaining_ms};
 
 /// Bytes of a frame header.
 pub const HEADER: usize = 8;
@@ -143,6 +143,8 @@ impl Lane {
 
 /// Flag bits; see the table at the top of this module.
 pub mod flags {
+    /// No flag.
+    pub const NONE: u8 = 0;
     /// Takes the next number of its lane.
     pub const NUMBERED: u8 = 0x01;
     /// First piece of a message.

@@ -64,6 +64,29 @@ impl Prefix {
     }
 }
 
+/// What a sender says of a message beside its bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Heading {
+    /// The application's kind.
+    pub kind: u16,
+    /// Flags beside NUMBERED, FIRST and LAST.
+    pub flags: u8,
+    /// Names the question it is or answers; goes with [`flags::CORRELATED`].
+    pub correlation: Option<u64>,
+}
+
+impl Heading {
+    /// Of a message that is no question and no answer.
+    pub const fn of_kind(kind: u16) -> Self {
+        Self { kind, flags: 0, correlation: None }
+    }
+
+    /// Bytes in front of the payload of the frame, if it is one.
+    pub const fn prefix_len(self) -> usize {
+        Prefix::len(self.flags | flags::WHOLE)
+    }
+}
+
 /// Remaining time as a frame says it: milliseconds, upwards, so that only what has expired says none.
 pub fn remaining_ms(left: Duration) -> u32 {
     u32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)

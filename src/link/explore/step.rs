@@ -14,7 +14,7 @@ use crate::link::explore::world::{
 };
 use crate::link::{Chunk, Decision, LARGE, SEGMENT_BYTES, SIGN_OF_LIFE, Segment, Sign, Taken};
 use crate::wire::{
-    Decoder, FrameHeader, FrameType, Goodbye, HEADER, LANES, Lane, MAX_BODY, flags, put_alive, put_body,
+    Decoder, FrameHeader, FrameType, Goodbye, HEADER, Heading, LANES, Lane, MAX_BODY, flags, put_alive, put_body,
 };
 
 impl World {
@@ -317,7 +317,7 @@ fn encode(lane: Lane, id: u8, messages: u8, len: usize) -> Segment {
     };
     if len > LARGE {
         assert_eq!(messages, 1, "a large message is alone in its segment");
-        return Segment::large(lane, 5, 0, payload(id));
+        return Segment::large(lane, Heading::of_kind(5), payload(id));
     }
     let mut bytes = Vec::with_capacity(SEGMENT_BYTES.min(usize::from(messages) * (HEADER + len)));
     for id in id..id + messages {

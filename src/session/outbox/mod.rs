@@ -26,7 +26,7 @@ use crate::link::{SEGMENT_BYTES, Taken};
 use crate::session::writer::Writer;
 use crate::sync::channel::{Receiver, bounded};
 use crate::sync::{Condvar, Mutex, MutexGuard};
-use crate::wire::{HEADER, LANES, Lane};
+use crate::wire::{HEADER, Heading, LANES, Lane};
 
 pub(crate) use queue::{Item, QueueLimits};
 #[cfg(all(test, shuttle))]
@@ -116,7 +116,7 @@ impl Outbox {
             _ if queue.starved => {}
             _ => return false,
         }
-        queue.append(lane, kind, 0, payload);
+        queue.append(lane, Heading::of_kind(kind), payload);
         queue.messages += 1;
         queue.bytes += len;
         state.accepted += 1;
@@ -168,14 +168,14 @@ impl Outbox {
         let debt = if let Wait::Paid(debt) = wait { debt } else { [0; LANES] };
         let queue = &mut state.lanes[lane.index()];
         match item {
-            Item::Small { kind, flags, payload } => {
+            Item::Small { heading, payload } => {
                 if queue.open.len() + len > SEGMENT_BYTES {
                     queue.seal();
                 }
                 if queue.open.capacity() == 0 {
                     queue.open(self.spares.small(), Instant::now());
                 }
-                queue.append(lane, kind, flags, payload);
+                queue.append(lane, heading, payload);
                 queue.owe(debt);
             }
             Item::Large(segment) => {

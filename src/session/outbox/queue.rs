@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::link::{Segment, Taken};
 use crate::sync::channel::{Receiver, Sender, unbounded};
-use crate::wire::{FrameHeader, FrameType, HEADER, LANES, Lane, flags};
+use crate::wire::{FrameHeader, FrameType, HEADER, Heading, LANES, Lane, Prefix, flags};
 
 /// Bounds of a peer's queue, per lane.
 #[derive(Debug, Clone, Copy)]
@@ -41,10 +41,8 @@ pub(super) struct Queue {
 pub(crate) enum Item<'a> {
     /// A message that is copied into the open segment.
     Small {
-        /// The application's kind.
-        kind: u16,
-        /// Flags beside NUMBERED, FIRST and LAST.
-        flags: u8,
+        /// What its frame says of it.
+        heading: Heading,
         /// The message.
         payload: &'a [u8],
     },
@@ -55,7 +53,7 @@ pub(crate) enum Item<'a> {
 impl Item<'_> {
     pub(super) fn len(&self) -> usize {
         match self {
-            Self::Small { payload, .. } => HEADER + payload.len(),
+            Self::Small { heading, payload } => HEADER + heading.prefix_len() + payload.len(),
             Self::Large(segment) => segment.len(),
         }
     }
@@ -84,10 +82,14 @@ impl Queue {
     }
 
     #[inline]
-    pub(super) fn append(&mut self, lane: Lane, kind: u16, flags: u8, payload: &[u8]) {
-        let flags = flags | flags::NUMBERED | flags::WHOLE;
-        let header = FrameHeader::on_lane(FrameType::Data, lane, flags, kind, payload.len() as u32);
+    pub(super) fn append(&mut self, lane: Lane, heading: Heading, payload: &[u8]) {
+        let flags = heading.flags | flags::NUMBERED | flags::WHOLE;
+        let length = heading.prefix_len() + payload.len();
+        let header = FrameHeader::on_lane(FrameType::Data, lane, flags, heading.kind, length as u32);
         self.open.extend_from_slice(&header.to_bytes());
+        if heading.correlation.is_some() {
+            Prefix { correlation: heading.correlation, ..Prefix::default() }.put(&mut self.open);
+        }
         self.open.extend_from_slice(payload);
         self.open_frames += 1;
     }

@@ -14,7 +14,7 @@ use crate::error::{CloseReason, DisconnectReason, RejectCause};
 use crate::link::{Claim, Piece, Reassembly};
 use crate::session::handling;
 use crate::session::inbox::{Handler, Sink};
-use crate::session::message::{Body, Message, Part, PartContent};
+use crate::session::message::{Body, Extra, Message, Part, PartContent};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::wire::{Decoder, FrameHeader, HEADER, Lane, Prefix, Run, Whole, flags};
 
@@ -56,7 +56,7 @@ impl Receiver<'_> {
         }
         self.link.traffic.received.more(run.frames.into());
         match self.sink {
-            Sink::Handler(handler) => self.handle_run(handler.as_ref(), &claimed, bytes, more),
+            Sink::Handler(handler) => self.handle_run(handler, &claimed, bytes, more),
             Sink::Inbox(inbox) => {
                 let Claim { first, repeat_below } = claim;
                 let part = Part {
@@ -99,23 +99,18 @@ impl Receiver<'_> {
                         handling::mark(self.link.address(), more);
                     }
                     let number = claim.first + u64::from(index);
-                    let mut message = Message {
+                    let extra = if prefix > 0 { extra_of(run.flags, bytes, offset, arrived) } else { None };
+                    let message = Message {
                         kind: whole.header.kind,
                         lane,
                         number,
                         repeat: number < claim.repeat_below,
                         credit: claimed.credit(whole.end - offset),
-                        expires: None,
-                        question: None,
+                        extra,
                         body: Body::Handler { link: self.link, payload: whole.payload, replied: &replied },
                         replied: Cell::new(false),
                     };
-                    if prefix > 0 {
-                        let told = prefix_of(run.flags, bytes, offset);
-                        message.question = told.correlation;
-                        message.expires = arrived.zip(told.remaining).map(|(from, left)| from + ms(left));
-                    }
-                    handler(&self.handle, message)?;
+                    handler.handle(&self.handle, message)?;
                 }
                 Ok(())
             }));
@@ -231,12 +226,11 @@ impl Receiver<'_> {
                 number,
                 repeat: number < repeat_below,
                 credit,
-                expires,
-                question,
+                extra: Extra { expires, question }.boxed(),
                 body: Body::Handler { link: self.link, payload: &payload, replied: &replied },
                 replied: Cell::new(false),
             };
-            handler(&self.handle, message)
+            handler.handle(&self.handle, message)
         }));
         handling::mark(0, false);
         self.link.busy.store(false, Ordering::Relaxed);
@@ -271,9 +265,12 @@ impl Receiver<'_> {
     }
 }
 
-/// The prefix of the frame that begins at `offset`: the decoder has seen that it has one.
-fn prefix_of(flag_bits: u8, bytes: &[u8], offset: usize) -> Prefix {
-    Prefix::read(flag_bits, bytes.get(offset + HEADER..).unwrap_or_default()).unwrap_or_default()
+/// What stands in front of the payload of the frame that begins at `offset`: the decoder has seen that it is there.
+#[cold]
+fn extra_of(flag_bits: u8, bytes: &[u8], offset: usize, arrived: Option<Instant>) -> Option<Box<Extra>> {
+    let told = Prefix::read(flag_bits, bytes.get(offset + HEADER..).unwrap_or_default()).unwrap_or_default();
+    let expires = arrived.zip(told.remaining).map(|(from, left)| from + ms(left));
+    Extra { expires, question: told.correlation }.boxed()
 }
 
 fn ms(left: u32) -> Duration {

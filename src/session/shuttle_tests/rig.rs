@@ -24,7 +24,7 @@ use crate::session::state::{OnEnd, Session};
 use crate::session::writer::Writer;
 use crate::sync::{Condvar, Mutex};
 use crate::transport::{Closer, ReadHalf, WriteHalf};
-use crate::wire::{self, Ack, Decoder, FrameHeader, FrameType, HEADER, Lane, MAX_BODY, flags};
+use crate::wire::{self, Ack, Decoder, FrameHeader, FrameType, HEADER, Heading, Lane, MAX_BODY, flags};
 
 /// Longer than any check.
 pub(super) const LONG: Duration = Duration::from_secs(3600);
@@ -341,7 +341,7 @@ pub(super) fn append(link: &Arc<PeerLink>, lane: Lane, kind: u16, count: u8, len
     for number in 0..count {
         let payload = vec![number; len(number)];
         if !link.push_fast(lane, kind, &payload) {
-            link.push(lane, kind, payload, Wait::UpTo(LONG)).unwrap();
+            link.push(lane, Heading::of_kind(kind), payload, Wait::UpTo(LONG)).unwrap();
         }
     }
 }
