@@ -14,7 +14,7 @@ use crate::error::{RejectCause, SendError, SendErrorKind};
 use crate::ident::{ConnectionId, PeerId};
 use crate::link::{AckDue, Acked, LARGE, LinkCore, Segment};
 use crate::session::handling;
-use crate::session::outbox::{Defaults, Item, Kick, Outbox, QueueLimits, Wait};
+use crate::session::outbox::{Item, Kick, Outbox, QueueLimits, Wait};
 use crate::session::redial::RedialNote;
 use crate::session::traffic::LinkTraffic;
 use crate::session::undelivered::Undeliverable;
@@ -110,8 +110,7 @@ impl PeerLink {
             return Err(SendError { kind: SendErrorKind::TooLarge, payload: payload.into() });
         }
         if lane != Lane::Reply {
-            let defaults = self.outbox.defaults();
-            if defaults != Defaults::default() {
+            if let Some(defaults) = self.outbox.one_by_one() {
                 return self.push_by_defaults(lane, heading, payload.into(), wait, defaults);
             }
         }

@@ -53,9 +53,7 @@ impl Outbox {
     pub(crate) fn change_defaults(&self, change: impl FnOnce(&mut Defaults)) {
         let mut state = self.state.lock();
         change(&mut state.defaults);
-        let special = state.defaults != Defaults::default();
-        state.special = state.closed || self.limits.offline == Offline::Return || special;
-        self.has_defaults.store(special, Ordering::Relaxed);
+        self.note_special(&mut state);
     }
 
     /// Appends a message that waits by itself, as its policy says. What that ends is added to `ended`, accepted or not.
@@ -82,13 +80,13 @@ impl Outbox {
             if let Some(refusal) = state.refusal(self.limits) {
                 return refuse(refusal, entry);
             }
-            let queue = &mut state.lanes[lane.index()];
+            let queue = &state.lanes[lane.index()];
             if let Some(old) = entry.key.and_then(|key| queue.entries().of_key(key)).map(Entry::len)
-                && queue.has_room_instead(len, old, self.limits)
+                && state.has_room_instead(lane, len, old, self.limits)
             {
                 return Ok(self.replace(&mut state, lane, entry, asker, inline, reads, ended));
             }
-            if queue.has_room(len, self.limits) {
+            if state.has_room(lane, len, self.limits) {
                 break;
             }
             match policy {
@@ -99,22 +97,29 @@ impl Outbox {
                     ended.push(state.end(lane, entry, ReturnReason::DroppedNewest));
                     return Ok(Kick::No);
                 }
-                OverflowPolicy::DropOldest | OverflowPolicy::Conflate(_) => match queue.drop_oldest() {
-                    Some(oldest) => ended.push(state.end(lane, oldest, ReturnReason::DroppedOldest)),
-                    None => return refuse(SendErrorKind::Full, entry),
-                },
+                // Nothing is dropped for what does not fit all the same.
+                OverflowPolicy::DropOldest | OverflowPolicy::Conflate(_) if state.never_fits(len) => {
+                    return refuse(SendErrorKind::Full, entry);
+                }
+                OverflowPolicy::DropOldest | OverflowPolicy::Conflate(_) => {
+                    match state.lanes[lane.index()].drop_oldest() {
+                        Some(oldest) => ended.push(state.end(lane, oldest, ReturnReason::DroppedOldest)),
+                        None => return refuse(SendErrorKind::Full, entry),
+                    }
+                }
                 OverflowPolicy::Block => {
                     let deadline = *deadline.get_or_insert_with(|| Instant::now() + longest);
                     state.blocked += 1;
                     let late = self.room.wait_until(&mut state, deadline).timed_out();
                     state.blocked -= 1;
-                    if late && !state.closed && !state.lanes[lane.index()].has_room(len, self.limits) {
+                    if late && !state.closed && !state.has_room(lane, len, self.limits) {
                         return refuse(SendErrorKind::TimedOut, entry);
                     }
                 }
             }
         }
         state.accepted += 1;
+        self.waits.store(true, Ordering::Relaxed);
         let state = &mut *state;
         entry.ticket = Some(state.tickets.put(Ticket::of(lane, &entry, asker)));
         if entry.expires.is_some() {

@@ -15,11 +15,13 @@
 //! ```
 
 mod asked;
+mod backlog;
 mod entries;
 mod queue;
 mod spares;
 mod tickets;
 mod token;
+mod unknown;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,12 +33,13 @@ use crate::link::{SEGMENT_BYTES, Segment, Taken};
 use crate::outcome::ReturnReason;
 use crate::session::options::OverflowPolicy;
 use crate::session::writer::Writer;
-use crate::sync::atomic::AtomicBool;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::channel::{Receiver, bounded};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::wire::{HEADER, Heading, LANES, Lane};
 
 pub(crate) use asked::{Defaults, Ended};
+pub(crate) use backlog::{Backlog, Level};
 pub(crate) use entries::Entry;
 pub(crate) use queue::{Item, QueueLimits};
 #[cfg(all(test, shuttle))]
@@ -56,8 +59,10 @@ pub(crate) struct Outbox {
     limits: QueueLimits,
     /// Some of what waits expires.
     expiring: AtomicBool,
-    /// Messages that choose nothing are not sent as `send` alone would.
+    /// Messages that choose nothing are not sent as `send` alone would: they wait one by one.
     has_defaults: AtomicBool,
+    /// Something may wait; see [`Outbox::may_wait`].
+    waits: AtomicBool,
     pub(crate) spares: Spares,
     /// What a model check leaves out, to prove that it would be missed.
     #[cfg(all(test, shuttle))]
@@ -76,6 +81,8 @@ struct State {
     closed: bool,
     /// Plain messages do not take the short path: they wait one by one, or are refused.
     special: bool,
+    /// The peer is not known yet: so many bytes may wait for it, over all lanes.
+    awaited: Option<usize>,
     defaults: Defaults,
     accepted: u64,
     /// Messages that ended here, before they had a number.
@@ -110,6 +117,7 @@ impl Outbox {
             blocked: 0,
             closed: false,
             special: limits.offline == Offline::Return || limits.ttl.is_some(),
+            awaited: None,
             defaults: Defaults { overflow: OverflowPolicy::Block, ttl: limits.ttl },
             accepted: 0,
             returned: 0,
@@ -124,6 +132,7 @@ impl Outbox {
             limits,
             expiring: AtomicBool::new(false),
             has_defaults: AtomicBool::new(limits.ttl.is_some()),
+            waits: AtomicBool::new(false),
             spares: Spares::new(),
             #[cfg(all(test, shuttle))]
             omission: None,
@@ -158,6 +167,7 @@ impl Outbox {
             _ if queue.starved => {}
             _ => return false,
         }
+        debug_assert!(queue.messages > 0, "an open buffer has messages in it: the hint that something waits is up");
         queue.append(lane, Heading::of_kind(kind), payload);
         queue.messages += 1;
         queue.bytes += len;
@@ -207,6 +217,7 @@ impl Outbox {
             }
         }
         state.accepted += 1;
+        self.waits.store(true, Ordering::Relaxed);
         let debt = if let Wait::Paid(debt) = wait { debt } else { [0; LANES] };
         let queue = &mut state.lanes[lane.index()];
         match item {
