@@ -181,6 +181,9 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         let now = Instant::now();
         if !connected {
             self.slow.away(&peer);
+            if let Some(link) = &link {
+                link.close_window();
+            }
             self.detached.insert(peer, now);
         }
         self.outbound.ended(peer, conn, retry_after, now, &mut self.rng);

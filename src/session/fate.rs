@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use crate::error::{SendError, SendErrorKind};
 use crate::link::Acked;
-use crate::outcome::{Outcome, ReturnReason};
+use crate::outcome::ReturnReason;
 use crate::session::handling;
-use crate::session::options::{BEST_EFFORT_MOST, Delivery, OverflowPolicy, Priority, SendOptions};
-use crate::session::outbox::{Defaults, Ended, Entry, Kick, Wait};
+use crate::session::options::{BEST_EFFORT_MOST, Defaults, Delivery, OverflowPolicy, Priority, SendOptions};
+use crate::session::outbox::{Entry, Kick, Wait};
 use crate::session::peer_link::PeerLink;
-use crate::session::receipt::{Asker, Collected, Collector, Receipt, ReceiptState};
+use crate::session::receipt::{Asker, Collected, Collector, Ended, Receipt, ReceiptState};
 use crate::session::undelivered::Label;
 use crate::session::writer::Writer;
 use crate::sync::atomic::Ordering;
@@ -23,11 +23,11 @@ use crate::wire::{Heading, Lane, flags};
 
 impl PeerLink {
     /// Sends a message as its options say; whoever is given the receipt hears of it.
-    pub(super) fn send_with(self: &Arc<Self>, payload: Vec<u8>, options: &SendOptions) -> Result<Receipt, SendError> {
+    pub(super) fn send_with(&self, payload: Vec<u8>, options: &SendOptions) -> Result<Receipt, SendError> {
         let state = Arc::new(ReceiptState::new());
         let label = Label { kind: options.kind, lane: options.priority.unwrap_or_default().lane() };
         self.send_asked(payload, options, Asker::Receipt(state.clone()))?;
-        Ok(Receipt::new(state, self.clone(), label))
+        Ok(Receipt::new(state, self.settings.undelivered.clone(), self.id, label))
     }
 
     /// Sends a message as its options say; the collector hears of it.
@@ -155,6 +155,9 @@ impl PeerLink {
             let (number, cause) = (rejected.number, rejected.cause);
             log::debug!(target: "threadwire::link", "{}: message {number} was rejected: {cause}", self.id.short());
         }
+        if let Some(kept) = acked.kept {
+            self.outbox.settle_account(kept);
+        }
         let ended = self.outbox.settle(acked, Instant::now());
         self.tell(ended);
     }
@@ -173,9 +176,11 @@ impl PeerLink {
     ///
     /// [`LinkCore::give_up`]: crate::link::LinkCore::give_up
     pub(crate) fn give_up(&self, state_id: u64) -> usize {
-        let lost = self.core.lock().give_up(state_id);
+        let mut core = self.core.lock();
+        let (lost, kept) = (core.give_up(state_id), Some(core.kept_bytes()));
+        drop(core);
         let count = lost.len();
-        self.settle(&mut Acked { lost, ..Acked::default() });
+        self.settle(&mut Acked { lost, kept, ..Acked::default() });
         count
     }
 
@@ -187,12 +192,7 @@ impl PeerLink {
         let unsent = lost.iter().filter(|lost| !lost.written).count() + returned.len();
         let unknown = lost.iter().filter(|lost| lost.written).count();
         self.tell(returned);
-        self.settle(&mut Acked { lost, ..Acked::default() });
+        self.settle(&mut Acked { lost, kept: Some(0), ..Acked::default() });
         (unsent as u64, unknown as u64)
-    }
-
-    /// A receipt was dropped after its outcome came.
-    pub(super) fn orphan(&self, label: Label, outcome: Outcome) {
-        self.settings.undelivered.put(self.id, label, outcome);
     }
 }

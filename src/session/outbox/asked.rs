@@ -16,26 +16,11 @@ use crate::error::SendErrorKind;
 use crate::ident::ConnectionId;
 use crate::link::Acked;
 use crate::outcome::{Outcome, ReturnReason, Timing};
-use crate::session::options::OverflowPolicy;
-use crate::session::receipt::Asker;
+use crate::session::options::{Defaults, OverflowPolicy};
+use crate::session::receipt::{Asker, Ended};
 use crate::session::undelivered::Label;
 use crate::sync::atomic::Ordering;
 use crate::wire::Lane;
-
-/// A message that ended, and who hears of it.
-#[derive(Debug)]
-pub(crate) struct Ended {
-    pub(crate) asker: Asker,
-    pub(crate) label: Label,
-    pub(crate) outcome: Outcome,
-}
-
-/// What holds for messages that do not choose for themselves.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Defaults {
-    pub(crate) overflow: OverflowPolicy,
-    pub(crate) ttl: Option<Duration>,
-}
 
 /// A message that was not taken.
 pub(crate) struct Refused {
@@ -86,9 +71,12 @@ impl Outbox {
             {
                 return Ok(self.replace(&mut state, lane, entry, asker, inline, reads, ended));
             }
-            if state.has_room(lane, len, self.limits) {
+            let has_room = state.has_room(lane, len, self.limits);
+            if has_room && self.affords(&mut state, len) {
                 break;
             }
+            let never_fits = state.never_fits(len);
+            let queue = &mut state.lanes[lane.index()];
             match policy {
                 OverflowPolicy::Fail => return refuse(SendErrorKind::Full, entry),
                 OverflowPolicy::DropNewest => {
@@ -98,13 +86,18 @@ impl Outbox {
                     return Ok(Kick::No);
                 }
                 // Nothing is dropped for what does not fit all the same.
-                OverflowPolicy::DropOldest | OverflowPolicy::Conflate(_) if state.never_fits(len) => {
+                OverflowPolicy::DropOldest | OverflowPolicy::Conflate(_) if never_fits => {
                     return refuse(SendErrorKind::Full, entry);
                 }
-                OverflowPolicy::DropOldest | OverflowPolicy::Conflate(_) => {
-                    match state.lanes[lane.index()].drop_oldest() {
-                        Some(oldest) => ended.push(state.end(lane, oldest, ReturnReason::DroppedOldest)),
-                        None => return refuse(SendErrorKind::Full, entry),
+                OverflowPolicy::DropOldest | OverflowPolicy::Conflate(_) => match queue.drop_oldest() {
+                    Some(oldest) => ended.push(state.end(lane, oldest, ReturnReason::DroppedOldest)),
+                    None => return refuse(SendErrorKind::Full, entry),
+                },
+                OverflowPolicy::Block if has_room => {
+                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + longest);
+                    match self.wait_for_memory(state, len, deadline) {
+                        Some(again) => state = again,
+                        None => return refuse(SendErrorKind::TimedOut, entry),
                     }
                 }
                 OverflowPolicy::Block => {
@@ -246,6 +239,8 @@ impl Outbox {
         }
         let more = state.lanes.iter().any(|queue| queue.entries().next_expiry().is_some());
         self.expiring.store(more, Ordering::Relaxed);
+        // Of a peer that is away nobody else gives it back.
+        self.give_back(state);
         let wake = state.blocked > 0 && !ended.is_empty();
         drop(guard);
         if wake {
@@ -272,6 +267,7 @@ impl Outbox {
                 ended.push(state.end(lane, entry, reason));
             }
         }
+        self.give_back(state);
         let wake = state.blocked > 0;
         drop(guard);
         if wake {

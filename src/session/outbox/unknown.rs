@@ -7,11 +7,12 @@
 
 use std::time::Instant;
 
-use super::asked::{Defaults, Ended};
 use super::queue::{Queue, QueueLimits};
 use super::{Outbox, State};
 use crate::config::Offline;
 use crate::outcome::ReturnReason;
+use crate::session::options::Defaults;
+use crate::session::receipt::Ended;
 use crate::sync::atomic::Ordering;
 use crate::wire::Lane;
 
@@ -28,6 +29,7 @@ impl Outbox {
         let mut state = self.state.lock();
         state.awaited = None;
         self.note_special(&mut state);
+        self.give_back(&mut state);
         let wake = state.blocked > 0;
         drop(state);
         if wake {
@@ -48,6 +50,7 @@ impl Outbox {
                 ended.push(state.end(lane, entry, ReturnReason::PeerUnknown));
             }
         }
+        self.give_back(state);
         let wake = state.blocked > 0 && !ended.is_empty();
         drop(guard);
         if wake {
