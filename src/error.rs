@@ -185,6 +185,12 @@ pub enum SendErrorKind {
     /// The typed message could not be encoded; the payload is empty.
     #[error("the message could not be encoded")]
     Unencodable,
+    /// As many questions of this peer as `requests` allows wait for their answers, or have answers that nobody took.
+    #[error("as many questions wait for answers as the configuration allows")]
+    TooManyRequests,
+    /// The question has been answered already.
+    #[error("the question has been answered already")]
+    Answered,
 }
 
 /// A message that was not taken, and why. Nothing was sent.
@@ -209,6 +215,45 @@ impl fmt::Display for SendError {
 }
 
 impl std::error::Error for SendError {}
+
+/// Why a question has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// The question was not sent; it is given back.
+    #[error("the question was not sent: {0}")]
+    NotSent(#[from] SendError),
+    /// No answer came until the deadline. Whether the other side had the question is not known.
+    #[error("no answer until the deadline")]
+    TimedOut,
+    /// The other side's application had the question and dropped it without an answer.
+    #[error("the question was dropped without an answer")]
+    NoAnswer,
+    /// The other side's application says that it has no answer, by a code of its own.
+    #[error("the other application has no answer: code {0}")]
+    Failed(u16),
+    /// The other side did not hand the question over, or its handler panicked.
+    #[error("the question was rejected: {0}")]
+    Rejected(RejectCause),
+    /// The life of the peer's process that had the question is over.
+    #[error("the peer was started anew")]
+    Restarted,
+    /// The peer was away for the whole resume window, or said that it is shutting down.
+    #[error("the peer is gone")]
+    PeerLost,
+    /// The peer was removed here.
+    #[error("the peer was removed")]
+    Removed,
+    /// This node is shutting down.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    /// An answer came, and does not decode as the type it was asked for.
+    #[error("the answer does not decode")]
+    Undecodable,
+    /// Waiting inside a message handler. Take the answer elsewhere.
+    #[error("a blocking call inside a message handler")]
+    WouldBlock,
+}
 
 /// Why nothing was received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -372,6 +417,14 @@ pub enum StartError {
         path: String,
         /// What is wrong with it.
         what: String,
+    },
+    /// A kind of message cannot be registered as it was.
+    #[error("kind {kind}: {what}")]
+    Kind {
+        /// Its number.
+        kind: u16,
+        /// What is wrong with it.
+        what: &'static str,
     },
     /// A thread or poll could not be made.
     #[error("starting: {0}")]

@@ -109,4 +109,6 @@ pub use error::SendError;
 pub use ident::PeerId;
 pub use node::{Event, Finding, Node, NodeBuilder, PeerInfo, PeerReport, ShutdownReport, SystemLimit};
 pub use registry::SessionInfo;
-pub use session::{Batch, LinkStats, Message, PeerHandle};
+pub use session::{
+    Answer, Answered, Answers, Batch, Kind, LinkStats, Message, PeerHandle, Pending, Priority, Responder,
+};

@@ -72,6 +72,7 @@ fn check_times(config: &Config) -> Result<(), Fault> {
 fn check_bounds(config: &Config) -> Result<(), Fault> {
     require(config.queue_messages > 0, "queue_messages", config.queue_messages, "at least 1")?;
     require(config.queue_bytes > 0, "queue_bytes", show_bytes(config.queue_bytes), "at least 1 B")?;
+    require(config.requests > 0, "requests", config.requests, "at least 1")?;
     let window = show_bytes(config.window_bytes);
     require(config.window_bytes >= LINK_FLOOR, "window_bytes", window, format!("at least {}", show_bytes(LINK_FLOOR)))?;
     require(config.max_message > 0, "max_message", show_bytes(config.max_message), "at least 1 B")?;

@@ -130,6 +130,13 @@ pub struct Config {
     #[serde(deserialize_with = "units::bytes")]
     pub queue_bytes: usize,
 
+    /// Questions to one peer that wait for their answers, or whose answers nobody has taken. Default 65,536.
+    ///
+    /// Raise it for many questions in flight over long paths. Answers that nobody takes count up to `queue_bytes`; beyond
+    /// that they keep further answers of that peer from coming.
+    #[serde(deserialize_with = "units::count")]
+    pub requests: usize,
+
     /// Bytes of one link that may be sent and not acknowledged, kept to be sent again. Default 4 MiB, at least 256 KiB.
     ///
     /// Raise it above bandwidth times round trip for long fast paths (1 Gbit/s at 40 ms: 5 MB).
@@ -239,6 +246,7 @@ impl Default for Config {
             send_deadline: Duration::from_secs(30),
             queue_messages: 65_536,
             queue_bytes: 8 * MIB,
+            requests: 65_536,
             window_bytes: 4 * MIB,
             max_message: 64 * MIB,
             memory_bytes: GIB,

@@ -18,7 +18,7 @@ use crate::connections::outbound::{Action, Outbound};
 use crate::connections::resolver::Resolvers;
 use crate::connections::round::RoundId;
 use crate::connections::shared::{Command, Commands, DialFailure, DialRequest, Lifecycle, Report, Shared, Started};
-use crate::error::{CloseReason, ConnectError, DialCause, joined};
+use crate::error::{CloseReason, ConnectError, DialCause, RequestError, joined};
 use crate::ident::{ConnectionId, PeerId};
 use crate::session::{Pulse, Session, SessionEnded};
 
@@ -203,7 +203,11 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
 
     fn remove(&mut self, peer: PeerId) {
         self.outbound.remove(peer);
-        let attached = self.shared.registry.link(&peer).and_then(|link| link.core.lock().attached());
+        let link = self.shared.registry.link(&peer);
+        if let Some(link) = &link {
+            link.requests.lose_all(&RequestError::Removed);
+        }
+        let attached = link.and_then(|link| link.core.lock().attached());
         if let Some(conn) = attached {
             self.part_with(conn);
         }
@@ -291,8 +295,10 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         }
     }
 
-    /// Cuts sessions that show no life, and forgets what a link kept beyond its resume window.
+    /// Cuts sessions that show no life, forgets what a link kept beyond its resume window, and ends questions that nobody
+    /// answered in time.
     fn scan(&mut self, now: Instant) {
+        self.shared.settings.askers.expire(now);
         let times = self.shared.times.clone();
         let turns = self.watched.len().div_ceil(LOOKS).clamp(1, TURNS);
         self.scans = self.scans.wrapping_add(1);
@@ -355,7 +361,13 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             self.detached.remove(&peer);
             if let Some(link) = self.shared.registry.link(&peer) {
                 let (_, state) = self.shared.secrets.next();
-                let unknown = link.core.lock().give_up(state);
+                let mut core = link.core.lock();
+                let unknown = core.give_up(state);
+                let attached = core.attached().is_some();
+                drop(core);
+                if !attached {
+                    link.requests.lose_handed(&RequestError::PeerLost);
+                }
                 if unknown > 0 {
                     log::warn!(
                         target: "threadwire::link",

@@ -298,8 +298,8 @@ impl LinkCore {
         let incoming = &mut self.incoming[lane.index()];
         let (claim, piece) = incoming.claim_piece(header, body)?;
         let big = match piece {
-            Piece::More(_) | Piece::Whole(_) => incoming.take_big(),
-            Piece::Discard | Piece::Rejected => None,
+            Piece::More(_) | Piece::Whole(_) | Piece::Rejected => incoming.take_big(),
+            Piece::Discard => None,
         };
         self.delivering = Some(conn);
         Ok((claim, piece, big))
@@ -382,6 +382,11 @@ impl LinkCore {
     /// What became of messages so far.
     pub(crate) fn counts(&self) -> LinkCounts {
         self.counts
+    }
+
+    /// What names this state of the link: random, and another one whenever it starts from nothing.
+    pub(crate) fn state_id(&self) -> u64 {
+        self.state_id
     }
 
     /// Bytes numbered and not done, over all lanes.

@@ -206,7 +206,6 @@ impl LaneIn {
             (false, true) => (claim, Piece::Discard),
             (true, true) => {
                 let total = big.total;
-                self.big = None;
                 self.finish(number + 1, total.min(self.window), Some((number, RejectCause::TooLarge)));
                 (claim, Piece::Rejected)
             }

@@ -217,7 +217,10 @@ fn run(node: &Closing, connections: Connections, deadline: Instant) -> ShutdownR
     connections.stop();
     // With those of peers that came meanwhile.
     let mut links = registry.links();
-    links.iter().for_each(|link| link.outbox.close());
+    for link in &links {
+        link.outbox.close();
+        link.requests.close();
+    }
     let goodbye_by = deadline - share / 2;
     loop {
         let seen = node.changes.count();

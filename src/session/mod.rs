@@ -12,17 +12,23 @@
 //!  socket -> decoder -> link core (claims) -> handler, or inbox -> channel -> recv      rx-<peer>
 //! ```
 
+mod asking;
 mod beat;
 mod gate;
 mod handling;
 mod inbox;
+mod kinds;
 mod message;
+mod options;
 mod outbox;
 mod peer;
 mod peer_link;
 mod presence;
 mod receiver;
 mod redial;
+mod requests;
+mod responder;
+mod routes;
 mod sender;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;
@@ -45,13 +51,21 @@ use crate::threads::{self, Thread};
 use crate::transport::{Connection, ReadHalf};
 use crate::wire::Decoder;
 
+pub use asking::{Answers, Pending};
 pub(crate) use handling::in_handler;
 pub use inbox::Batch;
-pub(crate) use inbox::{Consumer, Handler, Peer};
+pub(crate) use inbox::{Consumer, Peer};
+pub use kinds::Kind;
+pub(crate) use kinds::Kinds;
 pub use message::Message;
+pub use options::Priority;
 pub(crate) use outbox::QueueLimits;
 pub use peer::{LinkStats, PeerHandle};
 pub(crate) use peer_link::{PeerLink, SessionSettings};
+pub use requests::{Answer, Answered};
+pub(crate) use requests::{Askers, RequestLimits};
+pub use responder::Responder;
+pub(crate) use routes::KindsBuilder;
 pub(crate) use state::{OnEnd, Pulse, Session, SessionEnded};
 
 use traffic::Counted;

@@ -1,0 +1,56 @@
+//! Answers to our questions: from the reply lane to whoever asked, without a handler and without the inbox.
+//!
+//! Owns: nothing beyond its borrow of the receiver. Threads: `rx-<peer>` only. Locks: the link lock, the table of
+//! questions; one after the other. Blocks on: nothing.
+//! Upholds: an answer is over when it is in its asker's channel; it returns its credit then, unless too much waits there.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::{End, Receiver};
+use crate::link::Claim;
+use crate::session::requests::{Came, Creditor};
+use crate::wire::{Lane, Run, Whole, flags};
+
+/// Whether what comes with these flags on this lane is an answer to a question.
+pub(super) const fn is_answer(lane: Lane, flag_bits: u8) -> bool {
+    matches!(lane, Lane::Reply) && flag_bits & flags::CORRELATED != 0
+}
+
+impl Receiver<'_> {
+    /// Brings a claimed run of answers to whoever asked.
+    pub(super) fn take_answers(&self, run: Run, generation: u32, claim: Claim, bytes: &[u8]) -> Result<(), End> {
+        let mut offset = 0;
+        let answers = (0..run.frames).map_while(|_| {
+            let whole = Whole::at(bytes, offset, run.prefix)?;
+            let at = std::mem::replace(&mut offset, whole.end);
+            let number = super::deliver::prefix_at(run.flags, bytes, at).correlation.unwrap_or_default();
+            Some(Came {
+                number,
+                kind: whole.header.kind,
+                failed: run.flags & flags::FAILED != 0,
+                payload: Cow::Borrowed(whole.payload),
+                credit: if run.is_numbered() { (whole.end - at) as u64 } else { 0 },
+            })
+        });
+        let kept = self.link.requests.answered(self.link.id, answers, || self.creditor());
+        if run.is_numbered() {
+            let upto = claim.first + u64::from(run.frames);
+            let credit = (bytes.len() as u64).saturating_sub(kept);
+            self.link.finish_delivery(self.session.conn, generation, run.lane, upto, credit);
+        } else {
+            self.delivered();
+        }
+        Ok(())
+    }
+
+    /// Brings an answer that came in pieces to whoever asked; returns the credit it keeps.
+    pub(super) fn take_big_answer(&self, number: u64, kind: u16, payload: Vec<u8>, credit: u64) -> u64 {
+        let came = Came { number, kind, failed: false, payload: Cow::Owned(payload), credit };
+        self.link.requests.answered(self.link.id, std::iter::once(came), || self.creditor())
+    }
+
+    fn creditor(&self) -> Arc<dyn Creditor> {
+        self.link.clone()
+    }
+}
