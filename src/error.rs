@@ -139,6 +139,46 @@ wire_reasons! {
     }
 }
 
+/// Why a message came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ReturnReason {
+    /// The receiver took it and did not hand it over.
+    Rejected(RejectCause),
+    /// Its time was up before it was written.
+    Expired,
+    /// A newer message needed its place, and it had agreed to be dropped.
+    DroppedOldest,
+    /// There was no place for it, and it had agreed to be dropped.
+    DroppedNewest,
+    /// A newer message with the same key took its place.
+    Replaced,
+    /// The peer was not connected, and messages are not kept for peers that are away.
+    Offline,
+    /// It waited for a peer that did not become known in time, or others waited for more peers than may be.
+    PeerUnknown,
+    /// The peer was given up before it was written.
+    GivenUp,
+    /// The node shut down before it was written.
+    ShutDown,
+}
+
+impl fmt::Display for ReturnReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rejected(cause) => return write!(f, "rejected by the receiver: {cause}"),
+            Self::Expired => "expired before it was written",
+            Self::DroppedOldest => "dropped for a newer message",
+            Self::DroppedNewest => "dropped: the queue was full",
+            Self::Replaced => "replaced by a newer message with the same key",
+            Self::Offline => "the peer was not connected",
+            Self::PeerUnknown => "the peer did not become known",
+            Self::GivenUp => "the peer was given up",
+            Self::ShutDown => "the node shut down",
+        })
+    }
+}
+
 /// How a session ended: who ended it, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DisconnectReason {
@@ -182,6 +222,12 @@ pub enum SendErrorKind {
     /// The node does not know this peer.
     #[error("the node does not know this peer")]
     UnknownPeer,
+    /// The peer is not connected, and the configuration says that messages are not kept for it then. Wait for it.
+    #[error("the peer is not connected")]
+    Offline,
+    /// As many outcomes as the collector holds are still to come or were not taken. Take some.
+    #[error("the collector has no room for one more outcome")]
+    Uncollected,
     /// The typed message could not be encoded; the payload is empty.
     #[error("the message could not be encoded")]
     Unencodable,
@@ -223,6 +269,21 @@ pub enum RequestError {
     /// The question was not sent; it is given back.
     #[error("the question was not sent: {0}")]
     NotSent(#[from] SendError),
+    /// The question came back before it was written: the other side has not had it.
+    #[error("the question came back unsent: {reason}")]
+    Returned {
+        /// The question, as it was given.
+        payload: Vec<u8>,
+        /// Why.
+        reason: ReturnReason,
+    },
+    /// The question was written, and nobody will say any more whether the other side had it: the peer was away for the
+    /// whole resume window, or was started anew twice.
+    #[error("the peer is gone, and may have had the question")]
+    Unknown {
+        /// The question, as it was given.
+        payload: Vec<u8>,
+    },
     /// No answer came until the deadline. Whether the other side had the question is not known.
     #[error("no answer until the deadline")]
     TimedOut,

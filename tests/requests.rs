@@ -10,12 +10,14 @@ use crossbeam_channel::{bounded, unbounded};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use threadwire::error::{RejectCause, RequestError, SendError, SendErrorKind};
-use threadwire::{Answers, Kind, Message, Node, PeerHandle, Priority, Responder};
+use threadwire::{
+    Answers, Kind, Message, Node, OverflowPolicy, PeerHandle, Priority, Responder, ReturnReason, SendOptions,
+};
 
 mod common;
 use common::ledger::numbered;
 use common::proxy::Proxy;
-use common::{PATIENCE, alone, link, loopback, quick, start, wait_until};
+use common::{NOWHERE, PATIENCE, alone, link, loopback, quick, start, wait_until};
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Sum {
@@ -24,6 +26,18 @@ struct Sum {
 
 fn not_sent(kind: SendErrorKind, payload: &[u8]) -> RequestError {
     RequestError::NotSent(SendError { kind, payload: payload.to_vec() })
+}
+
+fn plain() -> SendOptions {
+    SendOptions::new()
+}
+
+fn kind(kind: u16) -> SendOptions {
+    plain().kind(kind)
+}
+
+fn returned(payload: &str, reason: ReturnReason) -> RequestError {
+    RequestError::Returned { payload: payload.into(), reason }
 }
 
 /// A node that keeps the right to answer every question it gets.
@@ -48,7 +62,7 @@ fn a_question_gets_its_answer_from_a_handler_and_from_a_receive_loop() {
     let alice = start(quick());
     let (to_bob, bobs) = (link(&alice, &bob), bob.wait_connected(alice.id(), PATIENCE).unwrap());
     for len in [0, 1, 100, 40_000, 100_000, 3 << 20] {
-        let answer = to_bob.request_kind(7, numbered(1, len), PATIENCE).unwrap();
+        let answer = to_bob.request_with(numbered(1, len), PATIENCE, &kind(7)).unwrap();
         assert!(answer.payload() == [b"re: ", &numbered(1, len)[..]].concat(), "{len} bytes");
         assert_eq!((answer.from(), answer.kind()), (bob.id(), 7));
     }
@@ -78,7 +92,7 @@ fn many_questions_are_in_flight_and_end_in_one_channel_in_any_order() {
     let alice = start(quick());
     let to_bob = link(&alice, &bob);
     let answers = Answers::new();
-    (0..COUNT).for_each(|tag| to_bob.ask_into(&answers, tag, tag.to_le_bytes(), PATIENCE).unwrap());
+    (0..COUNT).for_each(|tag| to_bob.ask_into(tag.to_le_bytes(), PATIENCE, &plain(), &answers, tag).unwrap());
     let pending: Vec<_> = (0..10).map(|_| to_bob.ask("x", PATIENCE).unwrap()).collect();
     wait_until("all have come", || kept.lock().len() as u64 == COUNT + 10);
     assert_eq!(to_bob.stats().open_requests as u64, COUNT + 10);
@@ -166,7 +180,7 @@ fn a_question_ends_by_its_deadline_whoever_waits_and_a_late_answer_is_counted() 
     assert_eq!(to_bob.request("one", short).unwrap_err(), RequestError::TimedOut);
     let waits = to_bob.ask("two", short).unwrap();
     let answers = Answers::new();
-    to_bob.ask_into(&answers, 3, "three", short).unwrap();
+    to_bob.ask_into("three", short, &plain(), &answers, 3).unwrap();
     drop(to_bob.ask("four", PATIENCE).unwrap());
     // Nobody waits for this one: the supervisor ends it.
     let answered = answers.recv_timeout(PATIENCE).unwrap();
@@ -191,10 +205,10 @@ fn no_more_questions_wait_than_the_configuration_allows_and_an_answer_counts_unt
     let alice = start(config);
     let to_bob = link(&alice, &bob);
     let answers = Answers::new();
-    (0..3).for_each(|tag| to_bob.ask_into(&answers, tag, "x", PATIENCE).unwrap());
+    (0..3).for_each(|tag| to_bob.ask_into("x", PATIENCE, &plain(), &answers, tag).unwrap());
     wait_until("all are answered", || to_bob.stats().answers == 3);
     for _ in 0..2 {
-        let refused = to_bob.ask_into(&answers, 4, "x", PATIENCE).unwrap_err();
+        let refused = to_bob.ask_into("x", PATIENCE, &plain(), &answers, 4).unwrap_err();
         assert_eq!((refused.kind, refused.payload), (SendErrorKind::TooManyRequests, b"x".to_vec()));
     }
     let refused = to_bob.request("x", PATIENCE).unwrap_err();
@@ -215,7 +229,7 @@ fn answers_that_nobody_takes_hold_back_further_ones_and_lose_none() {
     let alice = start(config);
     let to_bob = link(&alice, &bob);
     let answers = Answers::new();
-    (0..60).for_each(|tag| to_bob.ask_into(&answers, tag, numbered(tag, BIG), PATIENCE).unwrap());
+    (0..60).for_each(|tag| to_bob.ask_into(numbered(tag, BIG), PATIENCE, &plain(), &answers, tag).unwrap());
     // Three count as they are, and the reply lane's quarter of the window holds ten or eleven.
     let settled = || {
         let before = to_bob.stats().answers;
@@ -290,9 +304,16 @@ fn questions_end_when_the_peer_is_removed_gives_up_or_says_goodbye_and_when_the_
     assert!(bob.shutdown(PATIENCE).finished);
     assert_eq!(lost.wait().unwrap_err(), RequestError::PeerLost);
     kept.lock().clear();
-    let pending = to_bob.ask("x", PATIENCE).unwrap();
+    // One that the other side has, one that is still here.
+    let carol = start(quick());
+    let asked = link(&alice, &carol).ask("x", PATIENCE).unwrap();
+    let question = carol.recv_timeout(PATIENCE).unwrap();
+    let unsent = to_bob.ask("unsent", PATIENCE).unwrap();
+    wait_until("carol has it", || alice.peer(carol.id()).unwrap().stats().acked == 1);
     alice.shutdown(Duration::from_millis(10));
-    assert_eq!(pending.wait().unwrap_err(), RequestError::ShuttingDown);
+    assert_eq!(asked.wait().unwrap_err(), RequestError::ShuttingDown);
+    assert_eq!(unsent.wait().unwrap_err(), returned("unsent", ReturnReason::ShutDown));
+    drop(question);
     assert_eq!(to_bob.request("x", PATIENCE).unwrap_err(), not_sent(SendErrorKind::ShuttingDown, b"x"));
     assert_eq!(to_bob.stats().open_requests, 0);
 }
@@ -307,13 +328,59 @@ fn questions_end_with_the_resume_window() {
     let proxy = Proxy::to(bob.local_addr().unwrap());
     let to_bob = alice.add_peer(bob.id(), [proxy.addr()]).unwrap();
     alice.wait_connected(bob.id(), PATIENCE).unwrap();
-    let pending = to_bob.ask("x", PATIENCE).unwrap();
+    // One is taken by the application and seen to be; the other one waits there, and nobody knows.
+    let taken = to_bob.ask("taken", PATIENCE).unwrap();
+    let waits = to_bob.ask("waits", PATIENCE).unwrap();
     let question = bob.recv_timeout(PATIENCE).unwrap();
+    wait_until("it was seen to be taken", || to_bob.stats().acked == 1);
     let begin = Instant::now();
     drop(proxy);
-    assert_eq!(pending.wait().unwrap_err(), RequestError::PeerLost);
+    assert_eq!(taken.wait().unwrap_err(), RequestError::PeerLost);
+    assert_eq!(waits.wait().unwrap_err(), RequestError::Unknown { payload: b"waits".to_vec() });
     assert!(begin.elapsed() >= Duration::from_millis(300), "before the resume window ended");
     drop(question);
+}
+
+#[test]
+fn a_question_that_is_not_sent_in_time_comes_back_and_one_that_comes_too_late_is_not_handed_over() {
+    let _alone = alone();
+    let asked = Arc::new(AtomicU64::new(0));
+    let (seen, (tell, told), (go, wait)) = (asked.clone(), unbounded(), bounded::<()>(0));
+    let bob = Node::builder().config(quick()).handler(move |_, message| {
+        if message.payload() == b"hold" {
+            let _ = wait.recv_timeout(PATIENCE);
+        } else {
+            seen.fetch_add(1, Ordering::Relaxed);
+            tell.send((message.time_left(), message.responder().time_left())).unwrap();
+            message.reply("here").unwrap_err();
+        }
+    });
+    let bob = bob.start().unwrap();
+    let alice = start(quick());
+    let to_bob = alice.add_peer(bob.id(), NOWHERE).unwrap();
+    let short = Duration::from_millis(30);
+    // It waits for a peer that does not come.
+    assert_eq!(to_bob.request("unsent", short).unwrap_err(), returned("unsent", ReturnReason::Expired));
+    let answers = Answers::new();
+    to_bob.ask_into("unsent too", short, &plain(), &answers, 7).unwrap();
+    let answered = answers.recv_timeout(PATIENCE).unwrap();
+    assert_eq!((answered.tag, answered.outcome.unwrap_err()), (7, returned("unsent too", ReturnReason::Expired)));
+    let dropped = plain().overflow(OverflowPolicy::Conflate(1));
+    let first = to_bob.ask_with("first", PATIENCE, &dropped).unwrap();
+    drop(to_bob.ask_with("second", PATIENCE, &dropped).unwrap());
+    assert_eq!(first.wait().unwrap_err(), returned("first", ReturnReason::Replaced));
+    link(&alice, &bob);
+    wait_until("only the last was handed over", || asked.load(Ordering::Relaxed) == 1);
+    let (message, responder) = told.recv_timeout(PATIENCE).unwrap();
+    let most = PATIENCE + Duration::from_millis(1);
+    assert!(message.is_some_and(|left| left > short && left <= most) && responder <= message, "{message:?}");
+    // This one is written at once, and read when its time is up.
+    to_bob.send("hold").unwrap();
+    assert_eq!(to_bob.request("late", short).unwrap_err(), RequestError::TimedOut);
+    std::thread::sleep(short);
+    go.send_timeout((), PATIENCE).unwrap();
+    wait_until("all have ended", || to_bob.stats().queued_messages == 0 && to_bob.stats().kept_bytes == 0);
+    assert_eq!(to_bob.request("now", PATIENCE).unwrap_err(), RequestError::NoAnswer);
 }
 
 #[test]
@@ -336,27 +403,27 @@ fn kinds_have_handlers_names_bounds_and_priorities() {
     let alice = Node::builder().config(quick()).kind(block()).start().unwrap();
     let carol = start(quick());
     let (from_alice, from_carol) = (link(&alice, &bob), link(&carol, &bob));
-    assert_eq!(from_alice.request_msg::<_, u32>(SUM, &Sum { of: vec![1, 2, 39] }, PATIENCE), Ok(42));
+    assert_eq!(from_alice.request_msg_with::<_, u32>(&Sum { of: vec![1, 2, 39] }, PATIENCE, &kind(SUM)), Ok(42));
     assert_eq!(
-        from_alice.request_msg::<_, Sum>(SUM, &Sum { of: vec![1] }, PATIENCE),
+        from_alice.request_msg_with::<_, Sum>(&Sum { of: vec![1] }, PATIENCE, &kind(SUM)),
         Err(RequestError::Undecodable),
         "four bytes are no list"
     );
-    let refused = from_alice.request_kind(SUM, vec![0; 3], PATIENCE).unwrap_err();
+    let refused = from_alice.request_with(vec![0; 3], PATIENCE, &kind(SUM)).unwrap_err();
     assert_eq!(refused, RequestError::Rejected(RejectCause::Undecodable));
-    for kind in [0, OTHER] {
-        let refused = from_alice.request_kind(kind, "x", PATIENCE).unwrap_err();
-        assert_eq!(refused, RequestError::Rejected(RejectCause::NoHandler), "kind {kind}");
+    for number in [0, OTHER] {
+        let refused = from_alice.request_with("x", PATIENCE, &kind(number)).unwrap_err();
+        assert_eq!(refused, RequestError::Rejected(RejectCause::NoHandler), "kind {number}");
     }
     // Too long for the sender that knows it, and for the receiver of one that does not.
     let refused = from_alice.send_kind(BLOCK, vec![1; 1001]).unwrap_err();
     assert_eq!((refused.kind, refused.payload), (SendErrorKind::TooLarge, vec![1; 1001]));
     assert_eq!(
-        from_alice.request_kind(BLOCK, vec![1; 1001], PATIENCE).unwrap_err(),
+        from_alice.request_with(vec![1; 1001], PATIENCE, &kind(BLOCK)).unwrap_err(),
         not_sent(SendErrorKind::TooLarge, &[1; 1001])
     );
     for len in [1001, 100_000] {
-        let refused = from_carol.request_kind(BLOCK, vec![1; len], PATIENCE).unwrap_err();
+        let refused = from_carol.request_with(vec![1; len], PATIENCE, &kind(BLOCK)).unwrap_err();
         assert_eq!(refused, RequestError::Rejected(RejectCause::TooLarge), "{len} bytes");
     }
     from_carol.send_kind(OTHER, "x").unwrap();
@@ -387,7 +454,7 @@ fn a_receive_loop_gets_what_its_kinds_allow_and_the_rest_is_rejected() {
     for len in [10, 11, 5, 100_000, 7] {
         to_bob.send_kind(7, vec![1; len]).unwrap();
     }
-    let too_long = to_bob.ask_kind(7, vec![1; 12], PATIENCE).unwrap();
+    let too_long = to_bob.ask_with(vec![1; 12], PATIENCE, &kind(7)).unwrap();
     to_bob.send(vec![1; 12]).unwrap();
     for len in [10, 5, 7, 12] {
         assert_eq!(bob.recv_timeout(PATIENCE).unwrap().payload().len(), len);

@@ -298,7 +298,6 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
     /// Cuts sessions that show no life, forgets what a link kept beyond its resume window, and ends questions that nobody
     /// answered in time.
     fn scan(&mut self, now: Instant) {
-        self.shared.settings.askers.expire(now);
         let times = self.shared.times.clone();
         let turns = self.watched.len().div_ceil(LOOKS).clamp(1, TURNS);
         self.scans = self.scans.wrapping_add(1);
@@ -356,22 +355,24 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
                 session.close(&link, reason);
             }
         }
+        for link in self.shared.registry.links_where(|link| link.outbox.may_expire()) {
+            link.expire(now);
+        }
+        // After those that come back unsent, with their payloads.
+        self.shared.settings.askers.expire(now);
         while let Some((peer, _)) = self.detached.iter().find(|(_, since)| now - **since > times.resume) {
             let peer = *peer;
             self.detached.remove(&peer);
             if let Some(link) = self.shared.registry.link(&peer) {
                 let (_, state) = self.shared.secrets.next();
-                let mut core = link.core.lock();
-                let unknown = core.give_up(state);
-                let attached = core.attached().is_some();
-                drop(core);
-                if !attached {
+                let ended = link.give_up(state);
+                if link.core.lock().attached().is_none() {
                     link.requests.lose_handed(&RequestError::PeerLost);
                 }
-                if unknown > 0 {
+                if ended > 0 {
                     log::warn!(
                         target: "threadwire::link",
-                        "{}: the resume window ended: {unknown} messages end unknown", peer.short()
+                        "{}: the resume window ended, and with it {ended} messages", peer.short()
                     );
                 }
             }

@@ -1,3 +1,5 @@
+use std::time::Instant;
+
 use super::core::SMALLEST_WINDOW;
 use super::offer::Answer;
 use super::*;
@@ -83,7 +85,7 @@ impl Pair {
     fn write(&mut self, side: usize, queue: &mut Vec<Segment>) -> bool {
         let mut bytes = Vec::new();
         self.cores[side].put_acks(self.conn, true, &mut bytes);
-        let chunk = self.cores[side].next_chunk(self.conn, &mut bytes, |lane| {
+        let chunk = self.cores[side].next_chunk(self.conn, Instant::now(), &mut bytes, |lane| {
             (lane == Lane::Normal && !queue.is_empty())
                 .then(|| Taken { segment: queue.remove(0), debt: Default::default() })
         });
@@ -103,7 +105,7 @@ impl Pair {
             match frame.header.frame_type().unwrap() {
                 FrameType::Ack => {
                     let acked = core.on_ack(self.conn, &decode(frame.body).unwrap()).unwrap();
-                    self.rejected[side].extend(acked.rejected);
+                    self.rejected[side].extend(acked.rejected.iter().map(|rejected| (rejected.number, rejected.cause)));
                 }
                 FrameType::Segment => {
                     let at = |i| crate::wire::u64_at(frame.body, i).unwrap();
@@ -314,11 +316,11 @@ fn an_attach_under_way_outruns_the_end_of_the_resume_window() {
         pair.write(0, &mut queue);
         pair.cut();
         let attach = pair.propose(1);
-        assert_eq!(pair.cores[0].give_up(77), 0);
+        assert_eq!(pair.cores[0].give_up(77).len(), 0);
         let answer = pair.cores[1].on_attach(pair.conn, &attach, pair.clock).unwrap().say.unwrap().1;
         if succeeds {
             pair.cores[0].on_attach(pair.conn, &answer, pair.clock).unwrap();
-            assert_eq!(pair.cores[0].give_up(78), 0, "attached");
+            assert_eq!(pair.cores[0].give_up(78).len(), 0, "attached");
         } else {
             pair.cut();
             pair.connect();

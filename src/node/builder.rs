@@ -26,7 +26,7 @@ use crate::node::shutdown::{self, Ending};
 use crate::registry::{RegistryLimits, SharedRegistry};
 use crate::session::{
     Askers, Consumer, Kind, Kinds, KindsBuilder, Message, OnEnd, PeerHandle, QueueLimits, RequestLimits,
-    SessionSettings,
+    SessionSettings, Undeliverable,
 };
 use crate::threads;
 use crate::transport::Transport;
@@ -212,6 +212,7 @@ impl NodeBuilder {
                 (Consumer::Channel(sender), Some(Inlet::new(receiver)))
             }
         };
+        let (undeliverable, undelivered) = Undeliverable::new();
         let (reports, to_supervisor) = unbounded();
         let on_end: OnEnd = {
             let reports = reports.clone();
@@ -224,7 +225,7 @@ impl NodeBuilder {
             metrics: Arc::new(Metrics::default()),
             handshake: Arc::new(handshake),
             me,
-            settings: Arc::new(settings(&config, kinds, inlet.is_none())),
+            settings: Arc::new(settings(&config, kinds, inlet.is_none(), undeliverable)),
             link_limits: LinkLimits { window_bytes: config.window_bytes, max_message: config.max_message },
             outbound,
             resolve_threads: config.resolve_threads,
@@ -247,6 +248,7 @@ impl NodeBuilder {
             connections: Arc::new(crate::sync::Mutex::new(Some(connections))),
             inlet: inlet.map(Arc::new),
             events: to_application,
+            undelivered,
             changes,
             names: config.peers.iter().map(|peer| (peer.name.clone(), peer.id)).collect(),
             ending: Arc::new(Ending::new()),
@@ -288,12 +290,18 @@ fn session_threads(config: &Config) -> usize {
     asked.min(threads::most().unwrap_or(usize::MAX)).saturating_sub(OWN_THREADS)
 }
 
-fn settings(config: &Config, kinds: Arc<Kinds>, handler: bool) -> SessionSettings {
+fn settings(config: &Config, kinds: Arc<Kinds>, handler: bool, undeliverable: Undeliverable) -> SessionSettings {
     SessionSettings {
-        queue: QueueLimits { messages: config.queue_messages, bytes: config.queue_bytes },
+        queue: QueueLimits {
+            messages: config.queue_messages,
+            bytes: config.queue_bytes,
+            offline: config.offline,
+            ttl: config.message_ttl,
+        },
         max_message: config.max_message,
         send_deadline: config.send_deadline,
         ack_delay: config.ack_delay,
+        undelivered: Arc::new(undeliverable),
         heartbeat: config.heartbeat,
         rx_stack: if handler { config.threads.rx_handler_stack } else { config.threads.rx_stack },
         tx_stack: config.threads.tx_stack,

@@ -14,10 +14,11 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{RecvError, RequestError, SendError, SendErrorKind};
 use crate::session::handling;
-use crate::session::outbox::Wait;
+use crate::session::options::SendOptions;
 use crate::session::peer::PeerHandle;
-use crate::session::requests::{Answer, Answered, NoPlace, Requests};
-use crate::wire::{self, Heading, flags};
+use crate::session::peer_link::PeerLink;
+use crate::session::requests::{Answer, Answered, NoPlace};
+use crate::wire;
 
 /// A deadline that is never.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -31,29 +32,27 @@ impl PeerHandle {
     ///
     /// # Blocking
     /// Up to `timeout`. Inside a handler: [`RequestError::NotSent`], use [`PeerHandle::ask`] there.
-    pub fn request<P: AsRef<[u8]> + Into<Vec<u8>>>(
-        &self,
-        payload: P,
-        timeout: Duration,
-    ) -> Result<Answer, RequestError> {
-        self.request_kind(0, payload, timeout)
+    pub fn request(&self, payload: impl Into<Vec<u8>>, timeout: Duration) -> Result<Answer, RequestError> {
+        self.request_with(payload, timeout, &SendOptions::default())
     }
 
-    /// [`PeerHandle::request`] with a kind.
+    /// [`PeerHandle::request`], with the question sent as `options` say.
     ///
     /// # Errors
     /// As [`PeerHandle::request`].
     ///
     /// # Blocking
     /// As [`PeerHandle::request`].
-    pub fn request_kind<P>(&self, kind: u16, payload: P, timeout: Duration) -> Result<Answer, RequestError>
-    where
-        P: AsRef<[u8]> + Into<Vec<u8>>,
-    {
+    pub fn request_with(
+        &self,
+        payload: impl Into<Vec<u8>>,
+        timeout: Duration,
+        options: &SendOptions,
+    ) -> Result<Answer, RequestError> {
         if handling::in_handler() {
             return Err(SendError { kind: SendErrorKind::WouldBlock, payload: payload.into() }.into());
         }
-        self.ask_kind(kind, payload, timeout)?.wait()
+        self.ask_with(payload, timeout, options)?.wait()
     }
 
     /// Asks with the bincode of one type, and decodes the answer as another.
@@ -66,12 +65,27 @@ impl PeerHandle {
     /// As [`PeerHandle::request`].
     pub fn request_msg<Q: Serialize, R: DeserializeOwned>(
         &self,
-        kind: u16,
         question: &Q,
         timeout: Duration,
     ) -> Result<R, RequestError> {
+        self.request_msg_with(question, timeout, &SendOptions::default())
+    }
+
+    /// [`PeerHandle::request_msg`], with the question sent as `options` say.
+    ///
+    /// # Errors
+    /// As [`PeerHandle::request_msg`].
+    ///
+    /// # Blocking
+    /// As [`PeerHandle::request`].
+    pub fn request_msg_with<Q: Serialize, R: DeserializeOwned>(
+        &self,
+        question: &Q,
+        timeout: Duration,
+        options: &SendOptions,
+    ) -> Result<R, RequestError> {
         match wire::encode_payload(question, self.link.settings.max_message) {
-            Ok(payload) => self.request_kind(kind, payload, timeout)?.decode(),
+            Ok(payload) => self.request_with(payload, timeout, options)?.decode(),
             Err(_) => Err(SendError { kind: SendErrorKind::Unencodable, payload: Vec::new() }.into()),
         }
     }
@@ -80,103 +94,71 @@ impl PeerHandle {
     /// for room.
     ///
     /// # Errors
-    /// [`SendErrorKind::TooManyRequests`], or as [`PeerHandle::send_timeout`]. The question comes back.
+    /// [`SendErrorKind::TooManyRequests`], or as [`PeerHandle::send`]. The question comes back.
     ///
     /// # Blocking
     /// While the peer's queue is full, up to `timeout` or the send deadline of the configuration, whichever is shorter;
     /// never inside a handler.
-    pub fn ask<P>(&self, payload: P, timeout: Duration) -> Result<Pending, SendError>
-    where
-        P: AsRef<[u8]> + Into<Vec<u8>>,
-    {
-        self.ask_kind(0, payload, timeout)
+    pub fn ask(&self, payload: impl Into<Vec<u8>>, timeout: Duration) -> Result<Pending, SendError> {
+        self.ask_with(payload, timeout, &SendOptions::default())
     }
 
-    /// [`PeerHandle::ask`] with a kind.
+    /// [`PeerHandle::ask`], with the question sent as `options` say.
     ///
     /// # Errors
-    /// As [`PeerHandle::ask`].
+    /// As [`PeerHandle::ask`], and [`PeerHandle::send_with`].
     ///
     /// # Blocking
-    /// As [`PeerHandle::ask`].
-    pub fn ask_kind<P>(&self, kind: u16, payload: P, timeout: Duration) -> Result<Pending, SendError>
-    where
-        P: AsRef<[u8]> + Into<Vec<u8>>,
-    {
-        let (to, ended) = bounded(1);
-        let deadline = deadline_in(timeout);
-        let number = self.put_question(kind, payload, deadline, (to, 0))?;
-        Ok(Pending { requests: self.link.requests.clone(), number, deadline, ended })
-    }
-
-    /// Asks, and has the answer come through a channel that many questions share, to any peers: `tag` tells it apart.
-    ///
-    /// # Errors
-    /// As [`PeerHandle::ask`].
-    ///
-    /// # Blocking
-    /// As [`PeerHandle::ask`].
-    pub fn ask_into<P>(&self, answers: &Answers, tag: u64, payload: P, timeout: Duration) -> Result<(), SendError>
-    where
-        P: AsRef<[u8]> + Into<Vec<u8>>,
-    {
-        self.ask_kind_into(answers, tag, 0, payload, timeout)
-    }
-
-    /// [`PeerHandle::ask_into`] with a kind.
-    ///
-    /// # Errors
-    /// As [`PeerHandle::ask`].
-    ///
-    /// # Blocking
-    /// As [`PeerHandle::ask`].
-    pub fn ask_kind_into<P>(
+    /// As [`PeerHandle::ask`], with the options' timeout for the send deadline.
+    pub fn ask_with(
         &self,
+        payload: impl Into<Vec<u8>>,
+        timeout: Duration,
+        options: &SendOptions,
+    ) -> Result<Pending, SendError> {
+        let (to, ended) = bounded(1);
+        let (number, deadline) = self.put_question(payload.into(), timeout, options, (to, 0))?;
+        Ok(Pending { link: self.link.clone(), number, deadline, ended })
+    }
+
+    /// Asks, with the question sent as `options` say, and has its end come through a channel that many questions share,
+    /// to any peers: `tag` tells it apart.
+    ///
+    /// # Errors
+    /// As [`PeerHandle::ask_with`].
+    ///
+    /// # Blocking
+    /// As [`PeerHandle::ask_with`].
+    pub fn ask_into(
+        &self,
+        payload: impl Into<Vec<u8>>,
+        timeout: Duration,
+        options: &SendOptions,
         answers: &Answers,
         tag: u64,
-        kind: u16,
-        payload: P,
-        timeout: Duration,
-    ) -> Result<(), SendError>
-    where
-        P: AsRef<[u8]> + Into<Vec<u8>>,
-    {
-        self.put_question(kind, payload, deadline_in(timeout), (answers.to.clone(), tag)).map(drop)
+    ) -> Result<(), SendError> {
+        self.put_question(payload.into(), timeout, options, (answers.to.clone(), tag)).map(drop)
     }
 
     /// Enters a question in the table, then in the queue: its answer may be here before this returns.
-    fn put_question<P>(
+    fn put_question(
         &self,
-        kind: u16,
-        payload: P,
-        deadline: Instant,
+        payload: Vec<u8>,
+        timeout: Duration,
+        options: &SendOptions,
         (to, tag): (Sender<Answered>, u64),
-    ) -> Result<u64, SendError>
-    where
-        P: AsRef<[u8]> + Into<Vec<u8>>,
-    {
-        let requests = &self.link.requests;
+    ) -> Result<(u64, Instant), SendError> {
+        let (now, requests) = (Instant::now(), &self.link.requests);
+        let deadline = now.checked_add(timeout).unwrap_or_else(|| now + FOREVER);
         let number = match requests.ask(to, tag, deadline) {
             Ok(number) => number,
-            Err(no_place) => {
-                let kind = match no_place {
-                    NoPlace::Full => SendErrorKind::TooManyRequests,
-                    NoPlace::Closed => SendErrorKind::ShuttingDown,
-                };
-                return Err(SendError { kind, payload: payload.into() });
-            }
+            Err(NoPlace::Full) => return Err(SendError { kind: SendErrorKind::TooManyRequests, payload }),
+            Err(NoPlace::Closed) => return Err(SendError { kind: SendErrorKind::ShuttingDown, payload }),
         };
-        let wait = if handling::in_handler() {
-            Wait::No
-        } else {
-            Wait::UpTo(deadline.saturating_duration_since(Instant::now()).min(self.link.settings.send_deadline))
-        };
-        let heading = Heading { kind, flags: flags::CORRELATED, correlation: Some(number) };
-        match self.link.push(self.link.settings.kinds.lane(kind), heading, payload, wait) {
+        match self.link.push_question(number, payload, (now, deadline), options) {
             Ok(()) => {
-                requests.handed(number);
                 requests.sent();
-                Ok(number)
+                Ok((number, deadline))
             }
             Err(error) => {
                 requests.forget(number);
@@ -194,7 +176,7 @@ fn deadline_in(timeout: Duration) -> Instant {
 /// A question that was asked. Dropped, its answer is not wanted any more, and counted as late if it comes.
 #[must_use = "dropped, the answer is not wanted any more"]
 pub struct Pending {
-    requests: Arc<Requests>,
+    link: Arc<PeerLink>,
     number: u64,
     deadline: Instant,
     ended: Receiver<Answered>,
@@ -213,10 +195,15 @@ impl Pending {
             return Err(RequestError::WouldBlock);
         }
         match self.ended.recv_deadline(self.deadline) {
-            Ok(answered) => answered.outcome,
-            Err(RecvTimeoutError::Timeout) if self.requests.forget(self.number) => Err(RequestError::TimedOut),
-            // Somebody is just about to say how it ended.
-            Err(_) => self.ended.recv().map_or(Err(RequestError::TimedOut), |answered| answered.outcome),
+            Ok(answered) => return answered.outcome,
+            // If it is still in the queue, it comes back from there.
+            Err(RecvTimeoutError::Timeout) => self.link.expire(Instant::now()),
+            Err(RecvTimeoutError::Disconnected) => {}
+        }
+        match self.link.requests.forget(self.number) {
+            true => Err(RequestError::TimedOut),
+            // Somebody has just said, or is about to say, how it ended.
+            false => self.ended.recv().map_or(Err(RequestError::TimedOut), |answered| answered.outcome),
         }
     }
 
@@ -228,7 +215,10 @@ impl Pending {
     /// # Blocking
     /// Up to `timeout`, and never beyond the timeout that the question was asked with.
     pub fn wait_timeout(self, timeout: Duration) -> Result<Result<Answer, RequestError>, Self> {
-        let deadline = deadline_in(if handling::in_handler() { Duration::ZERO } else { timeout });
+        if handling::in_handler() {
+            return self.try_wait();
+        }
+        let deadline = deadline_in(timeout);
         if deadline >= self.deadline {
             return Ok(self.wait());
         }
@@ -253,7 +243,7 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.requests.forget(self.number);
+        self.link.requests.forget(self.number);
     }
 }
 

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use crate::metrics::{Counter, KindTraffic};
 use crate::session::options::Priority;
-use crate::wire::Lane;
 
 /// A kind of message, by the number that its sender gives.
 ///
@@ -84,10 +83,10 @@ impl Kinds {
         self.get(number).is_none_or(|kind| len <= kind.max_size)
     }
 
-    /// The lane of such messages where nothing else is said.
+    /// How urgent such messages are where nothing else is said.
     #[inline]
-    pub(super) fn lane(&self, number: u16) -> Lane {
-        self.get(number).map_or(Lane::Normal, |kind| kind.priority.lane())
+    pub(super) fn priority(&self, number: u16) -> Priority {
+        self.get(number).map_or(Priority::Normal, |kind| kind.priority)
     }
 
     /// What a line in the log calls it.
@@ -169,10 +168,11 @@ mod tests {
     #[test]
     fn a_kind_is_found_by_its_number_and_others_are_not() {
         let mut kinds = Kinds::default();
-        assert!(kinds.is_empty() && kinds.allows(0, usize::MAX) && kinds.lane(0) == Lane::Normal);
+        assert!(kinds.is_empty() && kinds.allows(0, usize::MAX) && kinds.priority(0) == Priority::Normal);
         kinds.add(Kind::new(0, "plain").priority(Priority::Urgent));
         kinds.add(Kind::new(0x1234, "block").max_size(10).priority(Priority::Bulk));
-        assert_eq!((kinds.lane(0), kinds.lane(0x1234), kinds.lane(0x1235)), (Lane::Urgent, Lane::Bulk, Lane::Normal));
+        let priorities = [0, 0x1234, 0x1235].map(|number| kinds.priority(number));
+        assert_eq!(priorities, [Priority::Urgent, Priority::Bulk, Priority::Normal]);
         assert!(kinds.allows(0x1234, 10) && !kinds.allows(0x1234, 11) && kinds.allows(0x3412, 11));
         assert_eq!((kinds.label(0x1234).to_string(), kinds.label(9).to_string()), ("block".into(), "kind 9".into()));
     }

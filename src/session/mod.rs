@@ -14,6 +14,7 @@
 
 mod asking;
 mod beat;
+mod fate;
 mod gate;
 mod handling;
 mod inbox;
@@ -24,6 +25,7 @@ mod outbox;
 mod peer;
 mod peer_link;
 mod presence;
+mod receipt;
 mod receiver;
 mod redial;
 mod requests;
@@ -34,6 +36,7 @@ mod sender;
 mod shuttle_tests;
 mod state;
 mod traffic;
+mod undelivered;
 mod writer;
 
 #[cfg(test)]
@@ -58,15 +61,19 @@ pub(crate) use inbox::{Consumer, Peer};
 pub use kinds::Kind;
 pub(crate) use kinds::Kinds;
 pub use message::Message;
-pub use options::Priority;
+pub use options::{BEST_EFFORT_MOST, Delivery, OverflowPolicy, Priority, SendOptions};
 pub(crate) use outbox::QueueLimits;
 pub use peer::{LinkStats, PeerHandle};
 pub(crate) use peer_link::{PeerLink, SessionSettings};
+pub use receipt::{Collector, OutcomeBatch, Receipt, WaitError};
 pub use requests::{Answer, Answered};
 pub(crate) use requests::{Askers, RequestLimits};
 pub use responder::Responder;
 pub(crate) use routes::KindsBuilder;
 pub(crate) use state::{OnEnd, Pulse, Session, SessionEnded};
+
+pub(crate) use undelivered::Undeliverable;
+pub use undelivered::Undelivered;
 
 use traffic::Counted;
 use writer::Writer;
@@ -93,7 +100,8 @@ pub(crate) fn prepare(
     let write = Arc::new(Counted::new(write, peer.link.traffic.clone()));
     let mut writer = Writer::new(conn, write, Instant::now());
     writer.control(unsent);
-    let wake = peer.link.outbox.attach(Box::new(writer));
+    let (wake, ended) = peer.link.outbox.attach(Box::new(writer));
+    peer.link.tell(ended);
     Prepared { session, peer: peer.clone(), read, wake }
 }
 

@@ -8,17 +8,18 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{RejectCause, SendError, SendErrorKind};
 use crate::ident::{ConnectionId, PeerId};
 use crate::link::{AckDue, Acked, LARGE, LinkCore, Segment};
 use crate::session::handling;
 use crate::session::kinds::{KindCounters, Kinds};
-use crate::session::outbox::{Item, Kick, Outbox, QueueLimits, Wait};
+use crate::session::outbox::{Defaults, Item, Kick, Outbox, QueueLimits, Wait};
 use crate::session::redial::RedialNote;
 use crate::session::requests::{self, Askers, Creditor, RequestLimits, Requests};
 use crate::session::traffic::LinkTraffic;
+use crate::session::undelivered::Undeliverable;
 use crate::session::writer::Writer;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex};
@@ -31,6 +32,8 @@ pub(crate) struct SessionSettings {
     pub(crate) max_message: usize,
     pub(crate) send_deadline: Duration,
     pub(crate) ack_delay: Duration,
+    /// Where messages go that failed and that nobody waits for.
+    pub(crate) undelivered: Arc<Undeliverable>,
     pub(crate) heartbeat: Duration,
     /// Stack of a receiver thread, by whether a handler runs on it.
     pub(crate) rx_stack: usize,
@@ -126,6 +129,12 @@ impl PeerLink {
         if len > self.settings.max_message || !(is_answer || self.settings.kinds.allows(heading.kind, len)) {
             return Err(SendError { kind: SendErrorKind::TooLarge, payload: payload.into() });
         }
+        if lane != Lane::Reply {
+            let defaults = self.outbox.defaults();
+            if defaults != Defaults::default() {
+                return self.push_by_defaults(lane, heading, payload.into(), wait, defaults);
+            }
+        }
         let reads = self.reads.load(Ordering::Relaxed);
         let inline = !handling::more_to_come(self.address());
         let kick = if len > LARGE {
@@ -161,9 +170,12 @@ impl PeerLink {
     /// `acks`), and the next chunk. False when there is nothing to write.
     pub(super) fn gather(&self, writer: &mut Writer, acks: bool) -> bool {
         let mut core = self.core.lock();
-        let mut taking = self.outbox.taking();
+        let mut taking = self.outbox.taking(Instant::now());
         let more = writer.gather(&mut core, |lane| taking.take(lane), acks);
+        taking.in_flight(writer.take_best_effort());
+        let ended = taking.take_ended();
         drop((core, taking));
+        self.tell(ended);
         if let Some(buffer) = writer.take_spare() {
             self.outbox.spares.recycle(buffer);
         }
@@ -183,6 +195,7 @@ impl PeerLink {
         if !wrote {
             log::trace!(target: "threadwire::session", "{}: inline write failed", writer.conn());
         }
+        self.note_written(&mut writer);
         self.outbox.put_back(writer).wake();
     }
 
@@ -239,11 +252,8 @@ impl PeerLink {
     }
 
     /// Reuses the buffers an acknowledgement freed, and wakes a writer that waited for it.
-    pub(crate) fn see_to_freed(&self, acked: Acked) {
-        for (number, cause) in &acked.rejected {
-            self.traffic.returned.add(*cause);
-            log::debug!(target: "threadwire::link", "{}: message {number} was rejected: {cause}", self.id.short());
-        }
+    pub(crate) fn see_to_freed(&self, mut acked: Acked) {
+        self.settle(&mut acked);
         for segment in acked.segments {
             match Arc::into_inner(segment) {
                 Some(segment) if segment.is_large() => self.outbox.spares.recycle_large(segment.into_payload()),
@@ -279,7 +289,12 @@ impl PeerLink {
 }
 
 impl Creditor for PeerLink {
+    fn keep(&self) {
+        self.outbox.crowd(true);
+    }
+
     fn give_back(&self, credit: u64) {
+        self.outbox.crowd(false);
         let mut all = [0; LANES];
         all[Lane::Reply.index()] = credit;
         self.release(all);

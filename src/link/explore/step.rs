@@ -5,6 +5,7 @@
 //! whatever can be delayed is an action of its own.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::error::{CloseReason, RejectCause};
 use crate::link::explore::action::Action;
@@ -216,7 +217,7 @@ impl World {
         me.core.outgoing.iter_mut().for_each(|lane| lane.remake_tail(if case.room { LARGE } else { 0 }));
         let numbered = &mut me.numbered;
         let mut bytes = Vec::new();
-        let chunk = me.core.next_chunk(conn, &mut bytes, |lane| {
+        let chunk = me.core.next_chunk(conn, Instant::now(), &mut bytes, |lane| {
             let at = &mut numbered[lane.index()];
             let (load, id) = case.load(usize::from(side), lane, *at)?;
             *at += 1;
@@ -224,7 +225,7 @@ impl World {
             Some(Taken { segment, debt: [0; LANES] })
         });
         me.core.outgoing.iter_mut().for_each(|lane| lane.remake_tail(0));
-        let Some((_, Chunk { body, start, end })) = chunk else {
+        let Some((_, Chunk { body, start, end, .. })) = chunk else {
             me.asleep = true;
             return;
         };

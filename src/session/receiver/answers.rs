@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::{End, Receiver};
 use crate::link::Claim;
 use crate::session::requests::{Came, Creditor};
-use crate::wire::{Lane, Run, Whole, flags};
+use crate::wire::{HEADER, Lane, Prefix, Run, Whole, flags};
 
 /// Whether what comes with these flags on this lane is an answer to a question.
 pub(super) const fn is_answer(lane: Lane, flag_bits: u8) -> bool {
@@ -24,7 +24,7 @@ impl Receiver<'_> {
         let answers = (0..run.frames).map_while(|_| {
             let whole = Whole::at(bytes, offset, run.prefix)?;
             let at = std::mem::replace(&mut offset, whole.end);
-            let number = super::deliver::prefix_at(run.flags, bytes, at).correlation.unwrap_or_default();
+            let number = prefix_at(run.flags, bytes, at).correlation.unwrap_or_default();
             Some(Came {
                 number,
                 kind: whole.header.kind,
@@ -53,4 +53,9 @@ impl Receiver<'_> {
     fn creditor(&self) -> Arc<dyn Creditor> {
         self.link.clone()
     }
+}
+
+/// What stands in front of the payload of the frame that begins at `offset`: the decoder has seen that it is there.
+pub(super) fn prefix_at(flag_bits: u8, bytes: &[u8], offset: usize) -> Prefix {
+    Prefix::read(flag_bits, bytes.get(offset + HEADER..).unwrap_or_default()).unwrap_or_default()
 }

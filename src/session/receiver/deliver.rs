@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::answers::is_answer;
+use super::answers::{is_answer, prefix_at};
 use super::{End, Receiver};
 use crate::error::{CloseReason, DisconnectReason, RejectCause};
 use crate::link::{Claim, Piece, Reassembly};
@@ -324,11 +324,6 @@ impl Receiver<'_> {
             self.link.finish(generation, lane, number + 1, credit, Some((number, cause)));
         }
     }
-}
-
-/// What stands in front of the payload of the frame that begins at `offset`: the decoder has seen that it is there.
-pub(super) fn prefix_at(flag_bits: u8, bytes: &[u8], offset: usize) -> Prefix {
-    Prefix::read(flag_bits, bytes.get(offset + HEADER..).unwrap_or_default()).unwrap_or_default()
 }
 
 fn ms(left: u32) -> Duration {

@@ -15,7 +15,7 @@
 //!                    |   ^              deadline (whoever waits, or the supervisor's scan)
 //!    receipt: handed |   |              restart, resume window, goodbye: those that were handed
 //!                    v   |              removed, shutdown: all
-//!                   (marked)            returned unsent: that one, with its payload
+//!                   (marked)            receipt: returned, rejected or unknown, with its payload
 //! ```
 
 mod table;
@@ -30,6 +30,7 @@ use crossbeam_channel::Sender;
 use crate::error::RequestError;
 use crate::ident::PeerId;
 use crate::metrics::Counter;
+use crate::outcome::{Outcome, ReturnReason};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -93,9 +94,11 @@ pub struct Answered {
     _place: Place,
 }
 
-/// Gives credit back; in truth the link.
+/// Keeps credit and gives it back; in truth the link.
 pub(super) trait Creditor: Send + Sync {
-    /// So many bytes of the reply lane may come again.
+    /// An answer waits that keeps its credit: whoever waits to ask more is let go.
+    fn keep(&self);
+    /// It was taken: so many bytes of the reply lane may come again.
     fn give_back(&self, credit: u64);
 }
 
@@ -239,9 +242,19 @@ impl Requests {
         self.counts.asked.add();
     }
 
-    /// The other side's application has the question.
-    pub(super) fn handed(&self, number: u64) {
-        self.table.lock().handed(number);
+    /// What became of the question itself.
+    pub(super) fn told(&self, number: u64, outcome: Outcome) {
+        let error = match outcome {
+            // Of best effort nothing more is heard.
+            Outcome::Acknowledged(_) | Outcome::Written(_) => return self.table.lock().handed(number),
+            Outcome::Returned { reason: ReturnReason::Rejected(cause), .. } => RequestError::Rejected(cause),
+            Outcome::Returned { payload, reason } => RequestError::Returned { payload, reason },
+            Outcome::Unknown { payload } => RequestError::Unknown { payload },
+        };
+        let found = self.table.lock().take(number);
+        if let Found::Waiting(waiter) = found {
+            waiter.end(Err(error));
+        }
     }
 
     /// Answers came. Returns how much of their credit they keep.
@@ -281,7 +294,9 @@ impl Requests {
         if before == 0 || before + bytes <= self.limits.bytes {
             return 0;
         }
-        place.held = Some((creditor(), credit));
+        let creditor = creditor();
+        creditor.keep();
+        place.held = Some((creditor, credit));
         credit
     }
 
@@ -297,10 +312,10 @@ impl Requests {
         lost.into_iter().for_each(|waiter| waiter.end(Err(error.clone())));
     }
 
-    /// All questions end, and no more are taken: the node is shutting down.
+    /// No more are taken: the node is shutting down. Those end that the other side has.
     pub(crate) fn close(&self) {
         self.table.lock().close();
-        self.lose_all(&RequestError::ShuttingDown);
+        self.lose_handed(&RequestError::ShuttingDown);
     }
 
     /// What became of them.

@@ -22,6 +22,7 @@ use crate::session::peer_link::{PeerLink, SessionSettings};
 use crate::session::requests::RequestLimits;
 use crate::session::sender::send_loop;
 use crate::session::state::{OnEnd, Session};
+use crate::session::undelivered::Undeliverable;
 use crate::session::writer::Writer;
 use crate::sync::{Condvar, Mutex};
 use crate::transport::{Closer, ReadHalf, WriteHalf};
@@ -242,10 +243,11 @@ pub(super) fn link_with(decides: bool, queue: usize, window_bytes: usize, ack_de
     let (near_id, far_id) = (PeerId::from_bytes([near; 32]), PeerId::from_bytes([far; 32]));
     let limits = LinkLimits { window_bytes, max_message: 1 << 20 };
     let settings = SessionSettings {
-        queue: QueueLimits { messages: queue, bytes: 1 << 20 },
+        queue: QueueLimits::bounds(queue, 1 << 20),
         max_message: 1 << 20,
         send_deadline: LONG,
         ack_delay,
+        undelivered: Arc::new(Undeliverable::new().0),
         heartbeat: LONG,
         rx_stack: 0,
         tx_stack: 0,
