@@ -98,15 +98,17 @@ fn many_questions_are_in_flight_and_end_in_one_channel_in_any_order() {
     assert_eq!(to_bob.stats().open_requests as u64, COUNT + 10);
     // From another thread, the last one first.
     let responders = std::mem::take(&mut *kept.lock());
-    let answerer = std::thread::spawn(move || {
-        for (nth, responder) in responders.into_iter().enumerate().rev() {
-            assert!(responder.is_question());
-            responder.answer((nth as u64).to_le_bytes()).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for (nth, responder) in responders.into_iter().enumerate().rev() {
+                assert!(responder.is_question());
+                responder.answer((nth as u64).to_le_bytes()).unwrap();
+            }
+        });
+        for (nth, pending) in pending.into_iter().enumerate() {
+            assert_eq!(pending.wait().unwrap().payload(), (COUNT + nth as u64).to_le_bytes());
         }
     });
-    for (nth, pending) in pending.into_iter().enumerate() {
-        assert_eq!(pending.wait().unwrap().payload(), (COUNT + nth as u64).to_le_bytes());
-    }
     let mut tags: Vec<u64> = (0..COUNT)
         .map(|_| {
             let answered = answers.recv_timeout(PATIENCE).unwrap();
@@ -114,7 +116,6 @@ fn many_questions_are_in_flight_and_end_in_one_channel_in_any_order() {
             answered.tag
         })
         .collect();
-    answerer.join().unwrap();
     tags.sort_unstable();
     assert!(tags.into_iter().eq(0..COUNT));
     assert_eq!((to_bob.stats().open_requests, answers.try_recv().is_none()), (0, true));

@@ -47,14 +47,14 @@ impl Kind {
     }
 }
 
-/// A place in the table of kinds; 0 is none.
-type Slot = u16;
+/// For each lower half of a number the place in the table of kinds; 0 is none.
+type Page = Box<[u16; 256]>;
 
 /// The kinds of a node.
 #[derive(Default)]
 pub(crate) struct Kinds {
     /// By the upper half of the number, then by the lower.
-    pages: Option<Box<[Option<Box<[Slot; 256]>>; 256]>>,
+    pages: Option<Box<[Option<Page>; 256]>>,
     kinds: Vec<Kind>,
 }
 
@@ -111,7 +111,7 @@ impl Kinds {
     /// Registers one more, whose number is new.
     pub(super) fn add(&mut self, kind: Kind) {
         self.kinds.push(kind);
-        let (number, slot) = (self.kinds[self.kinds.len() - 1].number, self.kinds.len() as Slot);
+        let (number, slot) = (self.kinds[self.kinds.len() - 1].number, self.kinds.len() as u16);
         let pages = self.pages.get_or_insert_with(|| Box::new([const { None }; 256]));
         let page = pages[usize::from(number >> 8)].get_or_insert_with(|| Box::new([0; 256]));
         page[usize::from(number & 0xff)] = slot;

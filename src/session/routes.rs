@@ -15,6 +15,9 @@ use crate::session::kinds::{Kind, Kinds};
 use crate::session::message::Message;
 use crate::session::peer::PeerHandle;
 
+/// The kinds of a node, and its handler of messages if it has one.
+type Built = (Arc<Kinds>, Option<Handler>);
+
 /// What the application registers while it builds a node.
 #[derive(Default)]
 pub(crate) struct KindsBuilder {
@@ -63,7 +66,7 @@ impl KindsBuilder {
     ///
     /// # Errors
     /// The number that was given twice, or whose name was, and what is wrong with it.
-    pub(crate) fn build(self) -> Result<(Arc<Kinds>, Option<Handler>), (u16, &'static str)> {
+    pub(crate) fn build(self) -> Result<Built, (u16, &'static str)> {
         let Self { kinds: registered, routes, rest } = self;
         let mut kinds = Kinds::default();
         let mut names = HashSet::new();

@@ -76,7 +76,7 @@ pub(crate) struct SessionEnded {
     /// Bytes written and not acknowledged when it ended.
     pub(crate) unacked_bytes: usize,
     /// What the link wants done about other connections.
-    pub(crate) decision: Decision,
+    pub(crate) decision: Box<Decision>,
 }
 
 impl Session {
@@ -154,7 +154,7 @@ impl Session {
         link.tell(link.outbox.detached(self.conn));
         let mut core = link.core.lock();
         let unacked_bytes = core.unacked_bytes();
-        let decision = core.gone(self.conn, link.token);
+        let decision = Box::new(core.gone(self.conn, link.token));
         drop(core);
         link.delivered.notify_all();
         let report = SessionEnded { session: self.clone(), reason, retry_after, unacked_bytes, decision };

@@ -18,7 +18,7 @@ use crate::session::inbox::{Handler, Sink};
 use crate::session::message::{Body, Extra, Message, Part, PartContent};
 use crate::session::responder::Responder;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::wire::{Decoder, FrameHeader, HEADER, Lane, Prefix, Run, Whole, flags};
+use crate::wire::{Decoder, FrameHeader, Lane, Prefix, Run, Whole, flags};
 
 /// A reassembly buffer up to this size is kept for the next big message.
 const KEPT_BUFFER: usize = 4 * 1024 * 1024;
