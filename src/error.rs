@@ -136,6 +136,8 @@ wire_reasons! {
         NoHandler = 4, "no handler for this kind";
         /// Longer than the receiver takes.
         TooLarge = 5, "too large for the receiver";
+        /// Put together it would take more memory than the receiver has left.
+        NoMemory = 6, "the receiver had no memory for it";
     }
 }
 
@@ -296,6 +298,9 @@ pub enum RequestError {
     /// The other side did not hand the question over, or its handler panicked.
     #[error("the question was rejected: {0}")]
     Rejected(RejectCause),
+    /// An answer came, and this node did not take it: it is larger than `max_message`, or there is no memory for it.
+    #[error("the answer was not taken: {0}")]
+    AnswerRefused(RejectCause),
     /// The life of the peer's process that had the question is over.
     #[error("the peer was started anew")]
     Restarted,

@@ -245,7 +245,7 @@ impl Batch {
                 let credit = (whole.end - self.offset) as u64;
                 (whole.header.kind, start, whole.end, credit, prefix.correlation, expires)
             }
-            PartContent::Whole { kind, expires, question, payload } => {
+            PartContent::Whole { kind, expires, question, payload, .. } => {
                 (*kind, 0, payload.len(), part.credit, *question, *expires)
             }
         };

@@ -8,8 +8,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{End, Receiver};
-use crate::link::Claim;
+use crate::error::{RejectCause, RequestError};
+use crate::link::{Claim, Reassembly};
+use crate::memory::Charge;
 use crate::session::requests::{Came, Creditor};
+use crate::session::responder::Responder;
 use crate::wire::{HEADER, Lane, Prefix, Run, Whole, flags};
 
 /// Whether what comes with these flags on this lane is an answer to a question.
@@ -31,6 +34,7 @@ impl Receiver<'_> {
                 failed: run.flags & flags::FAILED != 0,
                 payload: Cow::Borrowed(whole.payload),
                 credit: if run.is_numbered() { (whole.end - at) as u64 } else { 0 },
+                charge: None,
             })
         });
         let kept = self.link.requests.answered(self.link.id, answers, || self.creditor());
@@ -45,9 +49,29 @@ impl Receiver<'_> {
     }
 
     /// Brings an answer that came in pieces to whoever asked; returns the credit it keeps.
-    pub(super) fn take_big_answer(&self, number: u64, kind: u16, payload: Vec<u8>, credit: u64) -> u64 {
-        let came = Came { number, kind, failed: false, payload: Cow::Owned(payload), credit };
+    pub(super) fn take_big_answer(
+        &self,
+        number: u64,
+        kind: u16,
+        payload: Vec<u8>,
+        (credit, charge): (u64, Charge),
+    ) -> u64 {
+        let came = Came { number, kind, failed: false, payload: Cow::Owned(payload), credit, charge: Some(charge) };
         self.link.requests.answered(self.link.id, std::iter::once(came), || self.creditor())
+    }
+
+    /// A question or an answer that came in pieces was thrown away.
+    pub(super) fn refuse_big(&self, lane: Lane, big: &Reassembly, cause: RejectCause) {
+        match big.correlation {
+            Some(number) if is_answer(lane, big.flags) => {
+                self.link.requests.end(number, RequestError::AnswerRefused(cause));
+            }
+            Some(_) => {
+                let link = self.link.clone();
+                Responder::new(link, big.kind, (lane, 0), big.correlation, None).refuse(cause);
+            }
+            None => {}
+        }
     }
 
     fn creditor(&self) -> Arc<dyn Creditor> {

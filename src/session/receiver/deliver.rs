@@ -13,6 +13,7 @@ use super::answers::{is_answer, prefix_at};
 use super::{End, Receiver};
 use crate::error::{CloseReason, DisconnectReason, RejectCause};
 use crate::link::{Claim, Piece, Reassembly};
+use crate::memory::Charge;
 use crate::session::handling;
 use crate::session::inbox::{Handler, Sink};
 use crate::session::message::{Body, Extra, Message, Part, PartContent};
@@ -189,13 +190,17 @@ impl Receiver<'_> {
         if self.session.parting.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let ((claim, piece, big), generation) = self.claim(|core| core.claim_piece(conn, lane, header, body))?;
+        let memory = &self.link.settings.memory;
+        let afford = |total| Charge::take(memory, usize::try_from(total).ok()?);
+        let ((claim, piece, big), generation) =
+            self.claim(|core| core.claim_piece(conn, lane, header, body, afford))?;
         let (Piece::More(offset) | Piece::Whole(offset)) = piece else {
-            if piece == Piece::Rejected {
-                self.link.traffic.rejected.add(RejectCause::TooLarge);
+            if let Piece::Rejected(cause) = piece {
+                self.link.traffic.rejected.add(cause);
                 // Its credit has returned.
-                let (kind, question) = big.map_or((0, None), |big| (big.kind, big.correlation));
-                self.refuse((kind, lane, 0), question.filter(|_| lane != Lane::Reply), RejectCause::TooLarge);
+                if let Some(big) = big {
+                    self.refuse_big(lane, &big, cause);
+                }
             }
             let due = self.link.core.lock().ack_due();
             self.delivered();
@@ -232,12 +237,13 @@ impl Receiver<'_> {
         big: Reassembly,
         more: bool,
     ) -> Result<(), End> {
-        let Reassembly { kind, bytes: payload, expires, correlation: question, flags: flag_bits, .. } = big;
-        let credit = self.link.core.lock().big_credit(lane, payload.len());
+        let Reassembly {
+            kind, bytes: payload, expires, correlation: question, credit, flags: flag_bits, charge, ..
+        } = big;
         let Claim { first: number, repeat_below } = claim;
         if is_answer(lane, flag_bits) {
             self.link.traffic.received.add();
-            let kept = self.take_big_answer(question.unwrap_or_default(), kind, payload, credit);
+            let kept = self.take_big_answer(question.unwrap_or_default(), kind, payload, (credit, charge));
             self.link.finish_delivery(self.session.conn, generation, lane, number + 1, credit - kept);
             return Ok(());
         }
@@ -251,7 +257,7 @@ impl Receiver<'_> {
         let handler = match self.sink {
             Sink::Handler(handler) => handler,
             Sink::Inbox(inbox) => {
-                let content = PartContent::Whole { kind, expires, question, payload };
+                let content = PartContent::Whole { kind, expires, question, payload, _charge: charge };
                 let (first, messages, arrived) = (number, 1, Instant::now());
                 inbox
                     .put(self.link, Part { generation, lane, first, repeat_below, messages, credit, arrived, content });

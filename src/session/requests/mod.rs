@@ -6,8 +6,8 @@
 //! Locks: the table's and the list's, leaves: nothing is sent, called or dropped that could lock while they are held.
 //! Blocks on: nothing; whoever waits does so on a channel of its own.
 //! Upholds: every question that `ask` took ends exactly once, with an answer or a [`RequestError`]; there are never more
-//! than `requests` of a link that wait or whose end was not taken; answers that nobody takes hold the reply lane's credit
-//! beyond a bound, so that memory is bounded too.
+//! than `requests` of a link that wait or whose end was not taken; answers that nobody takes count as memory of the node,
+//! and keep the reply lane's credit when that or a bound of their own is reached.
 //!
 //! ```text
 //!            ask                      rx: answer, "there is none"
@@ -29,6 +29,7 @@ use crossbeam_channel::Sender;
 
 use crate::error::RequestError;
 use crate::ident::PeerId;
+use crate::memory::{Budget, Charge};
 use crate::metrics::Counter;
 use crate::outcome::{Outcome, ReturnReason};
 use crate::sync::Mutex;
@@ -113,6 +114,8 @@ struct Places {
 struct Place {
     places: Arc<Places>,
     bytes: usize,
+    /// The memory that its answer takes.
+    charge: Charge,
     /// Credit that its answer holds, because too much waits to be taken.
     held: Option<(Arc<dyn Creditor>, u64)>,
 }
@@ -174,6 +177,7 @@ pub(crate) struct Requests {
     table: Mutex<Table<Waiter>>,
     places: Arc<Places>,
     limits: RequestLimits,
+    memory: Arc<Budget>,
     counts: RequestCounters,
     askers: Arc<Askers>,
     /// Whether it is in the list of [`Askers`].
@@ -205,11 +209,12 @@ pub(crate) struct RequestCounts {
 
 impl Requests {
     /// No questions; the first one's number is `first`: one that no earlier life of this process gave.
-    pub(super) fn new(first: u64, limits: RequestLimits, askers: Arc<Askers>) -> Arc<Self> {
+    pub(super) fn new(first: u64, limits: RequestLimits, memory: Arc<Budget>, askers: Arc<Askers>) -> Arc<Self> {
         Arc::new(Self {
             table: Mutex::new(Table::new(first)),
             places: Arc::default(),
             limits,
+            memory,
             counts: RequestCounters::default(),
             askers,
             listed: AtomicBool::new(false),
@@ -218,7 +223,7 @@ impl Requests {
 
     /// Takes a question; its number.
     pub(super) fn ask(self: &Arc<Self>, to: Sender<Answered>, tag: u64, deadline: Instant) -> Result<u64, NoPlace> {
-        let place = Place { places: self.places.clone(), bytes: 0, held: None };
+        let place = Place { places: self.places.clone(), bytes: 0, charge: Charge::default(), held: None };
         // Its own place counts from here on; dropped, it is given back.
         if self.places.taken.fetch_add(1, Ordering::Relaxed) >= self.limits.requests {
             return Err(NoPlace::Full);
@@ -251,6 +256,11 @@ impl Requests {
             Outcome::Returned { payload, reason } => RequestError::Returned { payload, reason },
             Outcome::Unknown { payload } => RequestError::Unknown { payload },
         };
+        self.end(number, error);
+    }
+
+    /// Ends one question, if it waits.
+    pub(super) fn end(&self, number: u64, error: RequestError) {
         let found = self.table.lock().take(number);
         if let Found::Waiting(waiter) = found {
             waiter.end(Err(error));
@@ -270,12 +280,13 @@ impl Requests {
         found.extend(came.map(|came| (table.take(came.number), came)));
         drop(table);
         let mut kept = 0;
-        for (found, Came { kind, failed, payload, credit, .. }) in found {
+        for (found, Came { kind, failed, payload, credit, charge, .. }) in found {
             match found {
                 Found::Waiting(waiter) if failed => waiter.end(Err(table::failure(kind, &payload))),
                 Found::Waiting(mut waiter) => {
                     self.counts.answered.add();
-                    kept += self.hold(&mut waiter.place, payload.len(), credit, &creditor);
+                    let charge = charge.or_else(|| Charge::take(&self.memory, payload.len()));
+                    kept += self.hold(&mut waiter.place, payload.len(), charge, credit, &creditor);
                     waiter.end(Ok(Answer { from, kind, payload: payload.into_owned() }));
                 }
                 // That there is no answer is no news then.
@@ -288,10 +299,19 @@ impl Requests {
     }
 
     /// Counts the bytes of an answer until it is taken; returns the credit it keeps until then.
-    fn hold(&self, place: &mut Place, bytes: usize, credit: u64, creditor: impl Fn() -> Arc<dyn Creditor>) -> u64 {
+    fn hold(
+        &self,
+        place: &mut Place,
+        bytes: usize,
+        charge: Option<Charge>,
+        credit: u64,
+        creditor: impl Fn() -> Arc<dyn Creditor>,
+    ) -> u64 {
         let before = self.places.bytes.fetch_add(bytes, Ordering::Relaxed);
         place.bytes = bytes;
-        if before == 0 || before + bytes <= self.limits.bytes {
+        let fits = charge.is_some() && (before == 0 || before + bytes <= self.limits.bytes);
+        place.charge = charge.unwrap_or_default();
+        if fits {
             return 0;
         }
         let creditor = creditor();
@@ -352,6 +372,8 @@ pub(super) struct Came<'a> {
     pub(super) payload: Cow<'a, [u8]>,
     /// Credit that it holds.
     pub(super) credit: u64,
+    /// The memory it takes, if it has been counted.
+    pub(super) charge: Option<Charge>,
 }
 
 /// The links of a node that have questions waiting: what the supervisor looks at.
