@@ -221,7 +221,7 @@ fn no_more_questions_wait_than_the_configuration_allows_and_an_answer_counts_unt
 }
 
 #[test]
-fn answers_that_nobody_takes_hold_back_further_ones_and_lose_none() {
+fn answers_that_nobody_takes_hold_back_further_ones_and_questions_and_lose_none() {
     const BIG: usize = 100_000;
     let _alone = alone();
     let bob = loopback().handler(|_, message| message.reply(message.payload()).unwrap()).start().unwrap();
@@ -230,7 +230,17 @@ fn answers_that_nobody_takes_hold_back_further_ones_and_lose_none() {
     let alice = start(config);
     let to_bob = link(&alice, &bob);
     let answers = Answers::new();
-    (0..60).for_each(|tag| to_bob.ask_into(numbered(tag, BIG), PATIENCE, &plain(), &answers, tag).unwrap());
+    let ask = |tag| to_bob.ask_into(numbered(tag, BIG), PATIENCE, &plain(), &answers, tag);
+    // Whoever waits for room while answers are held is let go: it is the one to take them.
+    let mut asked = 0;
+    let refused = loop {
+        match ask(asked) {
+            Ok(()) => asked += 1,
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(refused.kind, SendErrorKind::TooManyRequests);
+    assert!(refused.payload == numbered(asked, BIG));
     // Three count as they are, and the reply lane's quarter of the window holds ten or eleven.
     let settled = || {
         let before = to_bob.stats().answers;
@@ -239,12 +249,15 @@ fn answers_that_nobody_takes_hold_back_further_ones_and_lose_none() {
     };
     wait_until("no more come", settled);
     let held = to_bob.stats().answers;
-    assert!((4..=16).contains(&held), "{held} answers are held");
-    for _ in 0..60 {
+    assert!((4..=16).contains(&held) && held < asked, "{held} answers of {asked} are held");
+    assert!(alice.metrics().memory_used >= held * BIG as u64);
+    for _ in 0..asked {
         let answered = answers.recv_timeout(PATIENCE).unwrap();
         assert!(answered.outcome.unwrap().payload() == numbered(answered.tag, BIG));
     }
     assert_eq!(to_bob.stats().open_requests, 0);
+    ask(asked).unwrap();
+    assert!(answers.recv_timeout(PATIENCE).unwrap().outcome.is_ok());
 }
 
 #[test]
@@ -477,6 +490,11 @@ fn a_question_too_large_for_the_receiver_ends_at_once() {
     let refused = to_bob.request(vec![1; 200_000], PATIENCE).unwrap_err();
     assert_eq!(refused, RequestError::Rejected(RejectCause::TooLarge));
     wait_until("it ended here as well", || to_bob.stats().returned == 1);
+    // And so does one whose answer is too large for who asked.
+    let to_alice = bob.wait_connected(alice.id(), PATIENCE).unwrap();
+    let asked = to_alice.ask("how much?", PATIENCE).unwrap();
+    alice.recv_timeout(PATIENCE).unwrap().reply(vec![1; 200_000]).unwrap();
+    assert_eq!(asked.wait().unwrap_err(), RequestError::AnswerRefused(RejectCause::TooLarge));
 }
 
 #[test]

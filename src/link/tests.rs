@@ -118,8 +118,7 @@ impl Pair {
                     let (claim, piece, big) = core
                         .claim_piece(self.conn, lane, frame.header, frame.body, |_| Some(Charge::default()))
                         .unwrap();
-                    if let Some(mut big) = big {
-                        let (Piece::More(at) | Piece::Whole(at)) = piece else { unreachable!() };
+                    if let (Some(mut big), Piece::More(at) | Piece::Whole(at)) = (big, piece) {
                         big.bytes.extend_from_slice(&frame.body[at..]);
                         if let Piece::Whole(_) = piece {
                             let credit = core.big_credit(lane, big.bytes.len());
