@@ -157,7 +157,8 @@ impl Session {
         let decision = Box::new(core.gone(self.conn, link.token));
         drop(core);
         link.delivered.notify_all();
-        let report = SessionEnded { session: self.clone(), reason, retry_after, unacked_bytes, decision };
+        let report =
+            SessionEnded { session: self.clone(), reason, retry_after, unacked_bytes, decision: Box::new(decision) };
         on_end(report);
     }
 }
