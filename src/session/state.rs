@@ -154,7 +154,7 @@ impl Session {
         link.tell(link.outbox.detached(self.conn));
         let mut core = link.core.lock();
         let unacked_bytes = core.unacked_bytes();
-        let decision = Box::new(core.gone(self.conn, link.token));
+        let decision = core.gone(self.conn, link.token);
         drop(core);
         link.delivered.notify_all();
         let report =
