@@ -221,9 +221,13 @@ pub enum SendErrorKind {
     /// The message is longer than `max_message`.
     #[error("the message is longer than max_message")]
     TooLarge,
-    /// The node does not know this peer.
+    /// The id is this node's own, or the node does not know this peer and `unknown_peers` is 0. Add it.
     #[error("the node does not know this peer")]
     UnknownPeer,
+    /// The node does not know this peer, and messages wait for, or handles are held on, as many such peers as
+    /// `unknown_peers` allows. Add it, raise that, or wait.
+    #[error("messages wait for as many unknown peers as the configuration allows")]
+    TooManyUnknown,
     /// The peer is not connected, and the configuration says that messages are not kept for it then. Wait for it.
     #[error("the peer is not connected")]
     Offline,
@@ -421,6 +425,10 @@ pub enum ConnectError {
     /// The node does not know this peer.
     #[error("{} is not known", .0.short())]
     UnknownPeer(PeerId),
+    /// The node does not know this peer, and messages wait for, or handles are held on, as many such peers as
+    /// `unknown_peers` allows: add it, raise that, or wait.
+    #[error("{} is not known, and messages wait for as many unknown peers as the configuration allows", .0.short())]
+    TooManyUnknown(PeerId),
     /// No peer of the configuration has this name.
     #[error("no peer is named {0:?}")]
     UnknownName(String),

@@ -7,7 +7,7 @@
 //! | `acceptor` x1 | accepts, dials, all handshakes, in one poll | the poll | waker, sockets, the nearest deadline |
 //! | `work-n` x2 | signatures, the application's handshake policy | a job channel | a job; the acceptor's end |
 //! | `resolve-n` | lookups of names | a channel of names; the system's resolver | a name; nothing ends a lookup |
-//! | `supervisor` x1 | ends of sessions, outbound connections, events, a scan each 100 ms (of all sessions; where there are more than 500, of so many in turn that each is looked at once a second at the least) | its channel | a report; a timer |
+//! | `supervisor` x1 | ends of sessions, outbound connections, events, a scan each 100 ms (of messages that expire, of unknown peers, of slow ones, of all sessions; where there are more than 500, of so many in turn that each is looked at once a second at the least) | its channel | a report; a timer |
 //! | `tx-<peer>` | `session::sender::send_loop` | its wake channel; the socket | whoever has something for it; timers; the closer |
 //! | `rx-<peer>` | `session::receiver::recv_loop`, the handler | the socket; the handler; an earlier session that still delivers | bytes; the closer |
 //! | `shutdown` | a shutdown that a handler began, or that waits for the application's own signal | the signal; the shutdown's waits | the signal, the end of the node; the deadline |
@@ -27,6 +27,8 @@
 //! | `heartbeat` | 10 s | tx | a BEAT is written; after as long without a write, spare buffers are freed |
 //! | `idle_timeout` | 30 s without a whole frame (64 KiB at most), while no handler runs | supervisor | closed with `Idle` |
 //! | `write_timeout` | 20 s in one write, while no handler runs on either side | supervisor | closed with `WriteStalled` |
+//! | `slow_after` | 5 s of the oldest message that waits since the session began, of a queue above three quarters, or of a write without progress | supervisor | `PeerSlow`, once until `PeerRecovered` |
+//! | `unknown_timeout` | 30 s of a message for a peer that is not known | supervisor | the message comes back |
 //! | `handler_watchdog` | 30 s in handlers without a read | supervisor | a warning names the peer |
 //! | sign of life | 1 s after a question; looked for each 20 ms, asked again each 200 ms | acceptor | another life of the peer takes the session's place |
 //! | busy | 0.3 s in handlers without a read | supervisor | the peer is told, and told when it is over |
@@ -49,7 +51,7 @@
 //! |---|---|---|---|
 //! | L0 | `Node::connections` | a node | handing a request over, or taking the threads out to end them |
 //! | L0 | `Inlet::current` | a node without a handler | one message; callers of `recv` take turns, also while the first of them waits |
-//! | L1 | registry, the one RwLock | a node | finding, counting; appending a message by the shortest path |
+//! | L1 | registry, the one RwLock | a node | finding, counting; appending a message by the shortest path; a peer becomes known, or one that is not is forgotten |
 //! | L2 | link | a peer | a decision: claim, number, acknowledge, attach |
 //! | L3 | outbox | a peer | appending, taking, the write token |
 //!
@@ -82,7 +84,7 @@
 //! |---|---|---|
 //! | error | something for the operator to repair; the node cannot | the poll fails, no resolver thread could be started, the system gives no randomness, a message handler panicked |
 //! | warn | the node goes on, and somebody should look; once for each change to the worse | a kept peer is not reached, peers wait for `outbound`, a peer broke the protocol, two processes have one key, a handler is slow, messages ended unknown, no descriptors to accept with, a bound refuses connections, a limit of the system is too low, a shutdown left something |
-//! | info | one line for each change of a node or a peer | started, without a lasting identity, accepting again, shutting down, shut down; connected, disconnected |
+//! | info | one line for each change of a node or a peer | started, without a lasting identity, accepting again, shutting down, shut down; connected, disconnected, slow, no longer slow |
 //! | debug | each attempt | dials that fail again, connections refused, handshakes that fail, messages that the other side rejected |
 //! | trace | each step | |
 //!
@@ -179,6 +181,13 @@
 //!
 //! **I-22 What all links hold together stays within `memory_bytes`.** *Enforced by* `memory.rs`: taken before it is held,
 //! given back when it ends; `tests/fate.rs`. *If not:* many slow peers together end the process.
+//!
+//! **I-23 Nothing is cut for being slow before that was told,** once for an episode and its end once. *Enforced by*
+//! `SlowPeers`, which the scan asks before it cuts; `tests/slow_peers.rs`. *If not:* the first that an application hears of a
+//! slow peer is that it is gone.
+//!
+//! **I-24 A peer that nobody knows costs a bounded place for a bounded time.** *Enforced by* `Registry::forget`,
+//! `Outbox::end_unknown`; `tests/unknown_peers.rs`. *If not:* messages to wrong ids fill the node, or wait for ever.
 //!
 //! # Non-invariants
 //!

@@ -183,6 +183,10 @@ pub(crate) struct Metrics {
     sessions_ended: EndCounters,
     /// Sessions cut because no whole frame was heard, or writing stalled.
     pub(crate) sessions_cut: Counter,
+    /// Episodes of slow peers.
+    pub(crate) slow_peers: Counter,
+    /// Unknown peers refused at their bound.
+    pub(crate) unknown_refused: Counter,
     /// Events that did not fit.
     pub(crate) events_missed: Counter,
 }
@@ -242,6 +246,11 @@ pub struct MetricsSnapshot {
     pub sessions_ended_by: Ends,
     /// Sessions cut because no whole frame was heard, or writing stalled.
     pub sessions_cut: u64,
+    /// Times that a connected peer became slow; see `Event::PeerSlow`. Each counts once, however long it stays so.
+    pub slow_peers: u64,
+    /// Times that a message or a handle was refused because as many unknown peers as `unknown_peers` allows were waited
+    /// for.
+    pub unknown_refused: u64,
     /// Events that the application did not take in time; see `Event::Missed`.
     pub events_missed: u64,
     /// Messages that failed and that nobody took from [`Node::undelivered`](crate::Node::undelivered): they are gone.
@@ -307,6 +316,8 @@ impl Metrics {
             sessions_ended: sessions_ended_by.total(),
             sessions_ended_by,
             sessions_cut: self.sessions_cut.value(),
+            slow_peers: self.slow_peers.value(),
+            unknown_refused: self.unknown_refused.value(),
             events_missed: self.events_missed.value(),
             undelivered_missed: 0,
             memory_used: 0,

@@ -204,7 +204,9 @@ impl NodeBuilder {
             .payload(payload)?
             .policy(policy);
 
-        let links = config.inbound + config.outbound + LINKS_AWAY;
+        // Unknown peers keep no known one out.
+        let unknown = config.unknown_peers;
+        let links = config.inbound.saturating_add(config.outbound).saturating_add(LINKS_AWAY).saturating_add(unknown);
         let (consumer, inlet) = match handler {
             Some(handler) => (Consumer::Handler(handler), None),
             None => {
@@ -222,12 +224,13 @@ impl NodeBuilder {
         };
         let (inbound, outbound, threads) = (config.inbound, config.outbound, session_threads(&config));
         let shared = Arc::new(Shared {
-            registry: SharedRegistry::new(RegistryLimits { inbound, outbound, links, threads }),
+            registry: SharedRegistry::new(RegistryLimits { inbound, outbound, links, unknown, threads }),
             metrics: Arc::new(Metrics::default()),
             handshake: Arc::new(handshake),
             me,
             settings: Arc::new(settings(&config, kinds, inlet.is_none(), undeliverable)),
             link_limits: LinkLimits { window_bytes: config.window_bytes, max_message: config.max_message },
+            unknown_bytes: config.unknown_bytes,
             outbound,
             resolve_threads: config.resolve_threads,
             consumer,

@@ -198,6 +198,11 @@ impl PeerLink {
         self.tell(self.outbox.expire(now));
     }
 
+    /// Ends messages that came by `limit` and wait for a peer that is still not known.
+    pub(crate) fn end_unknown(&self, limit: Instant) {
+        self.tell(self.outbox.end_unknown(limit));
+    }
+
     /// The resume window ended; `state_id` as in [`LinkCore::give_up`]. Returns how many messages ended.
     ///
     /// [`LinkCore::give_up`]: crate::link::LinkCore::give_up

@@ -62,7 +62,7 @@ pub use kinds::Kind;
 pub(crate) use kinds::Kinds;
 pub use message::Message;
 pub use options::{BEST_EFFORT_MOST, Delivery, OverflowPolicy, Priority, SendOptions};
-pub(crate) use outbox::QueueLimits;
+pub(crate) use outbox::{Backlog, Level, QueueLimits};
 pub use peer::{LinkStats, PeerHandle};
 pub(crate) use peer_link::{PeerLink, SessionSettings};
 pub use receipt::{Collector, OutcomeBatch, Receipt, WaitError};

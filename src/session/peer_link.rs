@@ -17,7 +17,6 @@ use crate::link::{AckDue, Acked, LARGE, LinkCore, Segment};
 use crate::memory::{Budget, Charge};
 use crate::session::handling;
 use crate::session::kinds::{KindCounters, Kinds};
-use crate::session::options::Defaults;
 use crate::session::outbox::{Item, Kick, Outbox, QueueLimits, Wait};
 use crate::session::redial::RedialNote;
 use crate::session::requests::{self, Askers, Creditor, RequestLimits, Requests};
@@ -141,8 +140,7 @@ impl PeerLink {
             return Err(SendError { kind: SendErrorKind::TooLarge, payload: payload.into() });
         }
         if lane != Lane::Reply {
-            let defaults = self.outbox.defaults();
-            if defaults != Defaults::default() {
+            if let Some(defaults) = self.outbox.one_by_one() {
                 return self.push_by_defaults(lane, heading, payload.into(), wait, defaults);
             }
         }

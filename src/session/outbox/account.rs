@@ -71,7 +71,9 @@ impl State {
     /// What should be charged if there were `more` bytes.
     fn wanted(&self, more: usize) -> usize {
         let queued: usize = self.lanes.iter().map(|lane| lane.bytes).sum();
-        (queued + self.kept + more).saturating_sub(LINK_FLOOR)
+        // A peer that is not known has no floor: floors are for as many links as there may be sessions.
+        let floor = if self.awaited.is_some() { 0 } else { LINK_FLOOR };
+        (queued + self.kept + more).saturating_sub(floor)
     }
 }
 

@@ -195,6 +195,13 @@ impl Queue {
         expired
     }
 
+    /// Takes the messages out that wait one by one and came by `limit`.
+    pub(super) fn take_older(&mut self, limit: Instant) -> Vec<Entry> {
+        let older = self.entries.take_older(limit);
+        older.iter().for_each(|entry| self.left(entry));
+        older
+    }
+
     /// Takes everything out.
     pub(super) fn drain(&mut self) -> (Vec<Segment>, Vec<Entry>) {
         self.seal_end();
