@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
 
 use clap::ValueEnum;
 use crossbeam_channel::Sender;
@@ -77,8 +78,8 @@ pub enum Order {
     Aim { link: usize, target: Option<SocketAddr> },
     /// To the proxy: these faults, link by link.
     Harm(Vec<Vec<LinkFault>>),
-    /// To the proxy: tell when something is under way on one of these links.
-    Probe { links: Vec<usize> },
+    /// To the proxy: tell when something is under way on one of these links, or that nothing is after so long.
+    Probe { links: Vec<usize>, patience: Duration },
     /// To the checker.
     Check(Check),
     /// To nodes and the proxy: end.

@@ -23,6 +23,8 @@ use crate::failure::{Context, Failure};
 
 /// How long a process may take to start, to probe, to shut down.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// How long something may take that is under way already.
+const SOON: Duration = Duration::from_millis(50);
 /// How long the last outcomes may take; the nodes give up themselves before.
 const SETTLE: Duration = Duration::from_secs(90);
 /// How long the checker may take to read everything.
@@ -302,18 +304,19 @@ impl<'a> Run<'a> {
     /// Freezes a node, or kills it, while something is under way to it or from it.
     fn harm_node(&mut self, fault: &NodeFault) -> Result<(), Failure> {
         let (node, number) = (fault.node, self.nodes[fault.node]);
-        // A killed node is stopped first, so that what is under way can be counted: it is killed wherever it was.
-        self.process(number)?.freeze(true)?;
-        if fault.kind == Kind::Freeze {
-            self.listen(fault.lasts)?;
+        loop {
+            // So that it is not harmed while none of its links works.
+            self.probe(node, PATIENCE / 2)?;
+            // A killed node is stopped first, so that what is under way can be counted: it is killed wherever it was.
+            self.process(number)?.freeze(true)?;
+            if fault.kind == Kind::Freeze {
+                self.listen(fault.lasts)?;
+            }
+            if self.probe(node, SOON)? > 0 {
+                break;
+            }
+            self.process(number)?.freeze(false)?;
         }
-        let links = self.links.iter().enumerate();
-        let of_node = links.filter(|(_, (from, to))| *from == node || *to == node).map(|(link, _)| link).collect();
-        self.order(self.proxy, &Order::Probe { links: of_node })?;
-        let frames = self.hear(self.proxy, PATIENCE, |answer| match answer {
-            Answer::Probed { frames } => Some(frames),
-            _ => None,
-        })?;
         if fault.kind == Kind::Kill {
             let process = self.processes.remove(&number).ok_or_else(|| Failure::new("a node without a process"))?;
             process.kill()?;
@@ -329,8 +332,19 @@ impl<'a> Run<'a> {
         } else {
             self.process(number)?.freeze(false)?;
         }
-        self.count(fault.kind, frames > 0);
+        self.count(fault.kind, true);
         Ok(())
+    }
+
+    /// How many frames are under way on the links of a node, as soon as there are any, or none after so long.
+    fn probe(&mut self, node: usize, patience: Duration) -> Result<u64, Failure> {
+        let links = self.links.iter().enumerate();
+        let links = links.filter(|(_, (from, to))| *from == node || *to == node).map(|(link, _)| link).collect();
+        self.order(self.proxy, &Order::Probe { links, patience })?;
+        self.hear(self.proxy, PATIENCE, |answer| match answer {
+            Answer::Probed { frames } => Some(frames),
+            _ => None,
+        })
     }
 
     fn count(&mut self, kind: Kind, in_flight: bool) {

@@ -60,8 +60,8 @@ struct Proxy {
     connections: BTreeMap<usize, Connection>,
     /// The token of the next connection.
     next: usize,
-    /// Links of which somebody wants to know when something is under way.
-    probe: Option<Vec<usize>>,
+    /// Links of which somebody wants to know when something is under way, and until when.
+    probe: Option<(Vec<usize>, Instant)>,
     gaps: Histogram,
     attached: u64,
 }
@@ -151,7 +151,7 @@ impl Proxy {
                     }
                 }
             }
-            Order::Probe { links } => self.probe = Some(links),
+            Order::Probe { links, patience } => self.probe = Some((links, Instant::now() + patience)),
             _ => return Err(Failure::new("this order is not for a proxy")),
         }
         Ok(())
@@ -169,7 +169,8 @@ impl Proxy {
             Phase::Stalled(at, _) | Phase::Closed(at) => Some(at),
             Phase::Armed(_) | Phase::Over => None,
         });
-        times.min().map(|at| at.saturating_duration_since(now))
+        let probe = self.probe.as_ref().map(|(_, until)| *until);
+        times.chain(probe).min().map(|at| at.saturating_duration_since(now))
     }
 
     fn accept(&mut self, number: usize) -> Result<(), Failure> {
@@ -320,12 +321,12 @@ impl Proxy {
         Ok(())
     }
 
-    /// Tells that something is under way on the links that were asked about, once it is.
+    /// Tells that something is under way on the links that were asked about, once it is, or that nothing is.
     fn answer_probe(&mut self) -> Result<(), Failure> {
-        let Some(links) = &self.probe else { return Ok(()) };
+        let Some((links, until)) = &self.probe else { return Ok(()) };
         let of_links = self.connections.values().filter(|connection| links.contains(&connection.link));
         let frames = of_links.map(|connection| connection.in_flight().frames).sum();
-        if frames > 0 {
+        if frames > 0 || *until <= Instant::now() {
             self.probe = None;
             report::json(&Answer::Probed { frames })?;
         }
