@@ -76,6 +76,8 @@ pub enum Order {
     Forward { links: usize },
     /// To the proxy: this link leads there; or nowhere.
     Aim { link: usize, target: Option<SocketAddr> },
+    /// To the proxy: both ends of these links are there again; what was lost meanwhile could not be attached before.
+    Back { links: Vec<usize> },
     /// To the proxy: these faults, link by link.
     Harm(Vec<Vec<LinkFault>>),
     /// To the proxy: tell when something is under way on one of these links, or that nothing is after so long.
@@ -131,7 +133,7 @@ pub struct Settled {
 pub struct Passed {
     /// How often a link that had been lost was attached again.
     pub reconnects: u64,
-    /// From the loss to the attach.
+    /// From the loss, or from when both ends and the listener between them were there again, to the attach.
     pub reconnect_p50_ms: f64,
     /// The same.
     pub reconnect_p99_ms: f64,

@@ -332,14 +332,19 @@ impl<'a> Run<'a> {
         } else {
             self.process(number)?.freeze(false)?;
         }
+        self.order(self.proxy, &Order::Back { links: self.links_of(node) })?;
         self.count(fault.kind, true);
         Ok(())
     }
 
+    fn links_of(&self, node: usize) -> Vec<usize> {
+        let links = self.links.iter().enumerate();
+        links.filter(|(_, (from, to))| *from == node || *to == node).map(|(link, _)| link).collect()
+    }
+
     /// How many frames are under way on the links of a node, as soon as there are any, or none after so long.
     fn probe(&mut self, node: usize, patience: Duration) -> Result<u64, Failure> {
-        let links = self.links.iter().enumerate();
-        let links = links.filter(|(_, (from, to))| *from == node || *to == node).map(|(link, _)| link).collect();
+        let links = self.links_of(node);
         self.order(self.proxy, &Order::Probe { links, patience })?;
         self.hear(self.proxy, PATIENCE, |answer| match answer {
             Answer::Probed { frames } => Some(frames),

@@ -249,7 +249,7 @@ mod tests {
             |found| found.settled[0].known = 4,
             |found| found.settled[0].recorded = 4,
             |found| found.passed.reconnects = 0,
-            |found| drop(found.faults.insert(Kind::Kill, Tally { count: 1, in_flight: 0 })),
+            |found| found.faults.entry(Kind::Kill).or_default().in_flight = 0,
         ];
         for (number, defect) in defects.into_iter().enumerate() {
             let mut found = good();

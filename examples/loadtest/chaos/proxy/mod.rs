@@ -36,7 +36,7 @@ const FIRST_DOOR: usize = 1;
 /// The system refused something, or the parent asked for what is not the proxy's to do.
 pub fn run(line: Line) -> Result<(), Failure> {
     let Some(Order::Forward { links }) = line.receive(None)? else { return Err(Failure::new("how many links?")) };
-    let proxy = Proxy::new(links).context("starting the proxy")?;
+    let proxy = Proxy::new(links, report::json).context("starting the proxy")?;
     report::json(&Answer::Forwarding(proxy.links.iter().map(|link| link.door.addr()).collect()))?;
     let waker = Arc::clone(&proxy.waker);
     let (tx, orders) = unbounded();
@@ -53,6 +53,9 @@ pub fn run(line: Line) -> Result<(), Failure> {
     report::json(&Answer::Passed(passed))
 }
 
+/// Says something to the parent.
+type Tell = dyn Fn(&Answer) -> Result<(), Failure> + Send;
+
 struct Proxy {
     poll: Poll,
     waker: Arc<Waker>,
@@ -64,6 +67,8 @@ struct Proxy {
     probe: Option<(Vec<usize>, Instant)>,
     gaps: Histogram,
     attached: u64,
+    /// Tells the parent.
+    tell: Box<Tell>,
 }
 
 /// One link: where it is dialled, where it leads, what is to happen to it.
@@ -91,7 +96,7 @@ enum Phase {
 }
 
 impl Proxy {
-    fn new(links: usize) -> io::Result<Self> {
+    fn new(links: usize, tell: impl Fn(&Answer) -> Result<(), Failure> + Send + 'static) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), ORDERS)?);
         let mut all = Vec::new();
@@ -102,7 +107,8 @@ impl Proxy {
         }
         let gaps = Histogram::new().map_err(|failure| io::Error::other(failure.to_string()))?;
         let next = FIRST_DOOR + links;
-        Ok(Self { poll, waker, links: all, connections: BTreeMap::new(), next, probe: None, gaps, attached: 0 })
+        let (connections, tell) = (BTreeMap::new(), Box::new(tell));
+        Ok(Self { poll, waker, links: all, connections, next, probe: None, gaps, attached: 0, tell })
     }
 
     /// Forwards and harms until told to finish.
@@ -151,6 +157,7 @@ impl Proxy {
                     }
                 }
             }
+            Order::Back { links } => links.into_iter().try_for_each(|link| self.link(link).map(Link::is_back))?,
             Order::Probe { links, patience } => self.probe = Some((links, Instant::now() + patience)),
             _ => return Err(Failure::new("this order is not for a proxy")),
         }
@@ -277,7 +284,8 @@ impl Proxy {
             Some(phase) => link.phase = phase,
             None => link.rest(),
         }
-        tell(fault.kind, under_way)
+        let InFlight { held, frames } = under_way;
+        (self.tell)(&Answer::Harmed { kind: fault.kind, held, frames })
     }
 
     /// Does what is due on a link at this time.
@@ -312,6 +320,7 @@ impl Proxy {
                 }
             }
             Phase::Closed(at) if at <= now => {
+                link.is_back();
                 link.rest();
                 let opened = link.door.open(self.poll.registry(), Token(FIRST_DOOR + number));
                 opened.context("opening a listener again")?;
@@ -328,7 +337,7 @@ impl Proxy {
         let frames = of_links.map(|connection| connection.in_flight().frames).sum();
         if frames > 0 || *until <= Instant::now() {
             self.probe = None;
-            report::json(&Answer::Probed { frames })?;
+            (self.tell)(&Answer::Probed { frames })?;
         }
         Ok(())
     }
@@ -344,6 +353,13 @@ impl Proxy {
 }
 
 impl Link {
+    /// What kept it from being attached is over.
+    fn is_back(&mut self) {
+        if let Some(since) = &mut self.down_since {
+            *since = Instant::now();
+        }
+    }
+
     /// Leaves it alone until the next fault is due.
     fn rest(&mut self) {
         self.phase = match self.plan.front() {
@@ -353,6 +369,5 @@ impl Link {
     }
 }
 
-fn tell(kind: Kind, InFlight { held, frames }: InFlight) -> Result<(), Failure> {
-    report::json(&Answer::Harmed { kind, held, frames })
-}
+#[cfg(test)]
+mod tests;
