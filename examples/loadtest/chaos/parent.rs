@@ -309,13 +309,10 @@ impl<'a> Run<'a> {
             self.probe(node, PATIENCE / 2)?;
             // A killed node is stopped first, so that what is under way can be counted: it is killed wherever it was.
             self.process(number)?.freeze(true)?;
-            if fault.kind == Kind::Freeze {
-                self.listen(fault.lasts)?;
-            }
             if self.probe(node, SOON)? > 0 {
                 break;
             }
-            self.process(number)?.freeze(false)?;
+            self.thaw(node)?;
         }
         if fault.kind == Kind::Kill {
             let process = self.processes.remove(&number).ok_or_else(|| Failure::new("a node without a process"))?;
@@ -329,12 +326,19 @@ impl<'a> Run<'a> {
             }
             self.link(node)?;
             self.aim(node, Some(addr))?;
+            self.order(self.proxy, &Order::Back { links: self.links_of(node) })?;
         } else {
-            self.process(number)?.freeze(false)?;
+            self.listen(fault.lasts)?;
+            self.thaw(node)?;
         }
-        self.order(self.proxy, &Order::Back { links: self.links_of(node) })?;
         self.count(fault.kind, true);
         Ok(())
+    }
+
+    /// Lets a frozen node go on.
+    fn thaw(&mut self, node: usize) -> Result<(), Failure> {
+        self.process(self.nodes[node])?.freeze(false)?;
+        self.order(self.proxy, &Order::Back { links: self.links_of(node) })
     }
 
     fn links_of(&self, node: usize) -> Vec<usize> {

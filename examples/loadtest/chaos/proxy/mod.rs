@@ -225,7 +225,9 @@ impl Proxy {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         let link = &mut self.links[connection.link];
         if let Some(since) = link.down_since.take() {
-            self.gaps.record(since.elapsed());
+            let gap = since.elapsed();
+            log::info!("link {} was lost for {gap:?}", connection.link);
+            self.gaps.record(gap);
             self.attached += 1;
         }
         match &link.phase {
