@@ -182,6 +182,12 @@ pub enum SendErrorKind {
     /// The node does not know this peer.
     #[error("the node does not know this peer")]
     UnknownPeer,
+    /// The peer is not connected, and the configuration says that messages are not kept for it then. Wait for it.
+    #[error("the peer is not connected")]
+    Offline,
+    /// As many outcomes as the collector holds are still to come or were not taken. Take some.
+    #[error("the collector has no room for one more outcome")]
+    Uncollected,
     /// The typed message could not be encoded; the payload is empty.
     #[error("the message could not be encoded")]
     Unencodable,

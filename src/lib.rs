@@ -84,6 +84,7 @@ mod threads;
 pub mod config;
 pub mod error;
 pub mod metrics;
+pub mod outcome;
 
 #[cfg_attr(not(feature = "internal"), allow(dead_code, reason = "the wire is whole; not every part has a caller yet"))]
 pub mod wire;
@@ -108,5 +109,9 @@ pub use connections::{Resolver, SystemResolver};
 pub use error::SendError;
 pub use ident::PeerId;
 pub use node::{Event, Finding, Node, NodeBuilder, PeerInfo, PeerReport, ShutdownReport, SystemLimit};
+pub use outcome::{Outcome, ReturnReason, Stage, Timing};
 pub use registry::SessionInfo;
-pub use session::{Batch, LinkStats, Message, PeerHandle};
+pub use session::{
+    BEST_EFFORT_MOST, Batch, Collector, Delivery, LinkStats, Message, OutcomeBatch, OverflowPolicy, PeerHandle,
+    Priority, Receipt, SendOptions, Undelivered, WaitError,
+};

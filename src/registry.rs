@@ -245,6 +245,11 @@ impl SharedRegistry {
         self.0.read().peers.values().map(|peer| peer.link.clone()).collect()
     }
 
+    /// The links that `wants` picks, by a look that locks nothing.
+    pub(crate) fn links_where(&self, wants: impl Fn(&PeerLink) -> bool) -> Vec<Arc<PeerLink>> {
+        self.0.read().peers.values().filter(|peer| wants(&peer.link)).map(|peer| peer.link.clone()).collect()
+    }
+
     /// Registers a session that is about to run: its connection is established from `now` on.
     pub(crate) fn register(&self, entry: Entry, local_addr: SocketAddr, now: Instant) {
         let conn = entry.slot.conn;

@@ -23,7 +23,7 @@ const RANKS: &[&[&str]] = &[
     &["error"],
     // Above `error`, which holds what is wrong with a configuration beside what else keeps a node from starting, and
     // the causes that are counted.
-    &["config", "metrics"],
+    &["config", "metrics", "outcome"],
     &["wire"],
     &["transport"],
     &["handshake"],

@@ -53,6 +53,9 @@ pub(super) fn check(config: &Config) -> Result<(), Fault> {
 
 fn check_times(config: &Config) -> Result<(), Fault> {
     within("resolve_timeout", config.resolve_timeout, MS..=10 * MINUTE)?;
+    if let Some(ttl) = config.message_ttl {
+        within("message_ttl", ttl, MS..=DAY)?;
+    }
     within("connect_timeout", config.connect_timeout, MS..=10 * MINUTE)?;
     within("handshake_timeout", config.handshake_timeout, MS..=10 * MINUTE)?;
     within("heartbeat", config.heartbeat, MS..=DAY)?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::sections::{Backoff, Log, Peer, Tcp, Threads};
+use super::sections::{Backoff, Log, Offline, Peer, Tcp, Threads};
 use super::units::{self, GIB, KIB, MIB};
 
 /// All settings of a node.
@@ -122,6 +122,18 @@ pub struct Config {
     /// Bounds the bookkeeping of many small messages; `queue_bytes` bounds the rest.
     #[serde(deserialize_with = "units::count")]
     pub queue_messages: usize,
+
+    /// What becomes of messages for a peer that is not connected: [`Offline::Keep`] or [`Offline::Return`]. Default keep.
+    ///
+    /// Return them where a late message is worth less than an early error.
+    pub offline: Offline,
+
+    /// How long a message is wanted that does not say so itself, or off: the bound on the age of what waits. Default
+    /// off.
+    ///
+    /// Set it where old messages are worth nothing: they come back instead of waiting for a peer that is away.
+    #[serde(deserialize_with = "units::duration_or_off")]
+    pub message_ttl: Option<Duration>,
 
     /// Bytes that may wait for one peer, not yet numbered for the wire. Default 8 MiB.
     ///
@@ -238,6 +250,8 @@ impl Default for Config {
             ack_delay: Duration::from_millis(5),
             send_deadline: Duration::from_secs(30),
             queue_messages: 65_536,
+            offline: Offline::Keep,
+            message_ttl: None,
             queue_bytes: 8 * MIB,
             window_bytes: 4 * MIB,
             max_message: 64 * MIB,

@@ -22,4 +22,4 @@ mod units;
 
 pub use fields::Config;
 pub(crate) use fields::{OWN_THREADS, THREADS_PER_SESSION};
-pub use sections::{Backoff, BackoffPolicy, Log, Peer, Tcp, Threads};
+pub use sections::{Backoff, BackoffPolicy, Log, Offline, Peer, Tcp, Threads};

@@ -51,6 +51,19 @@ pub enum BackoffPolicy {
     Exponential,
 }
 
+/// What becomes of messages for a peer that is not connected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Offline {
+    /// They wait, within the bounds of the peer's queue.
+    #[default]
+    Keep,
+    /// They come back: what waits when the peer's session ends, and what is sent while there is none. What was numbered
+    /// for the wire before is kept, until the peer answers or the resume window ends.
+    Return,
+}
+
 /// Options of TCP sockets; `[tcp]` in a file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a section [tcp]")]

@@ -350,16 +350,19 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
                 session.close(&link, reason);
             }
         }
+        for link in self.shared.registry.links_where(|link| link.outbox.may_expire()) {
+            link.expire(now);
+        }
         while let Some((peer, _)) = self.detached.iter().find(|(_, since)| now - **since > times.resume) {
             let peer = *peer;
             self.detached.remove(&peer);
             if let Some(link) = self.shared.registry.link(&peer) {
                 let (_, state) = self.shared.secrets.next();
-                let unknown = link.core.lock().give_up(state);
-                if unknown > 0 {
+                let ended = link.give_up(state);
+                if ended > 0 {
                     log::warn!(
                         target: "threadwire::link",
-                        "{}: the resume window ended: {unknown} messages end unknown", peer.short()
+                        "{}: the resume window ended, and with it {ended} messages", peer.short()
                     );
                 }
             }

@@ -200,6 +200,11 @@ impl LinkCore {
     /// Adopts the other side's positions.
     fn meet(&mut self, told: &Attach, decision: &mut Decision) -> Result<(), Fault> {
         let met_before = self.peer_state == Some(told.state);
+        let resumed = told.knows == Some(self.state_id);
+        // Nothing is changed before all that was told is found to fit.
+        for (told, outgoing) in told.lanes.iter().zip(&self.outgoing) {
+            outgoing.check_attach(told, resumed)?;
+        }
         if met_before {
             for (lane, incoming) in told.lanes.iter().zip(&self.incoming) {
                 incoming.check_resume(lane)?;
@@ -217,18 +222,20 @@ impl LinkCore {
                 }
             }
         }
-        let resumed = told.knows == Some(self.state_id);
+        let mut lost = Vec::new();
         for (told, outgoing) in told.lanes.iter().zip(&mut self.outgoing) {
             #[cfg(test)]
             if self.mutation == Some(Mutation::ResumeAtSent) && resumed {
                 let (_, sent, _) = outgoing.positions();
-                outgoing.attach(&LaneAttach { received: sent, ..*told }, resumed, met_before)?;
+                outgoing.attach(&LaneAttach { received: sent, ..*told }, resumed, met_before);
                 continue;
             }
-            let (Freed { segments, .. }, unknown) = outgoing.attach(told, resumed, met_before)?;
-            self.counts.unknown += unknown;
+            let (Freed { segments, .. }, unknown) = outgoing.attach(told, resumed, met_before);
+            lost.extend(unknown);
             decision.acked.segments.extend(segments);
         }
+        self.count_lost(&lost);
+        decision.acked.lost = lost;
         Ok(())
     }
 
@@ -240,7 +247,7 @@ impl LinkCore {
         if self.knows(conn) {
             self.attachment = Attachment::Detached;
             if let Some(state_id) = self.giving_up.take() {
-                self.forget(state_id);
+                decision.acked.lost.extend(self.forget(state_id));
             }
             if self.decides() && !self.held.is_empty() {
                 let next = self.held.remove(0);

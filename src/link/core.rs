@@ -5,12 +5,15 @@
 //! Upholds: every message is claimed once and in order; a stale session claims and writes nothing; what the other side
 //! says is checked against what was sent before it is believed.
 
+use std::collections::HashSet;
+use std::time::Instant;
+
 use crate::error::RejectCause;
 use crate::ident::{ConnectionId, PeerId};
 use crate::link::fault::{Fault, NoClaim};
 use crate::link::lane_in::{AckDue, Claim, LaneIn, Piece, Reassembly};
 use crate::link::lane_out::{Chunk, LaneOut, SKIP};
-use crate::link::offer::{Acked, Attachment, Doubt, Offer};
+use crate::link::offer::{Acked, Attachment, Doubt, Lost, Offer, Rejected};
 use crate::link::segment::{SEGMENT_BYTES, Segment};
 use crate::wire::{Ack, FrameHeader, LANES, Lane};
 
@@ -81,6 +84,8 @@ pub(crate) struct LinkCounts {
     pub(crate) rejected: u64,
     /// Written, and never answered.
     pub(crate) unknown: u64,
+    /// Numbered, and given up before they were written.
+    pub(crate) unwritten: u64,
     /// Sessions attached so far.
     pub(crate) sessions: u64,
     /// Changes of the other side's state after the first.
@@ -172,6 +177,7 @@ impl LinkCore {
     pub(crate) fn next_chunk(
         &mut self,
         conn: ConnectionId,
+        now: Instant,
         head: &mut Vec<u8>,
         mut take: impl FnMut(Lane) -> Option<Taken>,
     ) -> Option<(Lane, Chunk)> {
@@ -182,11 +188,15 @@ impl LinkCore {
             let turn = if lane == Lane::Bulk { crate::wire::MAX_PIECE } else { SEGMENT_BYTES };
             let out = &mut self.outgoing[lane.index()];
             let chunk = if out.has_unwritten() {
-                out.next_chunk(turn, head)
+                out.next_chunk(turn, now, head)
             } else if out.can_number()
                 && let Some(taken) = take(lane)
             {
-                let chunk = out.number(taken.segment, turn, head);
+                let chunk = if taken.segment.numbered {
+                    out.number(taken.segment, turn, now, head)
+                } else {
+                    Some(Chunk::unnumbered(taken.segment, now))
+                };
                 for (lane, debt) in self.incoming.iter_mut().zip(taken.debt) {
                     lane.release(debt);
                 }
@@ -215,7 +225,7 @@ impl LinkCore {
             let due = lane.ack_due();
             if due == AckDue::Now || (all && due == AckDue::Later) {
                 let ack = lane.take_ack();
-                put_ack(out, ack);
+                put_ack(out, &ack);
             }
         }
     }
@@ -240,14 +250,24 @@ impl LinkCore {
         let done = ack.done;
         let out = &mut self.outgoing[lane.index()];
         let before = out.done();
-        let freed = out.acknowledge(ack.received, done, ack.window)?;
-        // The receiver repeats an exception until it knows that we know; ours are those that ended just now.
-        let new = ack.exceptions.iter().filter(|e| e.number >= before && e.number < ack.done);
-        acked.rejected.extend(new.map(|e| (e.number, RejectCause::from_code(e.cause))));
-        let rejected = acked.rejected.len() as u64;
-        if rejected > freed.messages {
+        if done > out.sent() {
             return Err(Fault::AckedUnsent);
         }
+        // A new session repeats the exceptions that the receiver does not know we know; ours are those that end now.
+        let mut numbers = HashSet::new();
+        for exception in ack.exceptions.iter().filter(|e| e.number >= before && e.number < done) {
+            if numbers.insert(exception.number)
+                && let Some(extract) = out.extract(exception.number)
+            {
+                let cause = RejectCause::from_code(exception.cause);
+                acked.rejected.push(Rejected { lane, number: exception.number, cause, extract });
+            }
+        }
+        let freed = out.acknowledge(ack.received, done, ack.window)?;
+        let rejected = acked.rejected.len() as u64;
+        acked
+            .done
+            .extend(freed.tickets.iter().filter(|(number, _)| !numbers.contains(number)).map(|(_, ticket)| *ticket));
         self.counts.rejected += rejected;
         self.counts.acked += freed.messages - rejected;
         acked.segments = freed.segments;
@@ -276,6 +296,13 @@ impl LinkCore {
         let claim = self.incoming[lane.index()].claim(frames, bytes, ack_now)?;
         self.delivering = Some(conn);
         Ok(claim)
+    }
+
+    /// Claims messages without numbers, which were not promised: see [`LinkCore::claim`].
+    pub(crate) fn claim_unnumbered(&mut self, conn: ConnectionId) -> Result<(), NoClaim> {
+        self.may_deliver(conn)?;
+        self.delivering = Some(conn);
+        Ok(())
     }
 
     /// Claims one frame that is not a plain whole message; see [`LinkCore::claim`]. With `Piece::More` and
@@ -392,24 +419,37 @@ impl LinkCore {
         std::array::from_fn(|lane| self.incoming[lane].positions().0)
     }
 
-    /// Forgets what is kept: the resume window ended. Returns how many messages end unknown. A link that is attached
+    /// Forgets what is kept: the resume window ended. Returns the messages that this ends. A link that is attached
     /// forgets nothing; one whose attach is under way does so if that attach fails.
-    pub(crate) fn give_up(&mut self, state_id: u64) -> u64 {
+    pub(crate) fn give_up(&mut self, state_id: u64) -> Vec<Lost> {
         match self.attachment {
             Attachment::Detached => self.forget(state_id),
             Attachment::Attaching { .. } => {
                 self.giving_up = Some(state_id);
-                0
+                Vec::new()
             }
-            Attachment::Attached { .. } => 0,
+            Attachment::Attached { .. } => Vec::new(),
         }
     }
 
-    pub(super) fn forget(&mut self, state_id: u64) -> u64 {
-        let unknown: u64 = self.outgoing.iter_mut().map(LaneOut::give_up).sum();
-        self.counts.unknown += unknown;
+    pub(super) fn forget(&mut self, state_id: u64) -> Vec<Lost> {
+        let lost: Vec<_> = self.outgoing.iter_mut().flat_map(LaneOut::give_up).collect();
+        self.count_lost(&lost);
         self.state_id = state_id;
-        unknown
+        lost
+    }
+
+    /// Ends all that is kept: the node has ended. A session that is still attached, because its thread is held, says and
+    /// hears nothing of it.
+    pub(crate) fn end(&mut self, state_id: u64) -> Vec<Lost> {
+        self.attachment = Attachment::Detached;
+        self.forget(state_id)
+    }
+
+    pub(super) fn count_lost(&mut self, lost: &[Lost]) {
+        let unknown = lost.iter().filter(|lost| lost.written).count() as u64;
+        self.counts.unknown += unknown;
+        self.counts.unwritten += lost.len() as u64 - unknown;
     }
 }
 
@@ -442,12 +482,10 @@ impl Other<'_> {
     }
 }
 
-/// Appends an ACK frame, with as many exceptions as one frame holds.
-fn put_ack(out: &mut Vec<u8>, mut ack: Ack) {
-    const MOST_EXCEPTIONS: usize = 4096;
-    ack.exceptions.truncate(MOST_EXCEPTIONS);
-    if let Err(error) = crate::wire::put_body(out, crate::wire::FrameType::Ack, &ack) {
-        // Forty bytes and at most 4096 exceptions of ten always fit a frame; say so loudly if that ever changes.
+/// Appends an ACK frame.
+fn put_ack(out: &mut Vec<u8>, ack: &Ack) {
+    if let Err(error) = crate::wire::put_body(out, crate::wire::FrameType::Ack, ack) {
+        // An acknowledgement always fits a frame, see [`LaneIn::take_ack`]; say so loudly if that ever changes.
         debug_assert!(false, "{error}");
     }
 }

@@ -12,10 +12,14 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use crate::error::RejectCause;
 use crate::link::fault::Fault;
-use crate::wire::{Ack, FrameHeader, Lane, LaneAttach, Rejection, flags, u64_at};
+use crate::wire::{Ack, FrameHeader, Lane, LaneAttach, Prefix, Rejection, flags};
+
+/// The most rejections in one acknowledgement: forty bytes and ten for each always fit a frame.
+const MOST_EXCEPTIONS: usize = 4096;
 
 /// Positions and credit of one lane.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -35,6 +39,8 @@ pub(crate) struct LaneIn {
     /// A SEGMENT frame announced the number of the next frame in this session.
     announced: bool,
     rejections: VecDeque<Rejection>,
+    /// How many of them this session's acknowledgements have said.
+    rejections_told: usize,
     /// Numbers without a message, from..to, that are over as soon as all before them are.
     empty: VecDeque<(u64, u64)>,
     big: Option<Reassembly>,
@@ -59,6 +65,12 @@ pub(crate) struct Reassembly {
     /// Came too large: pieces are counted and thrown away.
     refused: bool,
     arrived: u64,
+    /// When it expires, noted by the thread that took its first piece.
+    pub(crate) expires: Option<Instant>,
+    /// The question it is, or answers.
+    pub(crate) correlation: Option<u64>,
+    /// The flags of its first piece.
+    pub(crate) flags: u8,
     /// The bytes so far; taken out by the thread that appends to them.
     pub(crate) bytes: Vec<u8>,
 }
@@ -70,6 +82,11 @@ pub(crate) struct Claim {
     pub(crate) first: u64,
     /// Numbers below may be repeats.
     pub(crate) repeat_below: u64,
+}
+
+impl Claim {
+    /// Of messages without numbers.
+    pub(crate) const UNNUMBERED: Self = Self { first: 0, repeat_below: 0 };
 }
 
 /// What a piece of a big message led to.
@@ -111,6 +128,7 @@ impl LaneIn {
             held: 0,
             announced: false,
             rejections: VecDeque::new(),
+            rejections_told: 0,
             empty: VecDeque::new(),
             big: None,
             told: Told::default(),
@@ -126,6 +144,7 @@ impl LaneIn {
         self.announced = true;
         while self.rejections.front().is_some_and(|rejection| rejection.number < base) {
             self.rejections.pop_front();
+            self.rejections_told = self.rejections_told.saturating_sub(1);
         }
         Ok(())
     }
@@ -148,21 +167,28 @@ impl LaneIn {
             return Err(Fault::MixedPieces);
         }
         let bytes = crate::wire::HEADER + body.len();
-        let mut offset = if header.has(flags::EXPIRY) { 4 } else { 0 };
-        let total = if first && !last {
-            let total = u64_at(body, offset).map_err(|_| Fault::MixedPieces)?;
-            offset += 8;
-            Some(total)
-        } else {
-            None
+        let (prefix, offset) = match first {
+            true => (Prefix::read(header.flags, body).map_err(|_| Fault::MixedPieces)?, Prefix::len(header.flags)),
+            false => (Prefix::default(), 0),
         };
         let payload = body.len().checked_sub(offset).ok_or(Fault::MixedPieces)? as u64;
         let number = self.take_numbers(1, bytes)?;
         let claim = Claim { first: number, repeat_below: self.repeat_below };
         let big = self.big.get_or_insert_with(|| {
-            let total = total.unwrap_or(payload);
+            let total = prefix.total.unwrap_or(payload);
             let refused = total > self.largest_message;
-            Reassembly { kind: header.kind, total, refused, arrived: 0, bytes: Vec::new() }
+            let Prefix { correlation, .. } = prefix;
+            let flags = header.flags;
+            Reassembly {
+                kind: header.kind,
+                total,
+                refused,
+                arrived: 0,
+                expires: None,
+                correlation,
+                flags,
+                bytes: Vec::new(),
+            }
         });
         big.arrived += payload;
         if big.arrived > big.total || (last && big.arrived < big.total) {
@@ -276,18 +302,20 @@ impl LaneIn {
         }
     }
 
-    /// The acknowledgement that is due.
+    /// The acknowledgement that is due. One says each rejection once; what one frame does not hold the next says, and
+    /// until then nothing from there on is done.
     pub(crate) fn take_ack(&mut self) -> Ack {
+        let exceptions: Vec<_> =
+            self.rejections.iter().skip(self.rejections_told).take(MOST_EXCEPTIONS).copied().collect();
+        self.rejections_told += exceptions.len();
+        let done = match self.rejections.get(self.rejections_told) {
+            Some(next) => next.number,
+            None => self.done,
+        };
         self.granted = self.credit();
-        self.told = Told { received: self.received, done: self.done, granted: self.granted };
+        self.told = Told { received: self.received, done, granted: self.granted };
         self.ack_now &= self.done < self.received;
-        Ack {
-            lane: self.lane as u8,
-            received: self.received,
-            done: self.done,
-            window: self.granted,
-            exceptions: self.rejections.iter().copied().collect(),
-        }
+        Ack { lane: self.lane as u8, received: self.received, done, window: self.granted, exceptions }
     }
 
     /// This lane's receiving half of an attach frame; from here on, bytes are counted anew.
@@ -299,6 +327,7 @@ impl LaneIn {
         into.window = self.granted;
         // What is done, and rejections, travel in acknowledgements only: one is owed anew.
         self.told = Told { received: self.received, done: 0, granted: self.granted };
+        self.rejections_told = 0;
     }
 
     /// The other side's state is one we never met: start where it starts, and expect repeats of what it sent before.
@@ -307,6 +336,7 @@ impl LaneIn {
         self.done = told.base;
         self.repeat_below = told.sent;
         self.rejections.clear();
+        self.rejections_told = 0;
         self.empty.clear();
         self.big = None;
         self.ack_now = false;

@@ -12,10 +12,13 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::link::fault::Fault;
-use crate::link::segment::{LARGE, SEGMENT_BYTES, Segment, Span};
+use crate::link::offer::Lost;
+use crate::link::segment::{Extract, LARGE, SEGMENT_BYTES, Segment, Span};
 use crate::wire::{FrameHeader, FrameType, HEADER, Lane, LaneAttach, flags, put_segment};
 
 /// Retention of one lane.
@@ -69,6 +72,28 @@ pub(crate) struct Chunk {
     pub(crate) start: usize,
     /// Its end.
     pub(crate) end: usize,
+    /// Tickets of the messages that are written whole when it is.
+    pub(crate) tickets: Vec<u64>,
+}
+
+impl Chunk {
+    /// All of a segment that takes no numbers and is not kept.
+    pub(crate) fn unnumbered(segment: Segment, now: Instant) -> Self {
+        let tickets = segment.tracks().iter().map(|track| track.ticket).collect();
+        let span = Span { frames: segment.frames, wire_bytes: segment.len(), start: 0, end: segment.bytes().len() };
+        let (body, start, end) = Self::body(Arc::new(segment), 0, span, now);
+        Self { body, start, end, tickets }
+    }
+
+    fn body(segment: Arc<Segment>, frame: u32, span: Span, now: Instant) -> (ChunkBody, usize, usize) {
+        match segment.restamped(frame, span, now) {
+            Some(bytes) => {
+                let end = bytes.len();
+                (ChunkBody::Stamped(bytes, segment), 0, end)
+            }
+            None => (ChunkBody::Kept(segment), span.start, span.end),
+        }
+    }
 }
 
 /// Where the bytes of a chunk lie.
@@ -78,6 +103,8 @@ pub(crate) enum ChunkBody {
     Kept(Arc<Segment>),
     /// In the buffer they were queued in; retention took a copy.
     Own(Vec<u8>),
+    /// In a copy of what is in retention that says how long its messages may still take.
+    Stamped(Vec<u8>, Arc<Segment>),
 }
 
 impl ChunkBody {
@@ -85,7 +112,15 @@ impl ChunkBody {
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Self::Kept(segment) => segment.bytes(),
-            Self::Own(bytes) => bytes,
+            Self::Own(bytes) | Self::Stamped(bytes, _) => bytes,
+        }
+    }
+
+    /// The segment it is of, unless retention has a copy.
+    pub(crate) fn segment(&self) -> Option<&Arc<Segment>> {
+        match self {
+            Self::Kept(segment) | Self::Stamped(_, segment) => Some(segment),
+            Self::Own(_) => None,
         }
     }
 }
@@ -95,6 +130,8 @@ impl ChunkBody {
 pub(crate) struct Freed {
     /// Messages that ended.
     pub(crate) messages: u64,
+    /// The numbers of those that somebody wants to hear of, and their tickets.
+    pub(crate) tickets: Vec<(u64, u64)>,
     /// Segments that nobody needs any more.
     pub(crate) segments: Vec<Arc<Segment>>,
     /// The writer waited for this.
@@ -137,12 +174,12 @@ impl LaneOut {
 
     /// Numbers a segment and keeps it; nothing may be unwritten. A short plain segment that has credit is copied to
     /// the end of retention and given back as the chunk to write, so that a buffer is not kept for a few bytes.
-    pub(crate) fn number(&mut self, segment: Segment, turn: usize, head: &mut Vec<u8>) -> Option<Chunk> {
+    pub(crate) fn number(&mut self, segment: Segment, turn: usize, now: Instant, head: &mut Vec<u8>) -> Option<Chunk> {
         debug_assert!(!self.has_unwritten());
         let (first, frames, len) = (self.next, segment.frames, segment.len());
         self.next += u64::from(frames);
         self.kept_bytes += len;
-        let small = !segment.is_large() && len < LARGE && len <= turn;
+        let small = !segment.is_large() && len < LARGE && len <= turn && segment.tracks().is_empty();
         if small && len as u64 <= self.credit_left() {
             let appended = match self.kept.back_mut().and_then(|kept| Arc::get_mut(&mut kept.segment)) {
                 Some(tail) => tail.append(segment.bytes(), frames),
@@ -163,15 +200,15 @@ impl LaneOut {
             }
             put_segment(head, self.lane, first, self.done);
             let bytes = segment.into_payload();
-            return Some(Chunk { end: bytes.len(), body: ChunkBody::Own(bytes), start: 0 });
+            return Some(Chunk { end: bytes.len(), body: ChunkBody::Own(bytes), start: 0, tickets: Vec::new() });
         }
         self.kept.push_back(Kept { first, segment: Arc::new(segment) });
         self.cursor = Cursor { segment: self.kept.len() - 1, frame: 0, offset: 0 };
-        self.next_chunk(turn, head)
+        self.next_chunk(turn, now, head)
     }
 
     /// The next chunk of what is numbered and unwritten, as far as credit goes; its head is appended to `head`.
-    pub(crate) fn next_chunk(&mut self, turn: usize, head: &mut Vec<u8>) -> Option<Chunk> {
+    pub(crate) fn next_chunk(&mut self, turn: usize, now: Instant, head: &mut Vec<u8>) -> Option<Chunk> {
         let kept = self.kept.get(self.cursor.segment)?;
         let credit = self.credit_left();
         let Some(span) = kept.segment.span(self.cursor.frame, self.cursor.offset, credit, turn) else {
@@ -183,8 +220,11 @@ impl LaneOut {
             self.sent_bytes += put_skip(head, self.lane, from, self.done);
         }
         put_segment(head, self.lane, number, self.done);
-        kept.segment.put_header(self.cursor.frame, span, head);
-        let chunk = Chunk { body: ChunkBody::Kept(kept.segment.clone()), start: span.start, end: span.end };
+        let frame = self.cursor.frame;
+        kept.segment.put_header(frame, span, now, head);
+        let tickets = kept.segment.tracks_in(frame..frame + span.frames).iter().map(|track| track.ticket).collect();
+        let (body, start, end) = Chunk::body(kept.segment.clone(), frame, span, now);
+        let chunk = Chunk { body, start, end, tickets };
         self.advance(span);
         self.sent = self.sent.max(number + u64::from(span.frames));
         Some(chunk)
@@ -229,6 +269,8 @@ impl LaneOut {
             let frame = |number: u64| number.saturating_sub(kept.first).min(u64::from(u32::MAX)) as u32;
             let ended = kept.segment.messages_below(frame(done)) - kept.segment.messages_below(frame(self.done));
             freed.messages += u64::from(ended);
+            let tracks = kept.segment.tracks_in(frame(self.done)..frame(done));
+            freed.tickets.extend(tracks.iter().map(|track| (kept.first + u64::from(track.frame), track.ticket)));
         }
         self.done = done;
         while let Some(front) = self.kept.front()
@@ -252,30 +294,60 @@ impl LaneOut {
         into.sent = self.sent;
     }
 
-    /// Begins a session: the other side has `told.received` of what this link state sent (`resumed`), or it never met
+    /// Message number `number` (by its last frame), copied out; `None` if it is not kept.
+    pub(crate) fn extract(&self, number: u64) -> Option<Extract> {
+        self.extract_all(number..number + 1).pop()
+    }
+
+    /// The messages of these numbers that are kept, copied out.
+    fn extract_all(&self, numbers: Range<u64>) -> Vec<Extract> {
+        let mut extracts = Vec::new();
+        for kept in &self.kept {
+            let frame = |number: u64| number.saturating_sub(kept.first).min(kept.segment.frames.into()) as u32;
+            let frames = frame(numbers.start)..frame(numbers.end);
+            if !frames.is_empty() {
+                extracts.extend(kept.segment.extract(frames));
+            }
+        }
+        extracts
+    }
+
+    fn lose(&self, numbers: Range<u64>) -> Vec<Lost> {
+        let written = self.whole_below(self.sent).clamp(numbers.start, numbers.end);
+        let lost = |numbers, written| {
+            let extracts = self.extract_all(numbers).into_iter();
+            extracts.map(move |extract| Lost { lane: self.lane, extract, written })
+        };
+        lost(numbers.start..written, true).chain(lost(written..numbers.end, false)).collect()
+    }
+
+    /// Whether what the other side says it has was ever written.
+    pub(crate) fn check_attach(&self, told: &LaneAttach, resumed: bool) -> Result<(), Fault> {
+        if resumed && told.received > self.sent { Err(Fault::AckedUnsent) } else { Ok(()) }
+    }
+
+    /// Begins a session, after [`LaneOut::check_attach`]: the other side has `told.received` of what this link state sent (`resumed`), or it never met
     /// this state and starts where our attach said. Unless `met_before`, its own state is a new one. Returns the buffers
-    /// this frees, and how many messages end unknown: repeated to one new state already and never answered.
-    pub(crate) fn attach(&mut self, told: &LaneAttach, resumed: bool, met_before: bool) -> Result<(Freed, u64), Fault> {
-        let mut unknown = 0;
+    /// this frees, and the messages that end unknown: repeated to one new state already and never answered.
+    pub(crate) fn attach(&mut self, told: &LaneAttach, resumed: bool, met_before: bool) -> (Freed, Vec<Lost>) {
+        let mut unknown = Vec::new();
         let mut freed = Freed::default();
         if !resumed && !met_before {
             // Not whenever it never met us: the attach in which it would have may have been lost, any number of times.
-            freed = self.free_below(self.replayed.max(self.done));
-            unknown = std::mem::take(&mut freed.messages);
+            let upto = self.replayed.max(self.done);
+            unknown = self.lose(self.done..upto);
+            freed = self.free_below(upto);
             self.replayed = self.whole_below(self.sent);
         }
         // What is done is told by the acknowledgement that follows, together with its exceptions.
         let expected = if resumed { told.received } else { self.described };
-        if expected > self.sent {
-            return Err(Fault::AckedUnsent);
-        }
         self.skip_from = (expected < self.done).then_some(expected);
         let from = expected.max(self.done);
         self.sent_bytes = 0;
         self.credit_bytes = told.window;
         self.starved = false;
         self.seek(from);
-        Ok((freed, unknown))
+        (freed, unknown)
     }
 
     /// The start of the big message that `number` falls into, else `number`: a message of which the last piece was never
@@ -300,16 +372,21 @@ impl LaneOut {
         };
     }
 
-    /// Forgets everything that is kept; returns how many messages that were.
-    pub(crate) fn give_up(&mut self) -> u64 {
-        let unknown = self.free_below(self.next).messages;
+    /// Forgets everything that is kept; returns the messages that were.
+    pub(crate) fn give_up(&mut self) -> Vec<Lost> {
+        let lost = self.lose(self.done..self.next);
         *self = Self::new(self.lane, self.window);
-        unknown
+        lost
     }
 
     /// All numbers below are done.
     pub(crate) fn done(&self) -> u64 {
         self.done
+    }
+
+    /// All numbers below were written at least once.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// All numbers below were written before the other side's present state was met.

@@ -36,7 +36,7 @@ pub(crate) use fault::{Fault, NoClaim};
 pub(crate) use lane_in::{AckDue, Claim, Piece, Reassembly};
 pub(crate) use lane_out::{Chunk, ChunkBody};
 pub(crate) use offer::{Acked, Decision, Offer, Sign};
-pub(crate) use segment::{LARGE, SEGMENT_BYTES, Segment};
+pub(crate) use segment::{LARGE, SEGMENT_BYTES, Segment, Track};
 
 #[cfg(test)]
 mod explore;

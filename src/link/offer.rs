@@ -8,8 +8,8 @@ use std::sync::Arc;
 use crate::error::{CloseReason, RejectCause};
 use crate::ident::ConnectionId;
 use crate::link::fault::Fault;
-use crate::link::segment::Segment;
-use crate::wire::Attach;
+use crate::link::segment::{Extract, Segment};
+use crate::wire::{Attach, Lane};
 
 /// A proven connection of the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -88,6 +88,33 @@ pub(crate) struct Acked {
     pub(crate) segments: Vec<Arc<Segment>>,
     /// The writer waited for this.
     pub(crate) wake: bool,
+    /// Tickets of messages that were handed over.
+    pub(crate) done: Vec<u64>,
     /// Messages that the receiver rejected.
-    pub(crate) rejected: Vec<(u64, RejectCause)>,
+    pub(crate) rejected: Vec<Rejected>,
+    /// Messages that nobody will answer for any more.
+    pub(crate) lost: Vec<Lost>,
+}
+
+/// A message that the receiver took and did not hand over.
+#[derive(Debug)]
+pub(crate) struct Rejected {
+    /// Its lane and number.
+    pub(crate) lane: Lane,
+    pub(crate) number: u64,
+    /// Why.
+    pub(crate) cause: RejectCause,
+    /// The message.
+    pub(crate) extract: Extract,
+}
+
+/// A message that is given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lost {
+    /// Its lane.
+    pub(crate) lane: Lane,
+    /// The message.
+    pub(crate) extract: Extract,
+    /// All of it was written: it may have been handed over.
+    pub(crate) written: bool,
 }

@@ -4,7 +4,10 @@
 //! Upholds: a segment's frames never change once numbered; a big message is alone in its segment and is written from
 //! where the application's bytes lie.
 
-use crate::wire::{FrameHeader, FrameType, HEADER, Lane, MAX_PIECE, flags};
+use std::ops::Range;
+use std::time::Instant;
+
+use crate::wire::{FrameHeader, FrameType, HEADER, Heading, Lane, MAX_PIECE, Prefix, flags, remaining_ms};
 
 /// An open segment is sealed when it would grow beyond this many bytes.
 pub(crate) const SEGMENT_BYTES: usize = 256 * 1024 + 2 * HEADER * 4;
@@ -18,7 +21,33 @@ pub(crate) struct Segment {
     pub(crate) frames: u32,
     /// How many application messages these are.
     pub(crate) messages: u32,
+    /// Its frames take numbers and are kept; if not, they are best effort.
+    pub(crate) numbered: bool,
+    /// The messages of which somebody wants to hear, or that expire; in order.
+    tracks: Vec<Track>,
     content: Content,
+}
+
+/// A message that somebody wants to hear of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Track {
+    /// Its last frame, counted from the segment's first.
+    pub(crate) frame: u32,
+    /// Names it to whoever queued it.
+    pub(crate) ticket: u64,
+    /// When it is no longer wanted: its frame says how long that is, whenever it is written.
+    pub(crate) expires: Option<Instant>,
+}
+
+/// One message of a segment, taken out to be given back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Extract {
+    /// The application's kind.
+    pub(crate) kind: u16,
+    /// What it gave.
+    pub(crate) payload: Vec<u8>,
+    /// Who is to hear of it.
+    pub(crate) ticket: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -26,7 +55,7 @@ enum Content {
     /// Whole messages, back to back, encoded.
     Plain(Vec<u8>),
     /// One message; its frames are cut from the payload as they are written.
-    Large { lane: Lane, kind: u16, flags: u8, payload: Vec<u8> },
+    Large { lane: Lane, heading: Heading, payload: Vec<u8> },
 }
 
 /// Part of a segment: what one turn writes.
@@ -45,14 +74,86 @@ pub(crate) struct Span {
 impl Segment {
     /// Whole messages, already encoded.
     pub(crate) fn plain(bytes: Vec<u8>, frames: u32) -> Self {
-        Self { frames, messages: frames, content: Content::Plain(bytes) }
+        Self { frames, messages: frames, numbered: true, tracks: Vec::new(), content: Content::Plain(bytes) }
     }
 
-    /// One message of its own; `extra` are flags beside NUMBERED, FIRST and LAST, which are set here.
-    pub(crate) fn large(lane: Lane, kind: u16, extra: u8, payload: Vec<u8>) -> Self {
+    /// One message of its own.
+    pub(crate) fn large(lane: Lane, heading: Heading, payload: Vec<u8>) -> Self {
         let frames = payload.len().div_ceil(MAX_PIECE).max(1) as u32;
-        let flags = extra | flags::NUMBERED;
-        Self { frames, messages: 1, content: Content::Large { lane, kind, flags, payload } }
+        let content = Content::Large { lane, heading, payload };
+        Self { frames, messages: 1, numbered: true, tracks: Vec::new(), content }
+    }
+
+    /// With messages that somebody wants to hear of.
+    pub(crate) fn tracked(mut self, tracks: Vec<Track>) -> Self {
+        self.tracks = tracks;
+        self
+    }
+
+    /// Without numbers; its frames are encoded so.
+    pub(crate) fn unnumbered(mut self) -> Self {
+        self.numbered = false;
+        self
+    }
+
+    /// The messages that somebody wants to hear of.
+    pub(crate) fn tracks(&self) -> &[Track] {
+        &self.tracks
+    }
+
+    /// Those that end within `frames`.
+    pub(crate) fn tracks_in(&self, frames: Range<u32>) -> &[Track] {
+        let from = self.tracks.partition_point(|track| track.frame < frames.start);
+        let to = self.tracks.partition_point(|track| track.frame < frames.end);
+        self.tracks.get(from..to).unwrap_or_default()
+    }
+
+    /// The messages that end within `frames`, copied out.
+    pub(crate) fn extract(&self, frames: Range<u32>) -> Vec<Extract> {
+        let ticket = |frame| self.tracks_in(frame..frame + 1).first().map(|track| track.ticket);
+        match &self.content {
+            Content::Plain(bytes) => {
+                let mut at = self.offset_of(frames.start);
+                let mut extracts = Vec::new();
+                for frame in frames.start..frames.end.min(self.frames) {
+                    let Some(header) = bytes.get(at..).and_then(|rest| rest.first_chunk::<HEADER>()) else { break };
+                    let header = FrameHeader::from_bytes(*header);
+                    let next = at + HEADER + header.length as usize;
+                    let payload = bytes.get(at + HEADER + Prefix::len(header.flags)..next).unwrap_or_default().to_vec();
+                    extracts.push(Extract { kind: header.kind, payload, ticket: ticket(frame) });
+                    at = next;
+                }
+                extracts
+            }
+            Content::Large { heading, payload, .. } => {
+                let last = self.frames - 1;
+                let extract = || Extract { kind: heading.kind, payload: payload.clone(), ticket: ticket(last) };
+                frames.contains(&last).then(extract).into_iter().collect()
+            }
+        }
+    }
+
+    /// The bytes of a span, if some of its frames say how long they may still take: that changes with `now`. `None` if
+    /// they can be written from where they lie.
+    pub(crate) fn restamped(&self, frame: u32, span: Span, now: Instant) -> Option<Vec<u8>> {
+        let Content::Plain(bytes) = &self.content else { return None };
+        let tracks = self.tracks_in(frame..frame + span.frames);
+        if tracks.iter().all(|track| track.expires.is_none()) {
+            return None;
+        }
+        let mut copy = bytes.get(span.start..span.end).unwrap_or_default().to_vec();
+        let (mut at, mut in_order) = (0, tracks.iter().peekable());
+        for index in frame..frame + span.frames {
+            let len = frame_len(&copy[at..]);
+            if let Some(track) = in_order.next_if(|track| track.frame == index)
+                && let Some(expires) = track.expires
+                && let Some(place) = copy.get_mut(at + HEADER..at + HEADER + 4)
+            {
+                place.copy_from_slice(&remaining_ms(expires.saturating_duration_since(now)).to_le_bytes());
+            }
+            at += len;
+        }
+        Some(copy)
     }
 
     /// The bytes that spans point into: encoded frames, or the payload of one message.
@@ -126,35 +227,36 @@ impl Segment {
                 }
                 (frames > 0).then_some(Span { frames, wire_bytes: end - start, start, end })
             }
-            Content::Large { payload, .. } => {
+            Content::Large { heading, payload, .. } => {
                 let end = (start + MAX_PIECE).min(payload.len());
-                let total = if frame == 0 && self.frames > 1 { 8 } else { 0 };
-                let wire_bytes = HEADER + total + (end - start);
+                let prefix = if frame == 0 { Prefix::len(self.flags_of(*heading, frame)) } else { 0 };
+                let wire_bytes = HEADER + prefix + (end - start);
                 (wire_bytes as u64 <= credit).then_some(Span { frames: 1, wire_bytes, start, end })
             }
         }
     }
 
     /// Appends what goes in front of a span on the wire: the frame header of a piece, nothing for encoded frames.
-    pub(crate) fn put_header(&self, frame: u32, span: Span, out: &mut Vec<u8>) {
-        let Content::Large { lane, kind, flags, payload } = &self.content else { return };
-        let (first, last) = (frame == 0, frame + 1 == self.frames);
-        let mut flags = *flags;
-        if first {
-            flags |= flags::FIRST;
+    pub(crate) fn put_header(&self, frame: u32, span: Span, now: Instant, out: &mut Vec<u8>) {
+        let Content::Large { lane, heading, payload } = &self.content else { return };
+        let flags = self.flags_of(*heading, frame);
+        let length = (span.wire_bytes - HEADER) as u32;
+        out.extend_from_slice(&FrameHeader::on_lane(FrameType::Data, *lane, flags, heading.kind, length).to_bytes());
+        if frame == 0 {
+            let total = (self.frames > 1).then_some(payload.len() as u64);
+            let expires = self.tracks.first().and_then(|track| track.expires);
+            let remaining = expires.map(|expires| remaining_ms(expires.saturating_duration_since(now)));
+            Prefix { remaining, correlation: heading.correlation, total }.put(out);
         }
-        if last {
-            flags |= flags::LAST;
-        } else {
-            // Only the last piece ends a message that somebody may wait for.
-            flags &= !flags::ACK_NOW;
-        }
-        let total = first && !last;
-        let length = (span.end - span.start + if total { 8 } else { 0 }) as u32;
-        out.extend_from_slice(&FrameHeader::on_lane(FrameType::Data, *lane, flags, *kind, length).to_bytes());
-        if total {
-            out.extend_from_slice(&(payload.len() as u64).to_le_bytes());
-        }
+    }
+
+    /// The flags of piece `frame` of a message.
+    fn flags_of(&self, heading: Heading, frame: u32) -> u8 {
+        let first = if frame == 0 { flags::FIRST } else { flags::NONE };
+        // Only the last piece ends a message that somebody may wait for.
+        let (last, not) =
+            if frame + 1 == self.frames { (flags::LAST, flags::NONE) } else { (flags::NONE, flags::ACK_NOW) };
+        (heading.flags | flags::NUMBERED | first | last) & !not
     }
 
     /// How many messages end below frame `frame`.

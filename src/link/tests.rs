@@ -1,9 +1,11 @@
+use std::time::Instant;
+
 use super::core::SMALLEST_WINDOW;
 use super::offer::Answer;
 use super::*;
 use crate::error::RejectCause;
 use crate::ident::{ConnectionId, PeerId};
-use crate::wire::{Attach, Decoder, FrameHeader, FrameType, Lane, MAX_BODY, MAX_PIECE, decode, flags};
+use crate::wire::{Attach, Decoder, FrameHeader, FrameType, Heading, Lane, MAX_BODY, MAX_PIECE, decode, flags};
 use proptest::prelude::*;
 
 mod doubt;
@@ -83,7 +85,7 @@ impl Pair {
     fn write(&mut self, side: usize, queue: &mut Vec<Segment>) -> bool {
         let mut bytes = Vec::new();
         self.cores[side].put_acks(self.conn, true, &mut bytes);
-        let chunk = self.cores[side].next_chunk(self.conn, &mut bytes, |lane| {
+        let chunk = self.cores[side].next_chunk(self.conn, Instant::now(), &mut bytes, |lane| {
             (lane == Lane::Normal && !queue.is_empty())
                 .then(|| Taken { segment: queue.remove(0), debt: Default::default() })
         });
@@ -103,7 +105,7 @@ impl Pair {
             match frame.header.frame_type().unwrap() {
                 FrameType::Ack => {
                     let acked = core.on_ack(self.conn, &decode(frame.body).unwrap()).unwrap();
-                    self.rejected[side].extend(acked.rejected);
+                    self.rejected[side].extend(acked.rejected.iter().map(|rejected| (rejected.number, rejected.cause)));
                 }
                 FrameType::Segment => {
                     let at = |i| crate::wire::u64_at(frame.body, i).unwrap();
@@ -162,7 +164,7 @@ fn queue_of(sizes: &[usize]) -> Vec<Segment> {
 }
 
 fn segment(payload: Vec<u8>) -> Segment {
-    if payload.len() > LARGE { Segment::large(Lane::Normal, 5, 0, payload) } else { whole(&payload) }
+    if payload.len() > LARGE { Segment::large(Lane::Normal, Heading::of_kind(5), payload) } else { whole(&payload) }
 }
 
 #[test]
@@ -314,11 +316,11 @@ fn an_attach_under_way_outruns_the_end_of_the_resume_window() {
         pair.write(0, &mut queue);
         pair.cut();
         let attach = pair.propose(1);
-        assert_eq!(pair.cores[0].give_up(77), 0);
+        assert_eq!(pair.cores[0].give_up(77).len(), 0);
         let answer = pair.cores[1].on_attach(pair.conn, &attach, pair.clock).unwrap().say.unwrap().1;
         if succeeds {
             pair.cores[0].on_attach(pair.conn, &answer, pair.clock).unwrap();
-            assert_eq!(pair.cores[0].give_up(78), 0, "attached");
+            assert_eq!(pair.cores[0].give_up(78).len(), 0, "attached");
         } else {
             pair.cut();
             pair.connect();
@@ -541,9 +543,9 @@ proptest! {
 
 #[test]
 fn pieces_are_as_long_as_the_wire_allows() {
-    let segment = Segment::large(Lane::Bulk, 1, 0, vec![0; MAX_PIECE * 2 + 1]);
+    let segment = Segment::large(Lane::Bulk, Heading::of_kind(1), vec![0; MAX_PIECE * 2 + 1]);
     assert_eq!(segment.frames, 3);
-    assert_eq!(Segment::large(Lane::Bulk, 1, 0, vec![0; MAX_PIECE]).frames, 1);
+    assert_eq!(Segment::large(Lane::Bulk, Heading::of_kind(1), vec![0; MAX_PIECE]).frames, 1);
 }
 
 #[test]

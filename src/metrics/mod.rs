@@ -214,6 +214,8 @@ pub struct MetricsSnapshot {
     pub sessions_cut: u64,
     /// Events that the application did not take in time; see `Event::Missed`.
     pub events_missed: u64,
+    /// Messages that failed and that nobody took from [`Node::undelivered`](crate::Node::undelivered): they are gone.
+    pub undelivered_missed: u64,
     /// Messages and bytes.
     pub traffic: Traffic,
 }
@@ -272,6 +274,7 @@ impl Metrics {
             sessions_ended_by,
             sessions_cut: self.sessions_cut.value(),
             events_missed: self.events_missed.value(),
+            undelivered_missed: 0,
             traffic: Traffic::default(),
         }
     }

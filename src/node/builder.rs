@@ -23,7 +23,7 @@ use crate::node::receive::Inlet;
 use crate::node::selfcheck::{self, Needs, Readings};
 use crate::node::shutdown::{self, Ending};
 use crate::registry::{RegistryLimits, SharedRegistry};
-use crate::session::{Consumer, Handler, Message, OnEnd, PeerHandle, QueueLimits, SessionSettings};
+use crate::session::{Consumer, Handler, Message, OnEnd, PeerHandle, QueueLimits, SessionSettings, Undeliverable};
 use crate::threads;
 use crate::transport::Transport;
 use crate::transport::tcp::{BACKLOG, Tcp, TcpOptions};
@@ -46,7 +46,7 @@ impl Node {
 #[must_use = "a builder starts nothing until `start`"]
 pub struct NodeBuilder {
     config: Config,
-    handler: Option<Arc<Handler>>,
+    handler: Option<Handler>,
     policy: Arc<dyn HandshakePolicy>,
     payload: Vec<u8>,
     identity: Option<Identity>,
@@ -82,7 +82,7 @@ impl NodeBuilder {
     /// # Panics
     /// A panic of the handler rejects that message to its sender and closes that peer's session; nothing else.
     pub fn handler(mut self, handler: impl Fn(&PeerHandle, Message<'_>) + Send + Sync + 'static) -> Self {
-        self.handler = Some(Arc::new(handler));
+        self.handler = Some(Handler::All(Arc::new(handler)));
         self
     }
 
@@ -176,6 +176,7 @@ impl NodeBuilder {
                 (Consumer::Channel(sender), Some(Inlet::new(receiver)))
             }
         };
+        let (undeliverable, undelivered) = Undeliverable::new();
         let (reports, to_supervisor) = unbounded();
         let on_end: OnEnd = {
             let reports = reports.clone();
@@ -188,7 +189,7 @@ impl NodeBuilder {
             metrics: Arc::new(Metrics::default()),
             handshake: Arc::new(handshake),
             me,
-            settings: Arc::new(settings(&config, inlet.is_none())),
+            settings: Arc::new(settings(&config, inlet.is_none(), undeliverable)),
             link_limits: LinkLimits { window_bytes: config.window_bytes, max_message: config.max_message },
             outbound,
             resolve_threads: config.resolve_threads,
@@ -211,6 +212,7 @@ impl NodeBuilder {
             connections: Arc::new(crate::sync::Mutex::new(Some(connections))),
             inlet: inlet.map(Arc::new),
             events: to_application,
+            undelivered,
             changes,
             names: config.peers.iter().map(|peer| (peer.name.clone(), peer.id)).collect(),
             ending: Arc::new(Ending::new()),
@@ -252,12 +254,18 @@ fn session_threads(config: &Config) -> usize {
     asked.min(threads::most().unwrap_or(usize::MAX)).saturating_sub(OWN_THREADS)
 }
 
-fn settings(config: &Config, handler: bool) -> SessionSettings {
+fn settings(config: &Config, handler: bool, undeliverable: Undeliverable) -> SessionSettings {
     SessionSettings {
-        queue: QueueLimits { messages: config.queue_messages, bytes: config.queue_bytes },
+        queue: QueueLimits {
+            messages: config.queue_messages,
+            bytes: config.queue_bytes,
+            offline: config.offline,
+            ttl: config.message_ttl,
+        },
         max_message: config.max_message,
         send_deadline: config.send_deadline,
         ack_delay: config.ack_delay,
+        undelivered: Arc::new(undeliverable),
         heartbeat: config.heartbeat,
         rx_stack: if handler { config.threads.rx_handler_stack } else { config.threads.rx_stack },
         tx_stack: config.threads.tx_stack,

@@ -26,7 +26,7 @@ use crate::error::{ConnectError, RecvError, SendError, SendErrorKind};
 use crate::ident::PeerId;
 use crate::metrics::MetricsSnapshot;
 use crate::registry::SessionInfo;
-use crate::session::{self, Batch, Message, PeerHandle, PeerLink};
+use crate::session::{self, Batch, Message, PeerHandle, PeerLink, Undelivered};
 use crate::sync::Mutex;
 use crate::wire::Lane;
 
@@ -53,6 +53,7 @@ pub struct Node {
     connections: Arc<Mutex<Option<Connections>>>,
     inlet: Option<Arc<Inlet>>,
     events: Receiver<Event>,
+    undelivered: Receiver<Undelivered>,
     changes: Arc<Changes>,
     /// The peers of the configuration, by name.
     names: HashMap<String, PeerId>,
@@ -191,6 +192,13 @@ impl Node {
         self.events.clone()
     }
 
+    /// Messages that were accepted, failed, and that nobody waits for: sent without a receipt, or with one that was
+    /// dropped. Bounded (4,096 messages, 64 MiB): what nobody takes is counted in
+    /// [`MetricsSnapshot::undelivered_missed`] and said in the log. Each goes to one receiver.
+    pub fn undelivered(&self) -> Receiver<Undelivered> {
+        self.undelivered.clone()
+    }
+
     /// What the node knows of each peer now, connected or not, in the order of their ids.
     pub fn peers(&self) -> Vec<PeerInfo> {
         peers::all(&self.shared)
@@ -208,6 +216,7 @@ impl Node {
         for link in self.shared.registry.links() {
             metrics.traffic.merge(&PeerHandle::new(link).traffic());
         }
+        metrics.undelivered_missed = self.shared.settings.undelivered.missed();
         metrics
     }
 

@@ -22,7 +22,7 @@ use crate::ident::{ConnectionId, PeerId};
 use crate::node::events::Changes;
 use crate::node::receive::Inlet;
 use crate::registry::Entry;
-use crate::session::{self, PeerHandle};
+use crate::session;
 use crate::sync::Mutex;
 use crate::threads;
 
@@ -243,14 +243,17 @@ fn run(node: &Closing, connections: Connections, deadline: Instant) -> ShutdownR
     if let Some(inlet) = &node.inlet {
         inlet.end();
     }
+    let mut left = Vec::new();
     links.sort_by_key(|link| link.id);
+    // What is left ends here, and its senders hear of it.
+    for link in &links {
+        let (_, state) = node.shared.secrets.next();
+        left.push(link.end(state));
+    }
     let mut report = ShutdownReport { finished: true, threads, ..ShutdownReport::default() };
-    for link in links {
-        let stats = PeerHandle::new(link.clone()).stats();
-        let left = stats.accepted - stats.acked - stats.returned - stats.unknown;
-        let unsent = (stats.queued_messages as u64).min(left);
-        if left > 0 {
-            report.undelivered.push(PeerReport { peer: link.id, unsent, unknown: left - unsent });
+    for (link, (unsent, unknown)) in links.into_iter().zip(left) {
+        if unsent + unknown > 0 {
+            report.undelivered.push(PeerReport { peer: link.id, unsent, unknown });
         } else {
             report.drained.push(link.id);
         }

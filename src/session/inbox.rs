@@ -10,24 +10,51 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
+use crate::error::RejectCause;
 use crate::ident::PeerId;
-use crate::session::message::{BatchCredit, Message, Part, PartContent, Payload, Source};
+use crate::session::message::{BatchCredit, Body, Extra, Message, Part, PartContent};
 use crate::session::peer::PeerHandle;
 use crate::session::peer_link::PeerLink;
 use crate::sync::Mutex;
-use crate::wire::{FrameHeader, HEADER};
+use crate::wire::{HEADER, Prefix, Whole};
+
+/// Bytes of best effort messages that wait for the application, per link.
+const MOST_UNNUMBERED: usize = 256 * 1024;
 
 /// Takes the messages of all peers, on each peer's receiver thread.
-pub(crate) type Handler = dyn Fn(&PeerHandle, Message<'_>) + Send + Sync;
+#[derive(Clone)]
+pub(crate) enum Handler {
+    /// All of them. Called as the application gave it: anything around it would move each message once more.
+    All(Arc<AllHandler>),
+    /// Those it wants; it says why it did not take one.
+    Choosy(Arc<ChoosyHandler>),
+}
+
+pub(crate) type AllHandler = dyn Fn(&PeerHandle, Message<'_>) + Send + Sync;
+pub(crate) type ChoosyHandler = dyn Fn(&PeerHandle, Message<'_>) -> Result<(), RejectCause> + Send + Sync;
+
+impl Handler {
+    #[inline]
+    pub(super) fn handle(&self, peer: &PeerHandle, message: Message<'_>) -> Result<(), RejectCause> {
+        match self {
+            Self::All(handler) => {
+                handler(peer, message);
+                Ok(())
+            }
+            Self::Choosy(handler) => handler(peer, message),
+        }
+    }
+}
 
 /// Where a node's messages go.
 #[derive(Clone)]
 pub(crate) enum Consumer {
     /// The application's handler, on the receiver thread.
-    Handler(Arc<Handler>),
+    Handler(Handler),
     /// The application takes them from a channel.
     Channel(Sender<Batch>),
 }
@@ -36,7 +63,7 @@ pub(crate) enum Consumer {
 #[derive(Clone)]
 pub(crate) enum Sink {
     /// The application's handler.
-    Handler(Arc<Handler>),
+    Handler(Handler),
     /// Waiting for the application to take them.
     Inbox(Arc<Inbox>),
 }
@@ -75,8 +102,17 @@ pub(crate) struct Inbox {
 #[derive(Debug, Default)]
 struct State {
     waiting: Vec<Part>,
+    /// Bytes of them that are best effort.
+    unnumbered: usize,
     /// A batch is in the channel or in the application's hands.
     out: bool,
+}
+
+impl State {
+    fn take(&mut self) -> Vec<Part> {
+        self.unnumbered = 0;
+        std::mem::take(&mut self.waiting)
+    }
 }
 
 impl Inbox {
@@ -85,22 +121,31 @@ impl Inbox {
         Self { state: Mutex::new(State::default()), to_application }
     }
 
-    /// Adds messages; hands a batch over if none is out.
-    pub(crate) fn put(self: &Arc<Self>, link: &Arc<PeerLink>, part: Part) {
+    /// Adds messages; hands a batch over if none is out. False if they are best effort and too many of these wait
+    /// already: nothing else bounds them, since they hold no credit.
+    pub(crate) fn put(self: &Arc<Self>, link: &Arc<PeerLink>, part: Part) -> bool {
         let mut state = self.state.lock();
+        if !part.is_numbered() {
+            let bytes = part.bytes().len();
+            if state.unnumbered + bytes > MOST_UNNUMBERED {
+                return false;
+            }
+            state.unnumbered += bytes;
+        }
         state.waiting.push(part);
         if !state.out {
             state.out = true;
-            let parts = std::mem::take(&mut state.waiting);
+            let parts = state.take();
             drop(state);
             self.hand_over(link, parts);
         }
+        true
     }
 
     /// The last batch was taken: hands the next over, if there is one.
     fn next(self: &Arc<Self>, link: &Arc<PeerLink>) {
         let mut state = self.state.lock();
-        let parts = std::mem::take(&mut state.waiting);
+        let parts = state.take();
         state.out = !parts.is_empty();
         drop(state);
         if !parts.is_empty() {
@@ -165,6 +210,9 @@ impl Batch {
     }
 
     fn finish(&self, part: &Part, taken: u32) {
+        if !part.is_numbered() {
+            return;
+        }
         self.credit.link().finish(part.generation, part.lane, part.first + u64::from(taken), 0, None);
     }
 }
@@ -175,15 +223,23 @@ impl Iterator for Batch {
     fn next(&mut self) -> Option<Message<'static>> {
         let part = self.parts.front()?.clone();
         let number = part.first + u64::from(self.taken);
+        let mut extra = Extra::default();
         let (kind, start, end, credit) = match &part.content {
-            PartContent::Frames(bytes) => {
-                let header = FrameHeader::from_bytes(*bytes.get(self.offset..)?.first_chunk::<HEADER>()?);
-                let start = self.offset + HEADER;
-                let end = start + header.length as usize;
-                (header.kind, start, end, (end - self.offset) as u64)
+            PartContent::Frames { flags, bytes } => {
+                let whole = Whole::at(bytes, self.offset, Prefix::len(*flags))?;
+                let start = whole.end - whole.payload.len();
+                let prefix = bytes.get(self.offset + HEADER..).unwrap_or_default();
+                let prefix = Prefix::read(*flags, prefix).unwrap_or_default();
+                extra.expires = prefix.remaining.map(|left| part.arrived + Duration::from_millis(left.into()));
+                extra.question = prefix.correlation;
+                (whole.header.kind, start, whole.end, (whole.end - self.offset) as u64)
             }
-            PartContent::Whole { kind, payload } => (*kind, 0, payload.len(), part.credit),
+            PartContent::Whole { kind, expires, question, payload } => {
+                extra = Extra { expires: *expires, question: *question };
+                (*kind, 0, payload.len(), part.credit)
+            }
         };
+        let credit = if part.is_numbered() { credit } else { 0 };
         self.taken += 1;
         self.offset = end;
         if self.per_message {
@@ -202,8 +258,9 @@ impl Iterator for Batch {
             number,
             repeat: number < part.repeat_below,
             credit,
-            payload: Payload::Shared { part, start, end },
-            source: Source::Batch(self.credit.clone()),
+            extra: extra.boxed(),
+            // Both fit: a part holds one read's frames, or one message.
+            body: Body::Batch { credit: self.credit.clone(), part, start: start as u32, end: end as u32 },
             replied: Cell::new(false),
         })
     }
@@ -211,8 +268,8 @@ impl Iterator for Batch {
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        for part in self.parts.drain(..) {
-            self.credit.link().finish(part.generation, part.lane, part.first + u64::from(part.messages), 0, None);
+        for part in std::mem::take(&mut self.parts) {
+            self.finish(&part, part.messages);
         }
         self.inbox.next(self.credit.link());
     }

@@ -9,13 +9,14 @@
 use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::error::SendError;
 use crate::ident::PeerId;
 use crate::session::outbox::Wait;
 use crate::session::peer_link::PeerLink;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::wire::{LANES, Lane};
+use crate::wire::{Heading, LANES, Lane};
 
 /// A message that came from a peer.
 ///
@@ -28,39 +29,48 @@ pub struct Message<'a> {
     pub(super) repeat: bool,
     /// Credit its wire bytes hold.
     pub(super) credit: u64,
-    pub(super) payload: Payload<'a>,
-    pub(super) source: Source<'a>,
+    /// What few messages have: a message is handed on by value, and each byte of it costs.
+    pub(super) extra: Option<Box<Extra>>,
+    pub(super) body: Body<'a>,
     pub(super) replied: Cell<bool>,
 }
 
-pub(super) enum Payload<'a> {
-    Borrowed(&'a [u8]),
-    /// Part of a batch's bytes.
-    Shared {
-        part: Arc<Part>,
-        start: usize,
-        end: usize,
-    },
-    Owned(Vec<u8>),
+/// What stood in front of the payload.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Extra {
+    /// When the message is no longer wanted.
+    pub(super) expires: Option<Instant>,
+    /// The question it is.
+    pub(super) question: Option<u64>,
 }
 
-pub(super) enum Source<'a> {
-    /// The receiver thread, which returns the credit of what was not replied to. Atomic so that a kept message can go to
-    /// another thread.
-    Handler { link: &'a Arc<PeerLink>, replied: &'a AtomicU64 },
-    /// A batch, which returns it when the last of its messages is dropped.
-    Batch(Arc<BatchCredit>),
-    /// Credit was returned already.
-    Detached(Arc<PeerLink>),
+impl Extra {
+    /// Boxed, if there is any.
+    pub(super) fn boxed(self) -> Option<Box<Self>> {
+        (self.expires.is_some() || self.question.is_some()).then(|| Box::new(self))
+    }
+}
+
+/// Where the payload of a message lies, and who returns its credit.
+pub(super) enum Body<'a> {
+    /// In the receiver thread's buffer; that thread returns the credit of what was not replied to. Atomic so that a kept
+    /// message can go to another thread.
+    Handler { link: &'a Arc<PeerLink>, payload: &'a [u8], replied: &'a AtomicU64 },
+    /// Part of a batch's bytes; the batch returns it when the last of its messages is dropped.
+    Batch { credit: Arc<BatchCredit>, part: Arc<Part>, start: u32, end: u32 },
+    /// Kept beyond the handler's call; credit was returned already.
+    Kept { link: Arc<PeerLink>, payload: Vec<u8> },
 }
 
 impl Message<'_> {
     /// The bytes that were sent.
     pub fn payload(&self) -> &[u8] {
-        match &self.payload {
-            Payload::Borrowed(bytes) => bytes,
-            Payload::Shared { part, start, end } => part.bytes().get(*start..*end).unwrap_or_default(),
-            Payload::Owned(bytes) => bytes,
+        match &self.body {
+            Body::Handler { payload, .. } => payload,
+            Body::Batch { part, start, end, .. } => {
+                part.bytes().get(*start as usize..*end as usize).unwrap_or_default()
+            }
+            Body::Kept { payload, .. } => payload,
         }
     }
 
@@ -74,7 +84,8 @@ impl Message<'_> {
         self.link().id
     }
 
-    /// Its number on the link, counted per lane: with the peer it names the message. For logs.
+    /// Its number on the link, counted per lane: with the peer it names the message. For logs. 0 if it was sent as best
+    /// effort.
     pub fn number(&self) -> u64 {
         self.number
     }
@@ -82,6 +93,12 @@ impl Message<'_> {
     /// The sender's process cannot know whether an earlier life of this process was handed this message already.
     pub fn possible_repeat(&self) -> bool {
         self.repeat
+    }
+
+    /// How long it is still wanted, as its sender said; `None` if for ever. Nothing is left of a message that expired
+    /// after it came: one that had expired before is not handed over.
+    pub fn time_left(&self) -> Option<Duration> {
+        self.extra.as_ref()?.expires.map(|expires| expires.saturating_duration_since(Instant::now()))
     }
 
     /// Decodes the payload as the bincode of a `T`, as [`PeerHandle::send_msg`](crate::PeerHandle::send_msg) wrote it.
@@ -100,7 +117,7 @@ impl Message<'_> {
     /// [`SendErrorKind::TooLarge`](crate::error::SendErrorKind::TooLarge). The answer comes back.
     pub fn reply<P: AsRef<[u8]> + Into<Vec<u8>>>(&self, payload: P) -> Result<(), SendError> {
         let fits = payload.as_ref().len() as u64 + crate::wire::HEADER as u64 <= self.credit;
-        let paid = fits && !self.replied.get() && !matches!(self.source, Source::Detached(_));
+        let paid = fits && !self.replied.get() && !matches!(self.body, Body::Kept { .. });
         let wait = if paid {
             let mut debt = [0; LANES];
             debt[self.lane.index()] = self.credit;
@@ -108,15 +125,15 @@ impl Message<'_> {
         } else {
             Wait::No
         };
-        self.link().push(Lane::Reply, self.kind, payload, wait)?;
+        self.link().push(Lane::Reply, Heading::of_kind(self.kind), payload, wait)?;
         if paid {
             self.replied.set(true);
-            match &self.source {
-                Source::Handler { replied, .. } => {
+            match &self.body {
+                Body::Handler { replied, .. } => {
                     replied.fetch_add(self.credit, Ordering::Relaxed);
                 }
-                Source::Batch(batch) => batch.paid(self.lane, self.credit),
-                Source::Detached(_) => {}
+                Body::Batch { credit, .. } => credit.paid(self.lane, self.credit),
+                Body::Kept { .. } => {}
             }
         }
         Ok(())
@@ -124,25 +141,20 @@ impl Message<'_> {
 
     /// Keeps the message beyond the handler's call; copies the payload if it is borrowed.
     pub fn into_owned(self) -> Message<'static> {
-        let Self { kind, lane, number, repeat, credit, payload, source, replied } = self;
-        let payload = match payload {
-            Payload::Borrowed(bytes) => Payload::Owned(bytes.to_vec()),
-            Payload::Shared { part, start, end } => Payload::Shared { part, start, end },
-            Payload::Owned(bytes) => Payload::Owned(bytes),
+        let Self { kind, lane, number, repeat, credit, extra, body, replied } = self;
+        let body = match body {
+            Body::Handler { link, payload, .. } => Body::Kept { link: link.clone(), payload: payload.to_vec() },
+            Body::Batch { credit, part, start, end } => Body::Batch { credit, part, start, end },
+            Body::Kept { link, payload } => Body::Kept { link, payload },
         };
-        let source = match source {
-            Source::Handler { link, .. } => Source::Detached(link.clone()),
-            Source::Batch(batch) => Source::Batch(batch),
-            Source::Detached(link) => Source::Detached(link),
-        };
-        Message { kind, lane, number, repeat, credit, payload, source, replied }
+        Message { kind, lane, number, repeat, credit, extra, body, replied }
     }
 
     fn link(&self) -> &Arc<PeerLink> {
-        match &self.source {
-            Source::Handler { link, .. } => link,
-            Source::Batch(batch) => batch.link(),
-            Source::Detached(link) => link,
+        match &self.body {
+            Body::Handler { link, .. } => link,
+            Body::Batch { credit, .. } => credit.link(),
+            Body::Kept { link, .. } => link,
         }
     }
 }
@@ -173,6 +185,8 @@ pub(crate) struct Part {
     pub(crate) messages: u32,
     /// Credit they hold.
     pub(crate) credit: u64,
+    /// When they came.
+    pub(crate) arrived: Instant,
     /// The messages.
     pub(crate) content: PartContent,
 }
@@ -180,16 +194,24 @@ pub(crate) struct Part {
 /// How the messages of a part lie in memory.
 #[derive(Debug)]
 pub(crate) enum PartContent {
-    /// Whole frames, as they came.
-    Frames(Vec<u8>),
+    /// Whole frames, as they came, with prefixes of one sort.
+    Frames { flags: u8, bytes: Vec<u8> },
     /// One message that came in pieces.
-    Whole { kind: u16, payload: Vec<u8> },
+    Whole { kind: u16, expires: Option<Instant>, question: Option<u64>, payload: Vec<u8> },
 }
 
 impl Part {
+    /// Whether its messages have numbers; if not, they are best effort.
+    pub(super) fn is_numbered(&self) -> bool {
+        match &self.content {
+            PartContent::Frames { flags, .. } => flags & crate::wire::flags::NUMBERED != 0,
+            PartContent::Whole { .. } => true,
+        }
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         match &self.content {
-            PartContent::Frames(bytes) | PartContent::Whole { payload: bytes, .. } => bytes,
+            PartContent::Frames { bytes, .. } | PartContent::Whole { payload: bytes, .. } => bytes,
         }
     }
 }

@@ -13,14 +13,17 @@
 //! ```
 
 mod beat;
+mod fate;
 mod gate;
 mod handling;
 mod inbox;
 mod message;
+mod options;
 mod outbox;
 mod peer;
 mod peer_link;
 mod presence;
+mod receipt;
 mod receiver;
 mod redial;
 mod sender;
@@ -28,6 +31,7 @@ mod sender;
 mod shuttle_tests;
 mod state;
 mod traffic;
+mod undelivered;
 mod writer;
 
 #[cfg(test)]
@@ -49,10 +53,15 @@ pub(crate) use handling::in_handler;
 pub use inbox::Batch;
 pub(crate) use inbox::{Consumer, Handler, Peer};
 pub use message::Message;
+pub use options::{BEST_EFFORT_MOST, Delivery, OverflowPolicy, Priority, SendOptions};
 pub(crate) use outbox::QueueLimits;
 pub use peer::{LinkStats, PeerHandle};
 pub(crate) use peer_link::{PeerLink, SessionSettings};
+pub use receipt::{Collector, OutcomeBatch, Receipt, WaitError};
 pub(crate) use state::{OnEnd, Pulse, Session, SessionEnded};
+
+pub(crate) use undelivered::Undeliverable;
+pub use undelivered::Undelivered;
 
 use traffic::Counted;
 use writer::Writer;
@@ -79,7 +88,8 @@ pub(crate) fn prepare(
     let write = Arc::new(Counted::new(write, peer.link.traffic.clone()));
     let mut writer = Writer::new(conn, write, Instant::now());
     writer.control(unsent);
-    let wake = peer.link.outbox.attach(Box::new(writer));
+    let (wake, ended) = peer.link.outbox.attach(Box::new(writer));
+    peer.link.tell(ended);
     Prepared { session, peer: peer.clone(), read, wake }
 }
 

@@ -15,9 +15,11 @@ use crate::error::{SendError, SendErrorKind};
 use crate::ident::PeerId;
 use crate::metrics::Traffic;
 use crate::session::handling;
+use crate::session::options::{OverflowPolicy, SendOptions};
 use crate::session::outbox::Wait;
 use crate::session::peer_link::PeerLink;
-use crate::wire::{self, Lane};
+use crate::session::receipt::{Collector, Receipt};
+use crate::wire::{self, Heading, Lane};
 
 /// A peer of a node, to send to. Cheap to clone; keep one per peer, it is the fast path.
 #[derive(Clone)]
@@ -33,10 +35,12 @@ pub struct LinkStats {
     pub accepted: u64,
     /// Of these, handed over at the other side.
     pub acked: u64,
-    /// Of these, rejected by the other side.
+    /// Of these, returned: rejected by the other side, or ended before they were written.
     pub returned: u64,
     /// Of these, written and never answered.
     pub unknown: u64,
+    /// Of these, best effort ones that were written.
+    pub written: u64,
     /// Messages that came from the peer.
     pub received: u64,
     /// Bytes written to its connections, frames and repeats included.
@@ -99,7 +103,7 @@ impl PeerHandle {
         if self.link.push_fast(Lane::Normal, kind, payload.as_ref()) {
             return Ok(());
         }
-        self.link.push(Lane::Normal, kind, payload, Wait::UpTo(self.link.settings.send_deadline))
+        self.link.push(Lane::Normal, Heading::of_kind(kind), payload, Wait::UpTo(self.link.settings.send_deadline))
     }
 
     /// Sends a message if there is room now. Works inside a handler.
@@ -107,7 +111,7 @@ impl PeerHandle {
     /// # Errors
     /// [`SendErrorKind::Full`], or as [`PeerHandle::send`]. The message comes back.
     pub fn try_send<P: AsRef<[u8]> + Into<Vec<u8>>>(&self, payload: P) -> Result<(), SendError> {
-        self.link.push(Lane::Normal, 0, payload, Wait::No)
+        self.link.push(Lane::Normal, Heading::of_kind(0), payload, Wait::No)
     }
 
     /// Sends a message, waiting for room no longer than `timeout`.
@@ -124,7 +128,48 @@ impl PeerHandle {
         if handling::in_handler() {
             return Err(SendError { kind: SendErrorKind::WouldBlock, payload: payload.into() });
         }
-        self.link.push(Lane::Normal, 0, payload, Wait::UpTo(timeout))
+        self.link.push(Lane::Normal, Heading::of_kind(0), payload, Wait::UpTo(timeout))
+    }
+
+    /// Sends a message as `options` say, and gives a receipt for its outcome.
+    ///
+    /// # Errors
+    /// As [`PeerHandle::send`]; [`SendErrorKind::Full`] where the options say to fail, or nothing could be dropped for it;
+    /// [`SendErrorKind::Offline`] where the configuration keeps nothing for peers that are away. The message comes back.
+    ///
+    /// # Blocking
+    /// With [`OverflowPolicy::Block`], while the queue is full, up to the options' timeout or the send deadline.
+    pub fn send_with(&self, payload: impl Into<Vec<u8>>, options: &SendOptions) -> Result<Receipt, SendError> {
+        self.link.send_with(payload.into(), options)
+    }
+
+    /// Sends a message as `options` say; its outcome comes to `collector`, under `tag`.
+    ///
+    /// # Errors
+    /// As [`PeerHandle::send_with`]; [`SendErrorKind::Uncollected`]: the collector has no room for one more outcome.
+    ///
+    /// # Blocking
+    /// As [`PeerHandle::send_with`].
+    pub fn send_collected(
+        &self,
+        payload: impl Into<Vec<u8>>,
+        options: &SendOptions,
+        collector: &Collector,
+        tag: u64,
+    ) -> Result<(), SendError> {
+        self.link.send_collected(payload.into(), options, collector, tag)
+    }
+
+    /// What happens from now on when a message for this peer does not fit its queue and does not say so itself; it holds
+    /// for `send` and its kin too, but for [`PeerHandle::try_send`], which never waits and never drops.
+    pub fn set_overflow(&self, overflow: OverflowPolicy) {
+        self.link.outbox.change_defaults(|defaults| defaults.overflow = overflow);
+    }
+
+    /// How long a message for this peer is wanted, from now on, if it does not say so itself; `None` is for ever. The
+    /// bound on the age of what waits.
+    pub fn set_ttl(&self, ttl: Option<Duration>) {
+        self.link.outbox.change_defaults(|defaults| defaults.ttl = ttl);
     }
 
     /// Sends a typed message as its bincode; the receiver calls [`Message::decode`](crate::Message::decode). Byte
@@ -156,8 +201,9 @@ impl PeerHandle {
         LinkStats {
             accepted: queued.accepted,
             acked: counts.acked,
-            returned: counts.rejected,
-            unknown: counts.unknown,
+            returned: counts.rejected + counts.unwritten + queued.returned,
+            unknown: counts.unknown + queued.unknown,
+            written: queued.written,
             received: self.link.traffic.received.value(),
             bytes_sent: self.link.traffic.sent.value(),
             bytes_received: self.link.traffic.read.value(),

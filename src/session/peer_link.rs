@@ -8,19 +8,20 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{RejectCause, SendError, SendErrorKind};
 use crate::ident::{ConnectionId, PeerId};
 use crate::link::{AckDue, Acked, LARGE, LinkCore, Segment};
 use crate::session::handling;
-use crate::session::outbox::{Item, Kick, Outbox, QueueLimits, Wait};
+use crate::session::outbox::{Defaults, Item, Kick, Outbox, QueueLimits, Wait};
 use crate::session::redial::RedialNote;
 use crate::session::traffic::LinkTraffic;
+use crate::session::undelivered::Undeliverable;
 use crate::session::writer::Writer;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex};
-use crate::wire::{LANES, Lane};
+use crate::wire::{Heading, LANES, Lane};
 
 /// Times and sizes of sessions.
 #[derive(Debug, Clone)]
@@ -29,6 +30,8 @@ pub(crate) struct SessionSettings {
     pub(crate) max_message: usize,
     pub(crate) send_deadline: Duration,
     pub(crate) ack_delay: Duration,
+    /// Where messages go that failed and that nobody waits for.
+    pub(crate) undelivered: Arc<Undeliverable>,
     pub(crate) heartbeat: Duration,
     /// Stack of a receiver thread, by whether a handler runs on it.
     pub(crate) rx_stack: usize,
@@ -92,13 +95,25 @@ impl PeerLink {
     }
 
     /// Appends a message and sees to it that somebody writes it.
-    pub(crate) fn push<P>(self: &Arc<Self>, lane: Lane, kind: u16, payload: P, wait: Wait) -> Result<(), SendError>
+    pub(crate) fn push<P>(
+        self: &Arc<Self>,
+        lane: Lane,
+        heading: Heading,
+        payload: P,
+        wait: Wait,
+    ) -> Result<(), SendError>
     where
         P: AsRef<[u8]> + Into<Vec<u8>>,
     {
         let len = payload.as_ref().len();
         if len > self.settings.max_message {
             return Err(SendError { kind: SendErrorKind::TooLarge, payload: payload.into() });
+        }
+        if lane != Lane::Reply {
+            let defaults = self.outbox.defaults();
+            if defaults != Defaults::default() {
+                return self.push_by_defaults(lane, heading, payload.into(), wait, defaults);
+            }
         }
         let reads = self.reads.load(Ordering::Relaxed);
         let inline = !handling::more_to_come(self.address());
@@ -109,13 +124,13 @@ impl PeerLink {
             } else {
                 self.outbox.spares.copy_large(payload.as_ref())
             };
-            let item = Item::Large(Segment::large(lane, kind, 0, owned));
+            let item = Item::Large(Segment::large(lane, heading, owned));
             self.outbox.push(lane, item, wait, inline, reads).map_err(|(kind, item)| match item {
                 Item::Large(segment) => SendError { kind, payload: segment.into_payload() },
                 Item::Small { payload, .. } => SendError { kind, payload: payload.to_vec() },
             })?
         } else {
-            let item = Item::Small { kind, flags: 0, payload: payload.as_ref() };
+            let item = Item::Small { heading, payload: payload.as_ref() };
             match self.outbox.push(lane, item, wait, inline, reads) {
                 Ok(kick) => kick,
                 Err((kind, _)) => return Err(SendError { kind, payload: payload.into() }),
@@ -132,9 +147,12 @@ impl PeerLink {
     /// `acks`), and the next chunk. False when there is nothing to write.
     pub(super) fn gather(&self, writer: &mut Writer, acks: bool) -> bool {
         let mut core = self.core.lock();
-        let mut taking = self.outbox.taking();
+        let mut taking = self.outbox.taking(Instant::now());
         let more = writer.gather(&mut core, |lane| taking.take(lane), acks);
+        taking.in_flight(writer.take_best_effort());
+        let ended = taking.take_ended();
         drop((core, taking));
+        self.tell(ended);
         if let Some(buffer) = writer.take_spare() {
             self.outbox.spares.recycle(buffer);
         }
@@ -154,6 +172,7 @@ impl PeerLink {
         if !wrote {
             log::trace!(target: "threadwire::session", "{}: inline write failed", writer.conn());
         }
+        self.note_written(&mut writer);
         self.outbox.put_back(writer).wake();
     }
 
@@ -210,11 +229,8 @@ impl PeerLink {
     }
 
     /// Reuses the buffers an acknowledgement freed, and wakes a writer that waited for it.
-    pub(crate) fn see_to_freed(&self, acked: Acked) {
-        for (number, cause) in &acked.rejected {
-            self.traffic.returned.add(*cause);
-            log::debug!(target: "threadwire::link", "{}: message {number} was rejected: {cause}", self.id.short());
-        }
+    pub(crate) fn see_to_freed(&self, mut acked: Acked) {
+        self.settle(&mut acked);
         for segment in acked.segments {
             match Arc::into_inner(segment) {
                 Some(segment) if segment.is_large() => self.outbox.spares.recycle_large(segment.into_payload()),

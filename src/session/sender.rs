@@ -92,7 +92,7 @@ fn work(
     loop {
         loop {
             if writer.has_residue() {
-                write(session, &mut writer)?;
+                write(link, session, &mut writer)?;
             }
             match link.outbox.goodbye(session.conn) {
                 None => {}
@@ -100,7 +100,7 @@ fn work(
             }
             if let Some(frames) = session.presence.take_frames() {
                 writer.control(&frames);
-                write(session, &mut writer)?;
+                write(link, session, &mut writer)?;
             }
             if !link.gather(&mut writer, std::mem::take(&mut acks)) {
                 break;
@@ -112,7 +112,7 @@ fn work(
             timer.beat = now + link.settings.heartbeat;
             let idle = now >= writer.last() + link.settings.heartbeat;
             writer.beat(&session.say_beat(now, link.busy.load(Ordering::Relaxed)));
-            write(session, &mut writer)?;
+            write(link, session, &mut writer)?;
             if idle {
                 link.outbox.spares.shrink();
             }
@@ -132,10 +132,11 @@ fn work(
     }
 }
 
-fn write(session: &Session, writer: &mut Writer) -> io::Result<()> {
+fn write(link: &PeerLink, session: &Session, writer: &mut Writer) -> io::Result<()> {
     session.writes.fetch_add(1, Ordering::Relaxed);
     let result = writer.write();
     session.writes.fetch_add(1, Ordering::Relaxed);
+    link.note_written(writer);
     result
 }
 
@@ -148,12 +149,12 @@ fn say_goodbye(link: &PeerLink, session: &Session, mut writer: Box<Writer>, good
     let received = core.received();
     drop(core);
     writer.control(&owed);
-    write(session, &mut writer)?;
+    write(link, session, &mut writer)?;
     if let Goodbye::Say(reason) = goodbye {
         session.gate.note(DisconnectReason::Local(reason));
         let text = reason.to_string();
         writer.goodbye(&wire::Goodbye { reason: reason.code(), retry_after_ms: retry_after(reason), received, text });
-        write(session, &mut writer)?;
+        write(link, session, &mut writer)?;
     }
     writer.finish();
     link.outbox.detach(session.conn);

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use super::outbox::{Item, Outbox, QueueLimits, Token, Wait};
 use super::peer_link::{PeerLink, SessionSettings};
+use super::undelivered::Undeliverable;
 use super::writer::Writer;
 use crate::ident::{ConnectionId, PeerId};
 use crate::link::{LinkCore, LinkLimits, Offer, Segment};
 use crate::transport::WriteHalf;
-use crate::wire::Lane;
+use crate::wire::{Heading, Lane};
 
 /// Takes everything at once, and counts.
 #[derive(Debug, Default)]
@@ -37,10 +38,11 @@ impl WriteHalf for Wide {
 fn attached_link() -> Arc<PeerLink> {
     const LONG: Duration = Duration::from_secs(3600);
     let settings = SessionSettings {
-        queue: QueueLimits { messages: 100, bytes: 64 << 20 },
+        queue: QueueLimits::bounds(100, 64 << 20),
         max_message: 16 << 20,
         send_deadline: LONG,
         ack_delay: LONG,
+        undelivered: Arc::new(Undeliverable::new().0),
         heartbeat: LONG,
         rx_stack: 0,
         tx_stack: 0,
@@ -65,8 +67,8 @@ fn push_to_idle_peer(lane: Lane, len: usize) -> (usize, bool) {
     let Token::Here(writer) = link.outbox.take_token(conn) else { panic!("no token") };
     assert!(link.outbox.rest(writer).is_none(), "the sender thread sleeps");
     link.reads.store(1, Ordering::Relaxed);
-    link.push(lane, 0, vec![7; len], Wait::No).unwrap();
-    (wide.0.load(Ordering::Relaxed), wake.try_recv().is_ok())
+    link.push(lane, Heading::default(), vec![7; len], Wait::No).unwrap();
+    (wide.0.load(Ordering::Relaxed), wake.0.try_recv().is_ok())
 }
 
 #[test]
@@ -88,22 +90,22 @@ fn a_caller_that_writes_all_there_is_wakes_nobody() {
 
 #[test]
 fn the_oldest_message_that_waits_gives_the_queue_its_age() {
-    let settings = QueueLimits { messages: 100, bytes: 1 << 20 };
+    let settings = QueueLimits::bounds(100, 1 << 20);
     let outbox = Outbox::new(settings);
-    let small = |payload| Item::Small { kind: 0, flags: 0, payload };
+    let small = |payload| Item::Small { heading: Heading::default(), payload };
     assert_eq!(outbox.counts().oldest, None);
     let before = Instant::now();
     assert!(outbox.push(Lane::Normal, small(b"first"), Wait::No, false, 0).is_ok());
     let after = Instant::now();
-    let large = Segment::large(Lane::Bulk, 0, 0, vec![7; 100_000]);
+    let large = Segment::large(Lane::Bulk, Heading::default(), vec![7; 100_000]);
     assert!(outbox.push(Lane::Bulk, Item::Large(large), Wait::No, false, 0).is_ok());
     let oldest = outbox.counts().oldest.unwrap();
     assert!(before <= oldest && oldest <= after);
 
-    let mut taking = outbox.taking();
+    let mut taking = outbox.taking(Instant::now());
     assert!(taking.take(Lane::Normal).is_some());
     drop(taking);
     assert!(outbox.counts().oldest.unwrap() >= after, "the first is gone, the second is younger");
-    assert!(outbox.taking().take(Lane::Bulk).is_some());
+    assert!(outbox.taking(Instant::now()).take(Lane::Bulk).is_some());
     assert_eq!(outbox.counts().oldest, None);
 }

@@ -19,6 +19,8 @@ pub(crate) struct LinkTraffic {
     pub(super) read: Counter,
     /// Messages claimed.
     pub(super) received: Counter,
+    /// Best effort messages that came while too many of them waited for the application: thrown away.
+    pub(super) unread: Counter,
     /// Messages of ours that the other side rejected.
     pub(super) returned: Table<RejectCause>,
     /// Messages of the other side that were rejected here.

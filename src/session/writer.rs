@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::ident::ConnectionId;
-use crate::link::{Chunk, ChunkBody, LinkCore, Taken};
+use crate::link::{Chunk, ChunkBody, LinkCore, Segment, Taken};
 use crate::transport::WriteHalf;
 use crate::wire::{Beat, FrameType, Goodbye, Lane, put_beat, put_body};
 
@@ -61,6 +61,11 @@ pub(crate) struct Writer {
     full: bool,
     /// Turns with data since acknowledgements went along with one.
     turns: u32,
+    /// Messages of this turn that somebody wants to hear of, and those of turns that are written.
+    tickets: Vec<u64>,
+    told: Vec<u64>,
+    /// Segments of the last turn gathered that are best effort.
+    best_effort: Vec<Arc<Segment>>,
     /// A buffer of an earlier turn, for reuse.
     spare: Option<Vec<u8>>,
     /// When something was last written, and the reads of the stream at the last inline write.
@@ -82,6 +87,9 @@ impl Writer {
             turn: FIRST_TURN,
             full: false,
             turns: 0,
+            tickets: Vec::new(),
+            told: Vec::new(),
+            best_effort: Vec::new(),
             spare: None,
             last: now,
             reads: 0,
@@ -131,13 +139,16 @@ impl Writer {
     ) -> bool {
         self.begin();
         let mut full = true;
+        let now = Instant::now();
         while self.len < self.turn && self.chunks.len() < CHUNKS {
             let before = self.heads.len();
-            let Some((lane, chunk)) = core.next_chunk(self.conn, &mut self.heads, &mut take) else {
+            let Some((lane, chunk)) = core.next_chunk(self.conn, now, &mut self.heads, &mut take) else {
                 full = false;
                 break;
             };
             self.len += self.heads.len() - before + (chunk.end - chunk.start);
+            self.tickets.extend_from_slice(&chunk.tickets);
+            self.best_effort.extend(chunk.body.segment().filter(|segment| !segment.numbered).cloned());
             self.chunks.push((self.heads.len(), chunk));
             if lane == Lane::Bulk {
                 // One piece, then another look at what is more urgent.
@@ -173,6 +184,16 @@ impl Writer {
         self.heads.clear();
     }
 
+    /// The messages that were written since this was last asked, by their tickets.
+    pub(crate) fn take_written(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.told)
+    }
+
+    /// Segments of the turn that was just gathered that are best effort.
+    pub(crate) fn take_best_effort(&mut self) -> Vec<Arc<Segment>> {
+        std::mem::take(&mut self.best_effort)
+    }
+
     /// A buffer that may be used again.
     pub(crate) fn take_spare(&mut self) -> Option<Vec<u8>> {
         self.spare.take()
@@ -180,6 +201,7 @@ impl Writer {
 
     fn begin(&mut self) {
         debug_assert!(!self.has_residue());
+        self.told.append(&mut self.tickets);
         self.written = 0;
         self.len = 0;
         self.control.clear();

@@ -5,7 +5,7 @@
 //! Upholds: a length is checked before anything is reserved for it; the buffer grows only after it was filled with
 //! bytes that arrived, never beyond one read's worth above the longest allowed frame.
 
-use super::{FrameHeader, FrameType, HEADER, Lane, MAX_BODY, WireError, flags};
+use super::{FrameHeader, FrameType, HEADER, Lane, MAX_BODY, Prefix, WireError, flags};
 
 /// A stream is idle after so many small reads in a row.
 const SMALL_READS: u8 = 8;
@@ -24,12 +24,26 @@ pub struct Frame<'a> {
 pub struct Run {
     /// The lane all of them travel on.
     pub lane: Lane,
+    /// The flags all of them have, but for ACK_NOW.
+    pub flags: u8,
+    /// Bytes in front of each payload.
+    pub prefix: usize,
     /// How many frames.
     pub frames: u32,
     /// How many bytes, headers included.
     pub bytes: usize,
     /// The last one asks for its acknowledgement at once (a run ends with such a frame).
     pub ack_now: bool,
+    /// Nothing is left of their time.
+    pub expired: bool,
+}
+
+impl Run {
+    /// Whether they have numbers; if not, they are best effort.
+    #[inline]
+    pub fn is_numbered(&self) -> bool {
+        self.flags & flags::NUMBERED != 0
+    }
 }
 
 /// A resumable decoder that owns its bytes.
@@ -156,35 +170,59 @@ impl Decoder {
         Ok(Some(Frame { header, body: &self.buffer[body..after] }))
     }
 
-    /// Looks ahead: the run of whole single-frame messages at the front, at most `most` of them, ending after one that
-    /// asks for its acknowledgement. `None` when the next frame is no such message or is not complete yet.
+    /// Looks ahead: the run of whole single-frame messages at the front, all of one lane, with the same sort of prefix,
+    /// all expired or none, at most `most` of them, ending after one that asks for its acknowledgement. `None` when the next frame is
+    /// no such message or is not complete yet.
+    ///
+    /// This is where a small message's nanoseconds go: one load, two comparisons, one sum for each.
     ///
     /// # Errors
-    /// As [`Decoder::peek_header`].
+    /// As [`Decoder::peek_header`]; [`WireError::TooShort`] for a body without room for its prefix.
     pub fn peek_run(&self, most: u32) -> Result<Option<Run>, WireError> {
-        let mut run: Option<Run> = None;
-        let mut at = self.start;
-        while let Some(header) = self.header_at(at)? {
-            let after = at + HEADER + header.length as usize;
-            const WHOLE: u8 = flags::NUMBERED | flags::WHOLE;
-            let whole = header.flags & !flags::ACK_NOW == WHOLE && header.tag & 0x0f == FrameType::Data as u8;
-            if after > self.end || !whole {
+        // A header read as one number; what all frames of a run have in common is the tag and the other flags.
+        const ACK_NOW: u64 = (flags::ACK_NOW as u64) << 40;
+        const SAME: u64 = 0x0000_ffff_0000_0000 & !ACK_NOW;
+        let Some(first) = self.header_at(self.start)? else { return Ok(None) };
+        if !first.has(flags::WHOLE) || first.has(flags::ASK) || first.tag & 0x0f != FrameType::Data as u8 {
+            return Ok(None);
+        }
+        let Some(lane) = first.lane() else { return Err(WireError::BadLane(first.tag >> 4)) };
+        let flag_bits = first.flags & !flags::ACK_NOW;
+        let prefix = Prefix::len(flag_bits);
+        let mut run = Run { lane, flags: flag_bits, prefix, frames: 0, bytes: 0, ack_now: false, expired: false };
+        let same = u64::from_le_bytes(first.to_bytes()) & SAME;
+        let bytes = self.pending();
+        while let Some(header) = bytes.get(run.bytes..).and_then(|rest| rest.first_chunk::<HEADER>()) {
+            let header = u64::from_le_bytes(*header);
+            let length = header as u32 as usize;
+            if header & SAME != same {
                 break;
             }
-            let Some(lane) = header.lane() else { return Err(WireError::BadLane(header.tag >> 4)) };
-            let run = run.get_or_insert(Run { lane, frames: 0, bytes: 0, ack_now: false });
-            if run.lane != lane {
+            if length > self.limit {
+                return Err(WireError::TooLong { length: length as u32, limit: self.limit });
+            }
+            if length < prefix {
+                return Err(WireError::TooShort { length: length as u32 });
+            }
+            let after = run.bytes + HEADER + length;
+            if after > bytes.len() {
                 break;
+            }
+            if flag_bits & flags::EXPIRY != 0 {
+                let expired = super::u32_at(bytes, run.bytes + HEADER)? == 0;
+                if run.frames > 0 && run.expired != expired {
+                    break;
+                }
+                run.expired = expired;
             }
             run.frames += 1;
-            run.bytes = after - self.start;
-            run.ack_now = header.has(flags::ACK_NOW);
+            run.bytes = after;
+            run.ack_now = header & ACK_NOW != 0;
             if run.frames == most || run.ack_now {
                 break;
             }
-            at = after;
         }
-        Ok(run)
+        Ok((run.frames > 0).then_some(run))
     }
 
     /// Consumes the bytes of a run and gives them back as they lay on the wire.

@@ -12,8 +12,9 @@
 //!       all integers little endian; lane and frame are the high and low four bits of byte 4
 //!
 //!  frame      body                                                  travels
-//!  0 DATA     [remaining ms u32, if EXPIRY] [total u64, if FIRST    numbered; kind is the application's
-//!             and not LAST] payload
+//!  0 DATA     [remaining ms u32, if EXPIRY] [question u64, if       numbered, or best effort; kind is the
+//!             CORRELATED] [total u64, if FIRST and not LAST]        application's
+//!             payload
 //!  1 SEGMENT  first u64, base u64                                   before each run of numbered frames of a lane
 //!  2 ACK      bincode Ack                                           control
 //!  3 ATTACH   bincode Attach                                        control, once per session and side
@@ -31,6 +32,8 @@
 //!       0x08 EXPIRY     the body starts with the remaining time
 //!       0x10 ACK_NOW    somebody waits for this acknowledgement
 //!       0x20 ASK        of an ALIVE: a question; answer at once by an ALIVE of the same kind without this flag
+//!       0x40 CORRELATED on the reply lane the answer to a question of that number, on any other lane the question
+//!       0x80 FAILED     of an answer: there is none, and kind says why
 //!
 //!  lane 0 control  1 reply  2 urgent  3 normal  4 bulk
 //! ```
@@ -43,19 +46,21 @@
 
 mod body;
 mod decoder;
+mod prefix;
 
 pub use body::{
     Ack, Attach, Confirm, Goodbye, Hello, LaneAttach, MAGIC, Rejection, VERSION_MAX, VERSION_MIN, decode,
     decode_payload, decode_prefix, encode, encode_payload, put_body,
 };
 pub use decoder::{Decoder, Frame, Run};
+pub use prefix::{Heading, Prefix, Whole, remaining_ms};
 
 /// Bytes of a frame header.
 pub const HEADER: usize = 8;
 /// The most payload bytes one DATA frame carries.
 pub const MAX_PIECE: usize = 64 * 1024;
-/// The most bytes in front of the payload in a DATA body: remaining time and total.
-pub const MAX_PREFIX: usize = 12;
+/// The most bytes in front of the payload in a DATA body: remaining time, question and total.
+pub const MAX_PREFIX: usize = 20;
 /// The longest body after the handshake.
 pub const MAX_BODY: usize = MAX_PIECE + MAX_PREFIX;
 /// The longest body during the handshake.
@@ -138,6 +143,8 @@ impl Lane {
 
 /// Flag bits; see the table at the top of this module.
 pub mod flags {
+    /// No flag.
+    pub const NONE: u8 = 0;
     /// Takes the next number of its lane.
     pub const NUMBERED: u8 = 0x01;
     /// First piece of a message.
@@ -150,6 +157,10 @@ pub mod flags {
     pub const ACK_NOW: u8 = 0x10;
     /// Of an ALIVE: a question.
     pub const ASK: u8 = 0x20;
+    /// A question, or the answer to one: its number follows the remaining time.
+    pub const CORRELATED: u8 = 0x40;
+    /// Of an answer: there is none.
+    pub const FAILED: u8 = 0x80;
     /// A whole message in one frame.
     pub const WHOLE: u8 = FIRST | LAST;
 }

@@ -5,6 +5,7 @@
 //! whatever can be delayed is an action of its own.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::error::{CloseReason, RejectCause};
 use crate::link::explore::action::Action;
@@ -14,7 +15,7 @@ use crate::link::explore::world::{
 };
 use crate::link::{Chunk, Decision, LARGE, SEGMENT_BYTES, SIGN_OF_LIFE, Segment, Sign, Taken};
 use crate::wire::{
-    Decoder, FrameHeader, FrameType, Goodbye, HEADER, LANES, Lane, MAX_BODY, flags, put_alive, put_body,
+    Decoder, FrameHeader, FrameType, Goodbye, HEADER, Heading, LANES, Lane, MAX_BODY, flags, put_alive, put_body,
 };
 
 impl World {
@@ -216,7 +217,7 @@ impl World {
         me.core.outgoing.iter_mut().for_each(|lane| lane.remake_tail(if case.room { LARGE } else { 0 }));
         let numbered = &mut me.numbered;
         let mut bytes = Vec::new();
-        let chunk = me.core.next_chunk(conn, &mut bytes, |lane| {
+        let chunk = me.core.next_chunk(conn, Instant::now(), &mut bytes, |lane| {
             let at = &mut numbered[lane.index()];
             let (load, id) = case.load(usize::from(side), lane, *at)?;
             *at += 1;
@@ -224,7 +225,7 @@ impl World {
             Some(Taken { segment, debt: [0; LANES] })
         });
         me.core.outgoing.iter_mut().for_each(|lane| lane.remake_tail(0));
-        let Some((_, Chunk { body, start, end })) = chunk else {
+        let Some((_, Chunk { body, start, end, .. })) = chunk else {
             me.asleep = true;
             return;
         };
@@ -317,7 +318,7 @@ fn encode(lane: Lane, id: u8, messages: u8, len: usize) -> Segment {
     };
     if len > LARGE {
         assert_eq!(messages, 1, "a large message is alone in its segment");
-        return Segment::large(lane, 5, 0, payload(id));
+        return Segment::large(lane, Heading::of_kind(5), payload(id));
     }
     let mut bytes = Vec::with_capacity(SEGMENT_BYTES.min(usize::from(messages) * (HEADER + len)));
     for id in id..id + messages {

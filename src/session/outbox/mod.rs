@@ -14,20 +14,30 @@
 //!   tx:     working --rest--> waiting --kick--> working
 //! ```
 
+mod asked;
+mod entries;
 mod queue;
 mod spares;
+mod tickets;
 mod token;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::config::Offline;
 use crate::error::SendErrorKind;
 use crate::ident::ConnectionId;
-use crate::link::{SEGMENT_BYTES, Taken};
+use crate::link::{SEGMENT_BYTES, Segment, Taken};
+use crate::outcome::ReturnReason;
+use crate::session::options::OverflowPolicy;
 use crate::session::writer::Writer;
+use crate::sync::atomic::AtomicBool;
 use crate::sync::channel::{Receiver, bounded};
 use crate::sync::{Condvar, Mutex, MutexGuard};
-use crate::wire::{HEADER, LANES, Lane};
+use crate::wire::{HEADER, Heading, LANES, Lane};
 
+pub(crate) use asked::{Defaults, Ended};
+pub(crate) use entries::Entry;
 pub(crate) use queue::{Item, QueueLimits};
 #[cfg(all(test, shuttle))]
 pub(super) use token::Omission;
@@ -35,6 +45,7 @@ pub(crate) use token::{Goodbye, Kick, Token};
 
 use queue::Queue;
 use spares::Spares;
+use tickets::Tickets;
 use token::Tx;
 
 /// The queue of one peer.
@@ -43,6 +54,10 @@ pub(crate) struct Outbox {
     state: Mutex<State>,
     room: Condvar,
     limits: QueueLimits,
+    /// Some of what waits expires.
+    expiring: AtomicBool,
+    /// Messages that choose nothing are not sent as `send` alone would.
+    has_defaults: AtomicBool,
     pub(crate) spares: Spares,
     /// What a model check leaves out, to prove that it would be missed.
     #[cfg(all(test, shuttle))]
@@ -59,7 +74,18 @@ struct State {
     /// Threads waiting for room.
     blocked: u32,
     closed: bool,
+    /// Plain messages do not take the short path: they wait one by one, or are refused.
+    special: bool,
+    defaults: Defaults,
     accepted: u64,
+    /// Messages that ended here, before they had a number.
+    returned: u64,
+    /// Best effort messages that were written, and those of which that is not known.
+    written: u64,
+    unknown: u64,
+    tickets: Tickets,
+    /// Best effort segments that are being written.
+    in_flight: Vec<Arc<Segment>>,
 }
 
 /// How long a push may wait for room.
@@ -77,11 +103,27 @@ impl Outbox {
     /// An empty outbox without a session.
     pub(crate) fn new(limits: QueueLimits) -> Self {
         let lanes = [(); LANES].map(|()| Queue::new(Instant::now()));
-        let state = State { lanes, tx: None, writer: None, blocked: 0, closed: false, accepted: 0 };
+        let state = State {
+            lanes,
+            tx: None,
+            writer: None,
+            blocked: 0,
+            closed: false,
+            special: limits.offline == Offline::Return || limits.ttl.is_some(),
+            defaults: Defaults { overflow: OverflowPolicy::Block, ttl: limits.ttl },
+            accepted: 0,
+            returned: 0,
+            written: 0,
+            unknown: 0,
+            tickets: Tickets::default(),
+            in_flight: Vec::new(),
+        };
         Self {
             state: Mutex::new(state),
             room: Condvar::new(),
             limits,
+            expiring: AtomicBool::new(false),
+            has_defaults: AtomicBool::new(limits.ttl.is_some()),
             spares: Spares::new(),
             #[cfg(all(test, shuttle))]
             omission: None,
@@ -101,7 +143,7 @@ impl Outbox {
         let state = &mut *state;
         let queue = &mut state.lanes[lane.index()];
         let fits = queue.open.len() + len <= queue.open.capacity().min(SEGMENT_BYTES);
-        if !fits || !queue.has_room(len, self.limits) || state.closed {
+        if !fits || !queue.has_room(len, self.limits) || state.special {
             return false;
         }
         match &mut state.tx {
@@ -116,7 +158,7 @@ impl Outbox {
             _ if queue.starved => {}
             _ => return false,
         }
-        queue.append(lane, kind, 0, payload);
+        queue.append(lane, Heading::of_kind(kind), payload);
         queue.messages += 1;
         queue.bytes += len;
         state.accepted += 1;
@@ -143,8 +185,8 @@ impl Outbox {
         let mut deadline = None;
         let mut state = self.state.lock();
         loop {
-            if state.closed {
-                return Err((SendErrorKind::ShuttingDown, item));
+            if let Some(refusal) = state.refusal(self.limits) {
+                return Err((refusal, item));
             }
             let queue = &state.lanes[lane.index()];
             if queue.has_room(len, self.limits) {
@@ -168,14 +210,19 @@ impl Outbox {
         let debt = if let Wait::Paid(debt) = wait { debt } else { [0; LANES] };
         let queue = &mut state.lanes[lane.index()];
         match item {
-            Item::Small { kind, flags, payload } => {
+            Item::Small { heading, payload } if queue.ends_in_entries() => {
+                // Another buffer for one message would be the greater cost, if both sorts alternate.
+                queue.put_entry(Entry::plain(heading, payload.to_vec(), Instant::now()));
+                return Ok(state.kick_unless_starved(lane, inline, reads));
+            }
+            Item::Small { heading, payload } => {
                 if queue.open.len() + len > SEGMENT_BYTES {
                     queue.seal();
                 }
                 if queue.open.capacity() == 0 {
                     queue.open(self.spares.small(), Instant::now());
                 }
-                queue.append(lane, kind, flags, payload);
+                queue.append(lane, heading, payload);
                 queue.owe(debt);
             }
             Item::Large(segment) => {
@@ -184,23 +231,22 @@ impl Outbox {
         }
         queue.messages += 1;
         queue.bytes += len;
-        if queue.starved {
-            return Ok(Kick::No);
-        }
-        Ok(state.kick(inline, reads))
+        Ok(state.kick_unless_starved(lane, inline, reads))
     }
 
     // ---- the token
 
-    /// Attaches a session: its writer is the token from now on. Returns what wakes its sender thread.
-    pub(crate) fn attach(&self, writer: Box<Writer>) -> Receiver<()> {
+    /// Attaches a session: its writer is the token from now on. Returns what wakes its sender thread, and what the end
+    /// of the one before it ended.
+    pub(crate) fn attach(&self, writer: Box<Writer>) -> (Receiver<()>, Vec<Ended>) {
         let (wake, woken) = bounded(1);
         let mut state = self.state.lock();
         let tx = Tx { conn: writer.conn(), wake, waits: false, kicked: false, goodbye: None };
         state.tx = Some(tx);
-        state.writer = Some(writer);
+        let before = state.writer.replace(writer);
+        drop(before);
         state.lanes.iter_mut().for_each(|lane| lane.starved = false);
-        woken
+        (woken, Self::lose_in_flight(&mut state))
     }
 
     /// Ends what a session does here, if it still is the attached one.
@@ -310,15 +356,17 @@ impl Outbox {
     // ---- taking, with the token and the link lock held
 
     /// Locked, to take segments of several lanes.
-    pub(crate) fn taking(&self) -> Taking<'_> {
-        Taking { outbox: self, state: None, freed: false }
+    pub(crate) fn taking(&self, now: Instant) -> Taking<'_> {
+        Taking { outbox: self, state: None, freed: false, now, ended: Vec::new() }
     }
 
     // ---- the rest
 
     /// Refuses all further messages and wakes whoever waits for room.
     pub(crate) fn close(&self) {
-        self.state.lock().closed = true;
+        let mut state = self.state.lock();
+        (state.closed, state.special) = (true, true);
+        drop(state);
         #[cfg(all(test, shuttle))]
         if self.omission == Some(Omission::WakeAtClose) {
             return;
@@ -334,6 +382,9 @@ impl Outbox {
             bytes: state.lanes.iter().map(|lane| lane.bytes).sum(),
             accepted: state.accepted,
             oldest: state.lanes.iter().filter_map(Queue::oldest).min(),
+            returned: state.returned,
+            written: state.written,
+            unknown: state.unknown,
         }
     }
 }
@@ -349,9 +400,29 @@ pub(crate) struct OutboxCounts {
     pub(crate) accepted: u64,
     /// When the oldest message that waits was appended.
     pub(crate) oldest: Option<Instant>,
+    /// Messages that came back from here, before they had a number.
+    pub(crate) returned: u64,
+    /// Best effort messages that were written, and those of which that is not known.
+    pub(crate) written: u64,
+    pub(crate) unknown: u64,
 }
 
 impl State {
+    /// Why nothing is taken now, if so.
+    fn refusal(&self, limits: QueueLimits) -> Option<SendErrorKind> {
+        if self.closed {
+            Some(SendErrorKind::ShuttingDown)
+        } else if limits.offline == Offline::Return && self.tx.is_none() {
+            Some(SendErrorKind::Offline)
+        } else {
+            None
+        }
+    }
+
+    fn kick_unless_starved(&mut self, lane: Lane, inline: bool, reads: u64) -> Kick {
+        if self.lanes[lane.index()].starved { Kick::No } else { self.kick(inline, reads) }
+    }
+
     /// Decides who writes what was just appended.
     fn kick(&mut self, inline: bool, reads: u64) -> Kick {
         let Some(tx) = &mut self.tx else { return Kick::No };
@@ -380,20 +451,40 @@ pub(crate) struct Taking<'a> {
     outbox: &'a Outbox,
     state: Option<MutexGuard<'a, State>>,
     freed: bool,
+    now: Instant,
+    /// What was found to have expired.
+    ended: Vec<Ended>,
 }
 
 impl Taking<'_> {
     /// The oldest segment of a lane.
     pub(crate) fn take(&mut self, lane: Lane) -> Option<Taken> {
-        let state = self.state.get_or_insert_with(|| self.outbox.state.lock());
+        let state = &mut **self.state.get_or_insert_with(|| self.outbox.state.lock());
+        let tickets = &mut state.tickets;
         let queue = &mut state.lanes[lane.index()];
-        let taken = queue.take();
-        if taken.is_some() {
+        let (taken, expired) = queue.take(lane, self.now, |ticket, last| tickets.asks_now(ticket, last));
+        if let Some(taken) = &taken {
+            tickets.taken(taken.segment.tracks(), self.now);
             let limits = self.outbox.limits;
             // Low water at three quarters: a waiting sender is not woken for each segment.
             self.freed |= queue.bytes <= limits.bytes / 4 * 3 && queue.messages <= limits.messages / 4 * 3;
         }
+        for entry in expired {
+            self.ended.push(state.end(lane, entry, ReturnReason::Expired));
+        }
         taken
+    }
+
+    /// What was taken is best effort, and is being written.
+    pub(crate) fn in_flight(&mut self, segments: Vec<Arc<Segment>>) {
+        if let Some(state) = &mut self.state {
+            state.in_flight.extend(segments);
+        }
+    }
+
+    /// What ended meanwhile.
+    pub(crate) fn take_ended(&mut self) -> Vec<Ended> {
+        std::mem::take(&mut self.ended)
     }
 }
 

@@ -1,15 +1,21 @@
-//! What waits on one lane of a peer: the open segment, and the sealed ones behind it.
+//! What waits on one lane of a peer: the open segment, the sealed ones before it, and messages that wait one by one.
 //!
 //! Owns: encoded messages that are not numbered yet. Threads: whoever holds the outbox lock. Locks: none itself.
 //! Blocks on: nothing: the channel of sealed segments is bounded by the counts here, not by itself.
-//! Upholds: messages leave in the order they were appended; the counts say exactly what is there.
+//! Upholds: messages leave in the order they were appended, of whichever sort; the counts say exactly what is there.
+//!
+//! ```text
+//!   front -> sealed channel: Segment | Entries(upto) | Segment ... -> the open end: a segment or entries, never both
+//! ```
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::entries::{Entries, Entry};
+use crate::config::Offline;
 use crate::link::{Segment, Taken};
 use crate::sync::channel::{Receiver, Sender, unbounded};
-use crate::wire::{FrameHeader, FrameType, HEADER, LANES, Lane, flags};
+use crate::wire::{FrameHeader, FrameType, HEADER, Heading, LANES, Lane, Prefix, flags};
 
 /// Bounds of a peer's queue, per lane.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +24,10 @@ pub(crate) struct QueueLimits {
     pub(crate) messages: usize,
     /// Bytes of frames.
     pub(crate) bytes: usize,
+    /// What becomes of messages while the peer is away.
+    pub(crate) offline: Offline,
+    /// How long messages are wanted that do not say so.
+    pub(crate) ttl: Option<Duration>,
 }
 
 /// One lane: the open segment, and how much there is in all.
@@ -28,7 +38,12 @@ pub(super) struct Queue {
     /// When its first message was appended.
     open_since: Instant,
     debt: [u64; LANES],
-    sealed: (Sender<Taken>, Receiver<Taken>),
+    sealed: (Sender<Sealed>, Receiver<Sealed>),
+    /// What was received from that channel and not taken to its end.
+    front: Option<Sealed>,
+    /// Messages that wait one by one, wherever they are in the order; those from `entries_sealed` on are the open end.
+    entries: Entries,
+    entries_sealed: u64,
     /// When the first message of each sealed segment was appended; as many as there are of them.
     sealed_since: VecDeque<Instant>,
     pub(super) messages: usize,
@@ -37,14 +52,20 @@ pub(super) struct Queue {
     pub(super) starved: bool,
 }
 
+/// A part of the order whose place is fixed.
+#[derive(Debug)]
+enum Sealed {
+    Segment(Taken),
+    /// The entries before this place.
+    Entries(u64),
+}
+
 /// What a push appends.
 pub(crate) enum Item<'a> {
     /// A message that is copied into the open segment.
     Small {
-        /// The application's kind.
-        kind: u16,
-        /// Flags beside NUMBERED, FIRST and LAST.
-        flags: u8,
+        /// What its frame says of it.
+        heading: Heading,
         /// The message.
         payload: &'a [u8],
     },
@@ -52,10 +73,18 @@ pub(crate) enum Item<'a> {
     Large(Segment),
 }
 
+#[cfg(test)]
+impl QueueLimits {
+    /// Bounds alone: messages are kept, for ever.
+    pub(crate) fn bounds(messages: usize, bytes: usize) -> Self {
+        Self { messages, bytes, offline: Offline::Keep, ttl: None }
+    }
+}
+
 impl Item<'_> {
     pub(super) fn len(&self) -> usize {
         match self {
-            Self::Small { payload, .. } => HEADER + payload.len(),
+            Self::Small { heading, payload } => HEADER + heading.prefix_len() + payload.len(),
             Self::Large(segment) => segment.len(),
         }
     }
@@ -70,6 +99,9 @@ impl Queue {
             debt: [0; LANES],
             // Its length is bounded by the lane's bytes and messages, counted below.
             sealed: unbounded(),
+            front: None,
+            entries: Entries::default(),
+            entries_sealed: 0,
             sealed_since: VecDeque::new(),
             messages: 0,
             bytes: 0,
@@ -83,11 +115,20 @@ impl Queue {
         self.messages == 0 || (self.messages < limits.messages && self.bytes + len <= limits.bytes)
     }
 
+    /// Whether a message fits that takes the place of one of `old` bytes.
+    pub(super) fn has_room_instead(&self, len: usize, old: usize, limits: QueueLimits) -> bool {
+        self.messages == 1 || self.bytes - old + len <= limits.bytes
+    }
+
     #[inline]
-    pub(super) fn append(&mut self, lane: Lane, kind: u16, flags: u8, payload: &[u8]) {
-        let flags = flags | flags::NUMBERED | flags::WHOLE;
-        let header = FrameHeader::on_lane(FrameType::Data, lane, flags, kind, payload.len() as u32);
+    pub(super) fn append(&mut self, lane: Lane, heading: Heading, payload: &[u8]) {
+        let flags = heading.flags | flags::NUMBERED | flags::WHOLE;
+        let length = heading.prefix_len() + payload.len();
+        let header = FrameHeader::on_lane(FrameType::Data, lane, flags, heading.kind, length as u32);
         self.open.extend_from_slice(&header.to_bytes());
+        if heading.correlation.is_some() {
+            Prefix { correlation: heading.correlation, ..Prefix::default() }.put(&mut self.open);
+        }
         self.open.extend_from_slice(payload);
         self.open_frames += 1;
     }
@@ -108,15 +149,90 @@ impl Queue {
 
     /// A segment of its own, behind all that was appended before.
     pub(super) fn put_large(&mut self, taken: Taken, now: Instant) {
+        self.seal_end();
+        self.put_sealed(taken, now);
+    }
+
+    /// A message that waits by itself, behind all that was appended before.
+    pub(super) fn put_entry(&mut self, entry: Entry) {
         if self.open_frames > 0 {
             self.seal();
         }
-        self.put_sealed(taken, now);
+        self.messages += 1;
+        self.bytes += entry.len();
+        self.entries.append(entry);
+    }
+
+    /// Whether the open end is messages that wait one by one.
+    pub(super) fn ends_in_entries(&self) -> bool {
+        self.entries.end() > self.entries_sealed
+    }
+
+    /// The messages that wait one by one.
+    pub(super) fn entries(&self) -> &Entries {
+        &self.entries
+    }
+
+    /// Puts a message in the place of the one with its key; see [`Entries::replace`].
+    pub(super) fn replace(&mut self, entry: Entry) -> Result<Entry, Entry> {
+        let bytes = entry.len();
+        let old = self.entries.replace(entry)?;
+        self.bytes = self.bytes + bytes - old.len();
+        Ok(old)
+    }
+
+    /// Takes the oldest message out that may be dropped.
+    pub(super) fn drop_oldest(&mut self) -> Option<Entry> {
+        let entry = self.entries.drop_oldest()?;
+        self.left(&entry);
+        Some(entry)
+    }
+
+    /// Takes the messages out that have expired.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<Entry> {
+        let expired = self.entries.expire(now);
+        expired.iter().for_each(|entry| self.left(entry));
+        expired
+    }
+
+    /// Takes everything out.
+    pub(super) fn drain(&mut self) -> (Vec<Segment>, Vec<Entry>) {
+        self.seal_end();
+        let sealed = self.front.take().into_iter().chain(self.sealed.1.try_iter());
+        let segments = sealed.filter_map(|sealed| match sealed {
+            Sealed::Segment(taken) => Some(taken.segment),
+            Sealed::Entries(_) => None,
+        });
+        let segments = segments.collect();
+        self.sealed_since.clear();
+        (self.messages, self.bytes) = (0, 0);
+        (segments, self.entries.drain())
+    }
+
+    fn left(&mut self, entry: &Entry) {
+        self.messages -= 1;
+        self.bytes -= entry.len();
+    }
+
+    /// Fixes the place of what was appended so far; whether there was something.
+    fn seal_end(&mut self) -> bool {
+        let open = self.open_frames > 0;
+        if open {
+            self.seal();
+        }
+        let entries = self.ends_in_entries();
+        if entries {
+            self.entries_sealed = self.entries.end();
+            // The receiver lives beside the sender: it is never disconnected.
+            let _ = self.sealed.0.send(Sealed::Entries(self.entries_sealed));
+        }
+        open || entries
     }
 
     /// When the oldest message that waits was appended (at the earliest: the first of its segment).
     pub(super) fn oldest(&self) -> Option<Instant> {
-        self.sealed_since.front().copied().or((self.open_frames > 0).then_some(self.open_since))
+        let open = (self.open_frames > 0).then_some(self.open_since);
+        [self.sealed_since.front().copied(), self.entries.oldest(), open].into_iter().flatten().min()
     }
 
     pub(super) fn seal(&mut self) {
@@ -128,22 +244,45 @@ impl Queue {
 
     fn put_sealed(&mut self, taken: Taken, since: Instant) {
         // The receiver lives beside the sender: it is never disconnected.
-        if self.sealed.0.send(taken).is_ok() {
+        if self.sealed.0.send(Sealed::Segment(taken)).is_ok() {
             self.sealed_since.push_back(since);
         }
     }
 
-    pub(super) fn take(&mut self) -> Option<Taken> {
-        if self.messages == 0 {
-            return None;
+    /// The next segment, and the messages that are found to have expired. `asks` says whether the last message of a
+    /// segment, by its ticket, is to ask for its acknowledgement at once; it hears whether nothing follows on this lane.
+    pub(super) fn take(
+        &mut self,
+        lane: Lane,
+        now: Instant,
+        asks: impl Fn(u64, bool) -> bool,
+    ) -> (Option<Taken>, Vec<Entry>) {
+        let mut expired = Vec::new();
+        while self.messages > 0 {
+            let upto = match self.front.take().or_else(|| self.sealed.1.try_recv().ok()) {
+                Some(Sealed::Segment(taken)) => {
+                    self.sealed_since.pop_front();
+                    self.messages -= taken.segment.messages as usize;
+                    self.bytes -= taken.segment.len().min(self.bytes);
+                    return (Some(taken), expired);
+                }
+                Some(Sealed::Entries(upto)) => upto,
+                None if self.seal_end() => continue,
+                None => break,
+            };
+            let end = self.entries.end() == upto && self.sealed.1.is_empty() && self.open_frames == 0;
+            let made = self.entries.make(lane, upto, now, |ticket, last| asks(ticket, last && end));
+            self.messages -= made.messages;
+            self.bytes -= made.bytes;
+            made.expired.iter().for_each(|entry| self.left(entry));
+            expired.extend(made.expired);
+            if self.entries.starts_before(upto) {
+                self.front = Some(Sealed::Entries(upto));
+            }
+            if let Some(segment) = made.segment {
+                return (Some(Taken { segment, debt: [0; LANES] }), expired);
+            }
         }
-        if self.sealed_since.is_empty() {
-            self.seal();
-        }
-        let taken = self.sealed.1.try_recv().ok()?;
-        self.sealed_since.pop_front();
-        self.messages -= taken.segment.messages as usize;
-        self.bytes -= taken.segment.len().min(self.bytes);
-        Some(taken)
+        (None, expired)
     }
 }

@@ -35,9 +35,9 @@ struct SeenState {
 }
 
 impl Seen {
-    fn handler(self: &Arc<Self>) -> Arc<Handler> {
+    fn handler(self: &Arc<Self>) -> Handler {
         let seen = self.clone();
-        Arc::new(move |_, message| {
+        Handler::All(Arc::new(move |_, message| {
             let mut state = seen.state.lock();
             state.inside += 1;
             state.overlapped |= state.inside > 1;
@@ -46,7 +46,7 @@ impl Seen {
             // Another thread may run here.
             seen.state.lock().inside -= 1;
             seen.changed.notify_all();
-        })
+        }))
     }
 
     fn wait_for(&self, messages: usize) {

@@ -21,10 +21,11 @@ use crate::session::outbox::{QueueLimits, Wait};
 use crate::session::peer_link::{PeerLink, SessionSettings};
 use crate::session::sender::send_loop;
 use crate::session::state::{OnEnd, Session};
+use crate::session::undelivered::Undeliverable;
 use crate::session::writer::Writer;
 use crate::sync::{Condvar, Mutex};
 use crate::transport::{Closer, ReadHalf, WriteHalf};
-use crate::wire::{self, Ack, Decoder, FrameHeader, FrameType, HEADER, Lane, MAX_BODY, flags};
+use crate::wire::{self, Ack, Decoder, FrameHeader, FrameType, HEADER, Heading, Lane, MAX_BODY, flags};
 
 /// Longer than any check.
 pub(super) const LONG: Duration = Duration::from_secs(3600);
@@ -241,10 +242,11 @@ pub(super) fn link_with(decides: bool, queue: usize, window_bytes: usize, ack_de
     let (near_id, far_id) = (PeerId::from_bytes([near; 32]), PeerId::from_bytes([far; 32]));
     let limits = LinkLimits { window_bytes, max_message: 1 << 20 };
     let settings = SessionSettings {
-        queue: QueueLimits { messages: queue, bytes: 1 << 20 },
+        queue: QueueLimits::bounds(queue, 1 << 20),
         max_message: 1 << 20,
         send_deadline: LONG,
         ack_delay,
+        undelivered: Arc::new(Undeliverable::new().0),
         heartbeat: LONG,
         rx_stack: 0,
         tx_stack: 0,
@@ -341,7 +343,7 @@ pub(super) fn append(link: &Arc<PeerLink>, lane: Lane, kind: u16, count: u8, len
     for number in 0..count {
         let payload = vec![number; len(number)];
         if !link.push_fast(lane, kind, &payload) {
-            link.push(lane, kind, payload, Wait::UpTo(LONG)).unwrap();
+            link.push(lane, Heading::of_kind(kind), payload, Wait::UpTo(LONG)).unwrap();
         }
     }
 }

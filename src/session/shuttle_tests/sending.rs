@@ -16,7 +16,7 @@ use crate::ident::ConnectionId;
 use crate::link::LARGE;
 use crate::session::outbox::{Omission, Wait};
 use crate::session::peer_link::PeerLink;
-use crate::wire::Lane;
+use crate::wire::{Heading, Lane};
 
 const WIDE: usize = 8 << 20;
 
@@ -100,7 +100,7 @@ fn closing(omission: Option<Omission>, refused: &AtomicUsize) {
         let near = near.clone();
         thread::spawn(move || {
             let payload = vec![kind as u8; len];
-            match near.push(Lane::Normal, kind, payload.clone(), Wait::UpTo(LONG)) {
+            match near.push(Lane::Normal, Heading::of_kind(kind), payload.clone(), Wait::UpTo(LONG)) {
                 Ok(()) => 1,
                 Err(error) => {
                     assert_eq!((error.kind, error.payload == payload), (SendErrorKind::ShuttingDown, true));

@@ -1,0 +1,193 @@
+//! Messages with a fate of their own: how they are sent, and how whoever asked hears what became of them.
+//!
+//! Owns: nothing. Threads: callers of send verbs; whoever ends a message (the holder of the write token, `rx-<peer>` with
+//! an acknowledgement, `supervisor`, the thread that shuts down) tells. Locks: the link lock or the outbox lock, one
+//! after the other; none while somebody is told. Blocks on: room in the queue, if the policy is to wait.
+//! Upholds: each accepted message is told of once; what nobody waits for and has failed goes to `undelivered`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::{SendError, SendErrorKind};
+use crate::link::Acked;
+use crate::outcome::{Outcome, ReturnReason};
+use crate::session::handling;
+use crate::session::options::{BEST_EFFORT_MOST, Delivery, OverflowPolicy, Priority, SendOptions};
+use crate::session::outbox::{Defaults, Ended, Entry, Kick, Wait};
+use crate::session::peer_link::PeerLink;
+use crate::session::receipt::{Asker, Collected, Collector, Receipt, ReceiptState};
+use crate::session::undelivered::Label;
+use crate::session::writer::Writer;
+use crate::sync::atomic::Ordering;
+use crate::wire::{Heading, Lane, flags};
+
+impl PeerLink {
+    /// Sends a message as its options say; whoever is given the receipt hears of it.
+    pub(super) fn send_with(self: &Arc<Self>, payload: Vec<u8>, options: &SendOptions) -> Result<Receipt, SendError> {
+        let state = Arc::new(ReceiptState::new());
+        let label = Label { kind: options.kind, lane: options.priority.unwrap_or_default().lane() };
+        self.send_asked(payload, options, Asker::Receipt(state.clone()))?;
+        Ok(Receipt::new(state, self.clone(), label))
+    }
+
+    /// Sends a message as its options say; the collector hears of it.
+    pub(super) fn send_collected(
+        &self,
+        payload: Vec<u8>,
+        options: &SendOptions,
+        collector: &Collector,
+        tag: u64,
+    ) -> Result<(), SendError> {
+        match collector.reserve() {
+            Some(slot) => self.send_asked(payload, options, Asker::Collector(slot, tag)),
+            None => Err(SendError { kind: SendErrorKind::Uncollected, payload }),
+        }
+    }
+
+    /// Sends a message as its options say.
+    pub(super) fn send_asked(&self, payload: Vec<u8>, options: &SendOptions, asker: Asker) -> Result<(), SendError> {
+        let defaults = self.outbox.defaults();
+        let policy = options.overflow.unwrap_or(defaults.overflow);
+        if policy == OverflowPolicy::Block && handling::in_handler() {
+            return Err(SendError { kind: SendErrorKind::WouldBlock, payload });
+        }
+        let heading = Heading::of_kind(options.kind);
+        self.push_entry(heading, payload, options, policy, options.ttl.or(defaults.ttl), asker)
+    }
+
+    /// Sends a message that chose nothing, as the peer's defaults say.
+    pub(super) fn push_by_defaults(
+        &self,
+        lane: Lane,
+        heading: Heading,
+        payload: Vec<u8>,
+        wait: Wait,
+        defaults: Defaults,
+    ) -> Result<(), SendError> {
+        let mut options = SendOptions { priority: Priority::of_lane(lane), ..SendOptions::default() };
+        let policy = match wait {
+            Wait::UpTo(longest) => {
+                options.timeout = Some(longest);
+                defaults.overflow
+            }
+            Wait::No | Wait::Paid(_) => OverflowPolicy::Fail,
+        };
+        self.push_entry(heading, payload, &options, policy, defaults.ttl, Asker::Nobody)
+    }
+
+    /// Appends a message that waits by itself.
+    pub(super) fn push_entry(
+        &self,
+        heading: Heading,
+        payload: Vec<u8>,
+        options: &SendOptions,
+        policy: OverflowPolicy,
+        ttl: Option<Duration>,
+        asker: Asker,
+    ) -> Result<(), SendError> {
+        let best_effort = options.delivery == Delivery::BestEffort;
+        let longest = if best_effort { BEST_EFFORT_MOST } else { usize::MAX }.min(self.settings.max_message);
+        if payload.len() > longest {
+            return Err(SendError { kind: SendErrorKind::TooLarge, payload });
+        }
+        let now = Instant::now();
+        let entry = Entry {
+            heading,
+            payload,
+            ticket: None,
+            expires: ttl.and_then(|ttl| options.created_at.unwrap_or(now).checked_add(ttl)),
+            best_effort,
+            droppable: policy.may_drop(),
+            key: if let OverflowPolicy::Conflate(key) = policy { Some(key) } else { None },
+            since: now,
+        };
+        debug_assert!(heading.correlation.is_some() == (heading.flags & flags::CORRELATED != 0));
+        let lane = options.priority.unwrap_or_default().lane();
+        let wait = options.timeout.unwrap_or(self.settings.send_deadline);
+        let inline = !handling::more_to_come(self.address());
+        let reads = self.reads.load(Ordering::Relaxed);
+        let mut ended = Vec::new();
+        let pushed = self.outbox.push_entry(lane, entry, asker, policy, wait, inline, reads, &mut ended);
+        let sent = match pushed {
+            Ok(Kick::No) => Ok(()),
+            Ok(kick) => {
+                self.act(kick, false);
+                Ok(())
+            }
+            Err(refused) => Err(SendError { kind: refused.kind, payload: refused.payload }),
+        };
+        self.tell(ended);
+        sent
+    }
+
+    /// Tells whoever asked what became of their messages. No lock may be held.
+    pub(crate) fn tell(&self, ended: Vec<Ended>) {
+        let undelivered = &self.settings.undelivered;
+        let mut collected = Collected::default();
+        for Ended { asker, label, outcome } in ended {
+            match asker {
+                Asker::Nobody => undelivered.put(self.id, label, outcome),
+                Asker::Receipt(state) => {
+                    if let Some(outcome) = state.tell(outcome) {
+                        undelivered.put(self.id, label, outcome);
+                    }
+                }
+                Asker::Collector(slot, tag) => collected.add(slot, tag, label, outcome),
+            }
+        }
+        for (label, outcome) in collected.send() {
+            undelivered.put(self.id, label, outcome);
+        }
+    }
+
+    /// The write token's holder has written something.
+    pub(super) fn note_written(&self, writer: &mut Writer) {
+        let tickets = writer.take_written();
+        if !tickets.is_empty() {
+            self.tell(self.outbox.written(&tickets, Instant::now()));
+        }
+    }
+
+    /// Tells what the link says of messages.
+    pub(super) fn settle(&self, acked: &mut Acked) {
+        for rejected in &acked.rejected {
+            self.traffic.returned.add(rejected.cause);
+            let (number, cause) = (rejected.number, rejected.cause);
+            log::debug!(target: "threadwire::link", "{}: message {number} was rejected: {cause}", self.id.short());
+        }
+        let ended = self.outbox.settle(acked, Instant::now());
+        self.tell(ended);
+    }
+
+    /// Ends messages that waited until they expired.
+    pub(crate) fn expire(&self, now: Instant) {
+        self.tell(self.outbox.expire(now));
+    }
+
+    /// The resume window ended; `state_id` as in [`LinkCore::give_up`]. Returns how many messages ended.
+    ///
+    /// [`LinkCore::give_up`]: crate::link::LinkCore::give_up
+    pub(crate) fn give_up(&self, state_id: u64) -> usize {
+        let lost = self.core.lock().give_up(state_id);
+        let count = lost.len();
+        self.settle(&mut Acked { lost, ..Acked::default() });
+        count
+    }
+
+    /// Ends all messages: the node has shut down. Returns how many of them were never written, and how many were.
+    pub(crate) fn end(&self, state_id: u64) -> (u64, u64) {
+        self.outbox.close();
+        let returned = self.outbox.return_all(ReturnReason::ShutDown);
+        let lost = self.core.lock().end(state_id);
+        let unsent = lost.iter().filter(|lost| !lost.written).count() + returned.len();
+        let unknown = lost.iter().filter(|lost| lost.written).count();
+        self.tell(returned);
+        self.settle(&mut Acked { lost, ..Acked::default() });
+        (unsent as u64, unknown as u64)
+    }
+
+    /// A receipt was dropped after its outcome came.
+    pub(super) fn orphan(&self, label: Label, outcome: Outcome) {
+        self.settings.undelivered.put(self.id, label, outcome);
+    }
+}

@@ -1,0 +1,326 @@
+//! Messages of which somebody wants to hear, or that may end before they are written: how they come in, and how they end.
+//!
+//! Owns: nothing of its own; the outbox's state. Threads: callers of send verbs, the holder of the write token, whoever
+//! took an acknowledgement, `supervisor` for what expires. Locks: the outbox lock, never while somebody is told.
+//! Blocks on: room in a lane, with a deadline, if the policy is to wait.
+//! Upholds: what was accepted ends exactly once: its ticket is taken out by whoever ends it; what ended is given back by
+//! value, to be told without a lock.
+
+use std::time::{Duration, Instant};
+
+use super::entries::Entry;
+use super::tickets::Ticket;
+use super::{Kick, Outbox, State};
+use crate::config::Offline;
+use crate::error::SendErrorKind;
+use crate::ident::ConnectionId;
+use crate::link::Acked;
+use crate::outcome::{Outcome, ReturnReason, Timing};
+use crate::session::options::OverflowPolicy;
+use crate::session::receipt::Asker;
+use crate::session::undelivered::Label;
+use crate::sync::atomic::Ordering;
+use crate::wire::Lane;
+
+/// A message that ended, and who hears of it.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) asker: Asker,
+    pub(crate) label: Label,
+    pub(crate) outcome: Outcome,
+}
+
+/// What holds for messages that do not choose for themselves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Defaults {
+    pub(crate) overflow: OverflowPolicy,
+    pub(crate) ttl: Option<Duration>,
+}
+
+/// A message that was not taken.
+pub(crate) struct Refused {
+    pub(crate) kind: SendErrorKind,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Outbox {
+    /// What holds for messages that do not choose for themselves.
+    pub(crate) fn defaults(&self) -> Defaults {
+        if self.has_defaults.load(Ordering::Relaxed) { self.state.lock().defaults } else { Defaults::default() }
+    }
+
+    /// Changes it, for messages that come from now on.
+    pub(crate) fn change_defaults(&self, change: impl FnOnce(&mut Defaults)) {
+        let mut state = self.state.lock();
+        change(&mut state.defaults);
+        let special = state.defaults != Defaults::default();
+        state.special = state.closed || self.limits.offline == Offline::Return || special;
+        self.has_defaults.store(special, Ordering::Relaxed);
+    }
+
+    /// Appends a message that waits by itself, as its policy says. What that ends is added to `ended`, accepted or not.
+    ///
+    /// # Blocking
+    /// Until there is room or `longest` has passed, if the policy is to wait.
+    #[expect(clippy::too_many_arguments, reason = "each is a choice of the sender's; there is one caller")]
+    pub(crate) fn push_entry(
+        &self,
+        lane: Lane,
+        mut entry: Entry,
+        asker: Asker,
+        policy: OverflowPolicy,
+        longest: Duration,
+        inline: bool,
+        reads: u64,
+        ended: &mut Vec<Ended>,
+    ) -> Result<Kick, Refused> {
+        let len = entry.len();
+        let mut deadline = None;
+        let mut state = self.state.lock();
+        loop {
+            let refuse = |kind, entry: Entry| Err(Refused { kind, payload: entry.payload });
+            if let Some(refusal) = state.refusal(self.limits) {
+                return refuse(refusal, entry);
+            }
+            let queue = &mut state.lanes[lane.index()];
+            if let Some(old) = entry.key.and_then(|key| queue.entries().of_key(key)).map(Entry::len)
+                && queue.has_room_instead(len, old, self.limits)
+            {
+                return Ok(self.replace(&mut state, lane, entry, asker, inline, reads, ended));
+            }
+            if queue.has_room(len, self.limits) {
+                break;
+            }
+            match policy {
+                OverflowPolicy::Fail => return refuse(SendErrorKind::Full, entry),
+                OverflowPolicy::DropNewest => {
+                    state.accepted += 1;
+                    entry.ticket = Some(state.tickets.put(Ticket::of(lane, &entry, asker)));
+                    ended.push(state.end(lane, entry, ReturnReason::DroppedNewest));
+                    return Ok(Kick::No);
+                }
+                OverflowPolicy::DropOldest | OverflowPolicy::Conflate(_) => match queue.drop_oldest() {
+                    Some(oldest) => ended.push(state.end(lane, oldest, ReturnReason::DroppedOldest)),
+                    None => return refuse(SendErrorKind::Full, entry),
+                },
+                OverflowPolicy::Block => {
+                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + longest);
+                    state.blocked += 1;
+                    let late = self.room.wait_until(&mut state, deadline).timed_out();
+                    state.blocked -= 1;
+                    if late && !state.closed && !state.lanes[lane.index()].has_room(len, self.limits) {
+                        return refuse(SendErrorKind::TimedOut, entry);
+                    }
+                }
+            }
+        }
+        state.accepted += 1;
+        let state = &mut *state;
+        entry.ticket = Some(state.tickets.put(Ticket::of(lane, &entry, asker)));
+        if entry.expires.is_some() {
+            self.expiring.store(true, Ordering::Relaxed);
+        }
+        state.lanes[lane.index()].put_entry(entry);
+        Ok(state.kick_unless_starved(lane, inline, reads))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the second half of `push_entry`")]
+    fn replace(
+        &self,
+        state: &mut State,
+        lane: Lane,
+        mut entry: Entry,
+        asker: Asker,
+        inline: bool,
+        reads: u64,
+        ended: &mut Vec<Ended>,
+    ) -> Kick {
+        state.accepted += 1;
+        entry.ticket = Some(state.tickets.put(Ticket::of(lane, &entry, asker)));
+        if entry.expires.is_some() {
+            self.expiring.store(true, Ordering::Relaxed);
+        }
+        match state.lanes[lane.index()].replace(entry) {
+            Ok(old) => ended.push(state.end(lane, old, ReturnReason::Replaced)),
+            Err(entry) => state.lanes[lane.index()].put_entry(entry),
+        }
+        state.kick_unless_starved(lane, inline, reads)
+    }
+
+    /// Messages were written whole, for the first time or again.
+    pub(crate) fn written(&self, tickets: &[u64], now: Instant) -> Vec<Ended> {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let mut best_effort = Vec::new();
+        for &name in tickets {
+            let Some(ticket) = state.tickets.get_mut(name) else { continue };
+            ticket.written.get_or_insert(now);
+            if let Asker::Receipt(receipt) = &ticket.asker {
+                receipt.written();
+            }
+            if ticket.best_effort {
+                best_effort.push(name);
+            }
+        }
+        if best_effort.is_empty() {
+            return Vec::new();
+        }
+        let ended: Vec<_> = best_effort
+            .into_iter()
+            .filter_map(|name| state.tickets.take(name))
+            .map(|ticket| {
+                let timing = ticket.timing(now);
+                Ended { asker: ticket.asker, label: ticket.label, outcome: Outcome::Written(timing) }
+            })
+            .collect();
+        state.written += ended.len() as u64;
+        let State { in_flight, tickets, .. } = state;
+        in_flight.retain(|segment| segment.tracks().iter().any(|track| tickets.get_mut(track.ticket).is_some()));
+        ended
+    }
+
+    /// The writer of these is gone: whether they were written is not known.
+    pub(super) fn lose_in_flight(state: &mut State) -> Vec<Ended> {
+        let mut ended = Vec::new();
+        for segment in std::mem::take(&mut state.in_flight) {
+            for extract in segment.extract(0..segment.frames) {
+                let Some(ticket) = extract.ticket.and_then(|name| state.tickets.take(name)) else { continue };
+                state.unknown += 1;
+                let outcome = Outcome::Unknown { payload: extract.payload };
+                ended.push(Ended { asker: ticket.asker, label: ticket.label, outcome });
+            }
+        }
+        ended
+    }
+
+    /// What the link says of its messages.
+    pub(crate) fn settle(&self, acked: &mut Acked, now: Instant) -> Vec<Ended> {
+        if acked.done.is_empty() && acked.rejected.is_empty() && acked.lost.is_empty() {
+            return Vec::new();
+        }
+        let mut ended = Vec::with_capacity(acked.done.len() + acked.rejected.len() + acked.lost.len());
+        let mut state = self.state.lock();
+        for ticket in acked.done.drain(..).filter_map(|name| state.tickets.take(name)) {
+            let timing = ticket.timing(now);
+            ended.push(Ended { asker: ticket.asker, label: ticket.label, outcome: Outcome::Acknowledged(timing) });
+        }
+        let rejected = acked.rejected.drain(..).map(|rejected| {
+            let reason = Some(ReturnReason::Rejected(rejected.cause));
+            (rejected.lane, rejected.extract, reason)
+        });
+        let lost = acked.lost.drain(..).map(|lost| {
+            let reason = if lost.written { None } else { Some(ReturnReason::GivenUp) };
+            (lost.lane, lost.extract, reason)
+        });
+        for (lane, extract, reason) in rejected.chain(lost) {
+            let asker = extract.ticket.and_then(|name| state.tickets.take(name)).map(|ticket| ticket.asker);
+            let (payload, label) = (extract.payload, Label { kind: extract.kind, lane });
+            let outcome = match reason {
+                Some(reason) => Outcome::Returned { payload, reason },
+                None => Outcome::Unknown { payload },
+            };
+            ended.push(Ended { asker: asker.unwrap_or_default(), label, outcome });
+        }
+        ended
+    }
+
+    /// Whether some of what waits expires.
+    pub(crate) fn may_expire(&self) -> bool {
+        self.expiring.load(Ordering::Relaxed)
+    }
+
+    /// Ends what has expired.
+    pub(crate) fn expire(&self, now: Instant) -> Vec<Ended> {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let mut ended = Vec::new();
+        for lane in Lane::ALL {
+            for entry in state.lanes[lane.index()].expire(now) {
+                ended.push(state.end(lane, entry, ReturnReason::Expired));
+            }
+        }
+        let more = state.lanes.iter().any(|queue| queue.entries().next_expiry().is_some());
+        self.expiring.store(more, Ordering::Relaxed);
+        let wake = state.blocked > 0 && !ended.is_empty();
+        drop(guard);
+        if wake {
+            self.room.notify_all();
+        }
+        ended
+    }
+
+    /// Ends all that waits here.
+    pub(crate) fn return_all(&self, reason: ReturnReason) -> Vec<Ended> {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let mut ended = Vec::new();
+        for lane in Lane::ALL {
+            let (segments, entries) = state.lanes[lane.index()].drain();
+            for segment in segments {
+                state.returned += u64::from(segment.messages);
+                for extract in segment.extract(0..segment.frames) {
+                    let outcome = Outcome::Returned { payload: extract.payload, reason };
+                    ended.push(Ended { asker: Asker::Nobody, label: Label { kind: extract.kind, lane }, outcome });
+                }
+            }
+            for entry in entries {
+                ended.push(state.end(lane, entry, reason));
+            }
+        }
+        let wake = state.blocked > 0;
+        drop(guard);
+        if wake {
+            self.room.notify_all();
+        }
+        ended
+    }
+
+    /// The session `conn` writes no more: what that ends. With `offline = return` that is all that waits.
+    pub(crate) fn detached(&self, conn: ConnectionId) -> Vec<Ended> {
+        let mut state = self.state.lock();
+        if state.tx.as_ref().is_some_and(|tx| tx.conn != conn) {
+            return Vec::new();
+        }
+        let mut ended = Self::lose_in_flight(&mut state);
+        drop(state);
+        if self.limits.offline == Offline::Return {
+            ended.extend(self.return_all(ReturnReason::Offline));
+        }
+        ended
+    }
+}
+
+impl State {
+    /// A message that waited by itself has ended.
+    pub(super) fn end(&mut self, lane: Lane, entry: Entry, reason: ReturnReason) -> Ended {
+        self.returned += 1;
+        let asker = entry.ticket.and_then(|name| self.tickets.take(name)).map(|ticket| ticket.asker);
+        let label = Label { kind: entry.heading.kind, lane };
+        let outcome = Outcome::Returned { payload: entry.payload, reason };
+        Ended { asker: asker.unwrap_or_default(), label, outcome }
+    }
+}
+
+impl Ticket {
+    fn of(lane: Lane, entry: &Entry, asker: Asker) -> Self {
+        Self {
+            asker,
+            label: Label { kind: entry.heading.kind, lane },
+            bytes: entry.payload.len(),
+            accepted: entry.since,
+            taken: None,
+            written: None,
+            best_effort: entry.best_effort,
+        }
+    }
+
+    fn timing(&self, now: Instant) -> Timing {
+        let after = |when: Option<Instant>| when.unwrap_or(now).saturating_duration_since(self.accepted);
+        Timing {
+            bytes: self.bytes,
+            queued_for: after(self.taken),
+            written_after: after(self.written),
+            done_after: after(None),
+        }
+    }
+}
