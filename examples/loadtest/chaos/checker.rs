@@ -66,6 +66,8 @@ pub struct Verdict {
     pub unknown_without_kills: u64,
     /// Returned as not handed over, and yet delivered. Best effort too.
     pub returned_and_delivered: u64,
+    /// Given back to their sender with other bytes than it sent. Best effort too.
+    pub returned_damaged: u64,
     /// Outcomes of nothing that was sent, second ones, and ones of the wrong sort. Best effort too.
     pub wrong_outcomes: u64,
     /// Numbers that an application used twice.
@@ -78,6 +80,8 @@ pub struct Verdict {
     pub effort_written: u64,
     /// Best effort: returned before they were written.
     pub effort_returned: u64,
+    /// Best effort: nobody knows whether they were written.
+    pub effort_unknown: u64,
     /// Best effort: handed over.
     pub effort_delivered: u64,
     /// Best effort: accepted by a process that was killed before it was told.
@@ -131,7 +135,7 @@ impl Verdict {
         }
         for (stamp, fate) in &fates {
             let killed = usize::from(stamp.life) + 1 < sent.len();
-            if stamp.stream.best_effort {
+            if stamp.stream.is_best_effort() {
                 self.count_effort(fate, killed);
             } else {
                 self.count_fate(fate, killed, received.len() > KILLS_TO_UNKNOWN);
@@ -153,15 +157,19 @@ impl Verdict {
             }
             what => {
                 let fits = match what {
-                    What::Acked | What::Unknown => !stamp.stream.best_effort,
-                    What::Written => stamp.stream.best_effort,
-                    What::Returned => true,
+                    What::Acked => !stamp.stream.is_best_effort(),
+                    What::Written => stamp.stream.is_best_effort(),
+                    What::Returned | What::Unknown => true,
                     _ => false,
                 };
-                let first = match fates.get_mut(&stamp) {
-                    Some(fate) => fate.outcome.replace(what).is_none(),
-                    None => false,
+                let fate = fates.get_mut(&stamp);
+                let is_back = matches!(what, What::Returned | What::Unknown);
+                let damaged = |fate: &mut Fate| is_back && fate.digest != line.digest;
+                let (first, damaged) = match fate {
+                    Some(fate) => (fate.outcome.replace(what).is_none(), damaged(fate)),
+                    None => (false, false),
                 };
+                self.returned_damaged += u64::from(damaged);
                 self.wrong_outcomes += u64::from(!fits || !first);
             }
         }
@@ -180,7 +188,7 @@ impl Verdict {
         for line in lines {
             let stamp = Stamp { from: 0, ..line.stamp };
             let announced = line.what == What::Repeat;
-            if stamp.stream.best_effort {
+            if stamp.stream.is_best_effort() {
                 self.effort_delivered += 1;
             } else {
                 self.delivered += 1;
@@ -256,6 +264,7 @@ impl Verdict {
                 return;
             }
             Some(What::Written) => self.effort_written += 1,
+            Some(What::Unknown) => self.effort_unknown += 1,
             Some(What::Returned) => {
                 self.effort_returned += 1;
                 self.returned_and_delivered += u64::from(fate.deliveries > 0);

@@ -61,7 +61,8 @@ impl What {
 }
 
 const LANES: [&str; Stream::LANES as usize] = ["urgent", "normal", "bulk"];
-const MODES: [&str; 2] = ["reliable", "effort"];
+/// In the order of [`Stream::MODES`].
+const MODES: [&str; Stream::MODES.len()] = ["reliable", "effort", "latest"];
 
 /// One line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +71,7 @@ pub struct Line {
     pub what: What,
     /// To which message. `from` is the node at the other end, which is the receiver in a sender's ledger.
     pub stamp: Stamp,
-    /// Its digest.
+    /// Its digest; 0 where the library gives no bytes.
     pub digest: u64,
 }
 
@@ -78,7 +79,7 @@ impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = What::ALL.iter().find(|(what, _)| *what == self.what).map_or("", |(_, word)| word);
         let Stamp { from, stream, life, sequence } = self.stamp;
-        let (lane, mode) = (LANES[usize::from(stream.lane)], MODES[usize::from(stream.best_effort)]);
+        let (lane, mode) = (LANES[usize::from(stream.lane)], MODES[stream.mode as usize]);
         write!(f, "{what} {from} {life} {lane} {mode} {sequence} {:016x}", self.digest)
     }
 }
@@ -95,12 +96,12 @@ impl FromStr for Line {
         let life = word().parse().context("the life")?;
         let (lane, mode) = (word(), word());
         let lane = LANES.iter().position(|name| *name == lane).map(|lane| lane as u8);
-        let best_effort = MODES.iter().position(|name| *name == mode).map(|mode| mode == 1);
+        let mode = MODES.iter().position(|name| *name == mode).map(|mode| Stream::MODES[mode]);
         let sequence = word().parse().context("the sequence")?;
         let digest = u64::from_str_radix(word(), 16).context("the digest")?;
-        match (what, lane, best_effort, words.next()) {
-            (Some(what), Some(lane), Some(best_effort), None) => {
-                let stream = Stream { lane, best_effort };
+        match (what, lane, mode, words.next()) {
+            (Some(what), Some(lane), Some(mode), None) => {
+                let stream = Stream { lane, mode };
                 Ok(Self { what, stamp: Stamp { from, stream, life, sequence }, digest })
             }
             _ => Err(Failure::new("no line of a ledger")),
@@ -173,7 +174,7 @@ mod tests {
     use super::*;
 
     fn line(n: u32) -> Line {
-        let stream = Stream { lane: (n % 3) as u8, best_effort: n.is_multiple_of(2) };
+        let stream = Stream { lane: (n % 3) as u8, mode: Stream::MODES[n as usize / 3 % 3] };
         let what = What::ALL[n as usize % What::ALL.len()].0;
         Line { what, stamp: Stamp { from: 254, stream, life: u16::MAX, sequence: u32::MAX - n }, digest: u64::MAX - 5 }
     }
@@ -200,7 +201,7 @@ mod tests {
         let good = std::fs::read_to_string(&path).unwrap();
         for (bad, place) in [
             (good[..LINE - 1].to_owned(), "middle of a line"),
-            (good.clone() + &good.replace("urgent", "urgenz").replace("normal", "normaz"), "line 2"),
+            (good.clone() + &good.replace("reliable", "reliabla"), "line 2"),
             (good.replace("65535", "65536"), "line 1"),
         ] {
             std::fs::write(&path, bad).unwrap();

@@ -12,6 +12,7 @@
 //! ```
 
 mod checker;
+mod choice;
 mod control;
 mod ledger;
 mod node;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use threadwire::{Config, Node};
+use threadwire::{Config, Node, PeerHandle};
 
 use crate::chaos::control::{Answer, Begin, Neighbour, Order, Settled, die_with_parent};
 use crate::chaos::ledger::{self, Ledger};
@@ -48,7 +48,7 @@ pub fn run(line: &Line) -> Result<(), Failure> {
             Order::Sabotage(sabotage) => recorder.sabotage(sabotage),
             Order::Settle => {
                 let senders = senders.take().ok_or_else(out_of_turn)?;
-                report::json(&Answer::Settled(senders.settle(&node)?))?;
+                report::json(&Answer::Settled(senders.settle()?))?;
             }
             Order::Finish => {
                 let left = node.shutdown(SHUTDOWN);
@@ -95,7 +95,7 @@ struct Senders {
     /// Closed to stop them.
     go_on: Sender<()>,
     ended: Receiver<Result<Sent, Failure>>,
-    count: usize,
+    peers: Vec<PeerHandle>,
 }
 
 impl Senders {
@@ -108,11 +108,12 @@ impl Senders {
     ) -> Result<Self, Failure> {
         let Begin { index, life, ref folder, seed, .. } = *begin;
         let ((go_on, stop), (tell, ended)) = (unbounded(), unbounded());
-        let mut count = 0;
+        let mut peers = Vec::new();
         for (to, neighbour) in neighbours.iter().enumerate() {
             let Some(Neighbour { id, dial }) = *neighbour else { continue };
             // Without an address it is the other side that dials.
             let peer = node.add_peer(id, dial).context("adding a peer")?;
+            peers.push(peer.clone());
             let path = ledger::sent_by(folder, index.into(), life, to);
             let sending = Sending {
                 peer,
@@ -133,24 +134,25 @@ impl Senders {
                 }
                 let _ = tell.send(sent);
             })?;
-            count += 1;
         }
-        Ok(Self { go_on, ended, count })
+        Ok(Self { go_on, ended, peers })
     }
 
     /// Stops them, and waits until the outcome of everything is known.
-    fn settle(self, node: &Node) -> Result<Settled, Failure> {
-        let Self { go_on, ended, count } = self;
+    fn settle(self) -> Result<Settled, Failure> {
+        let Self { go_on, ended, peers } = self;
         drop(go_on);
         let mut settled = Settled::default();
-        for _ in 0..count {
+        for _ in 0..peers.len() {
             let sent = ended.recv().context("a sender ended without a word")??;
             settled.recorded += sent.messages;
             settled.bytes += sent.bytes;
         }
-        let traffic = node.metrics().traffic;
-        settled.accepted = traffic.messages_accepted;
-        settled.known = traffic.messages_acked + traffic.messages_returned + traffic.messages_unknown;
+        for peer in peers {
+            let stats = peer.stats();
+            settled.accepted += stats.accepted;
+            settled.known += stats.acked + stats.returned + stats.unknown + stats.written;
+        }
         Ok(settled)
     }
 }

@@ -1,60 +1,86 @@
-//! What became of each message, from the counts of a link: one lane ends its messages in the order they were taken.
+//! What became of each message: as the library tells it, in the sender's ledger.
 //!
-//! Owns: the messages of one link that have no outcome yet. Threads: the one that watches. Locks: none.
-//! Blocks on: nothing. Upholds: every count is an outcome of one message, written down once.
+//! Owns: the collector of one destination, and a handle on its ledger. Threads: `outcomes`, one for each destination.
+//! Locks: none. Blocks on: batches of outcomes.
+//! Upholds: each outcome that is told is one line; what comes back is held against what it was.
 
-use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
-use threadwire::PeerHandle;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use threadwire::{Outcome, OutcomeBatch};
 
 use crate::chaos::ledger::{Ledger, Line, What};
+use crate::chaos::payload::{self, Stamp, Stream};
 use crate::failure::Failure;
 
-/// The messages of one link.
+/// How long the last outcomes may take.
+const SETTLE: Duration = Duration::from_secs(60);
+
+/// The name of a message for a collector: its stream and its number there.
+pub fn tag(stamp: Stamp) -> u64 {
+    u64::from(stamp.stream.bits()) << 32 | u64::from(stamp.sequence)
+}
+
+/// Where the outcomes of one destination come.
 pub struct Outcomes {
-    peer: PeerHandle,
-    ledger: Ledger,
-    taken: Receiver<Line>,
-    pending: VecDeque<Line>,
-    /// Outcomes counted by the library, in the order they happened, and not written down yet.
-    owed: VecDeque<(What, u64)>,
-    seen: [u64; 3],
+    /// From the library.
+    pub batches: Receiver<OutcomeBatch>,
+    /// Closed when nothing is sent any more.
+    pub stopped: Receiver<()>,
+    /// Where they are written down.
+    pub ledger: Ledger,
+    /// The sending node and its process.
+    pub me: (u8, u16),
+    /// The node at the other end.
+    pub to: u8,
 }
 
 impl Outcomes {
-    /// Of the messages that are told through `taken`, each once the library has taken it.
-    pub fn new(peer: PeerHandle, ledger: Ledger, taken: Receiver<Line>) -> Self {
-        Self { peer, ledger, taken, pending: VecDeque::new(), owed: VecDeque::new(), seen: [0; 3] }
-    }
-
-    /// Writes down what has become known.
+    /// Writes down outcomes until the last one has come, after nothing is sent any more.
     ///
     /// # Errors
-    /// The ledger cannot be written.
-    pub fn look(&mut self) -> Result<(), Failure> {
-        let stats = self.peer.stats();
-        // What a restart ends as unknown is older than what is acknowledged after it.
-        let now = [(What::Unknown, stats.unknown), (What::Returned, stats.returned), (What::Acked, stats.acked)];
-        for ((what, count), seen) in now.into_iter().zip(&mut self.seen) {
-            self.owed.push_back((what, count - *seen));
-            *seen = count;
-        }
-        self.pending.extend(self.taken.try_iter());
-        while let Some((what, count)) = self.owed.front_mut() {
-            if *count == 0 {
-                self.owed.pop_front();
-                continue;
+    /// The ledger cannot be written, or outcomes do not come.
+    pub fn watch(mut self) -> Result<(), Failure> {
+        let mut stopped = None;
+        loop {
+            // The channel closes when the collector and the last message for it are gone.
+            match self.batches.recv_timeout(Duration::from_secs(1)) {
+                Ok(batch) => {
+                    for (tag, outcome) in batch {
+                        let line = self.line(tag, outcome)?;
+                        self.ledger.append(&line)?;
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => {
+                    if stopped.is_none() && crate::chaos::sender::is_closed(&self.stopped) {
+                        stopped = Some(Instant::now());
+                    }
+                    if stopped.is_some_and(|since| since.elapsed() > SETTLE) {
+                        return Err(Failure::new("the outcome of some messages does not become known"));
+                    }
+                }
             }
-            let Some(line) = self.pending.pop_front() else { break };
-            *count -= 1;
-            self.ledger.append(&Line { what: *what, ..line })?;
         }
-        Ok(())
     }
 
-    /// Whether every message that was taken has an outcome; for when no more are sent.
-    pub fn is_settled(&self) -> bool {
-        self.pending.is_empty() && self.taken.is_empty()
+    fn line(&self, tag: u64, outcome: Outcome) -> Result<Line, Failure> {
+        let stream = Stream::from_bits((tag >> 32) as u8);
+        let stream = stream.ok_or_else(|| Failure::new("an outcome of nothing that was sent"))?;
+        let (from, life) = self.me;
+        let sent = Stamp { from, stream, life, sequence: tag as u32 };
+        let what = match &outcome {
+            Outcome::Acknowledged(_) => What::Acked,
+            Outcome::Written(_) => What::Written,
+            Outcome::Returned { .. } => What::Returned,
+            Outcome::Unknown { .. } => What::Unknown,
+            _ => return Err(Failure::new(format!("an outcome this program does not know: {outcome:?}"))),
+        };
+        let digest = outcome.into_payload().map_or(0, |payload| {
+            let found = payload::decode(&payload);
+            // Another message's bytes, or damaged ones, are not to look right by chance.
+            if found.intact && found.stamp == Some(sent) { found.digest } else { !found.digest }
+        });
+        Ok(Line { what, stamp: Stamp { from: self.to, ..sent }, digest })
     }
 }

@@ -9,7 +9,8 @@
 //!       | from | stream  | life     | sequence   | first 8 bytes of the SHA-256 | random bytes
 //!       | u8   | u8      | u16      | u32        | of everything else           |
 //!       +------+---------+----------+------------+------------------------------+------------ - -
-//!       integers little endian; stream is the lane (0 urgent, 1 normal, 2 bulk) and 0x80 for best effort
+//!       integers little endian; the low four bits of stream are the lane (0 urgent, 1 normal, 2 bulk), the high ones
+//!       the mode (0 reliable, 1 best effort, 2 only the latest wanted)
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -20,31 +21,49 @@ pub const SHORTEST: usize = 16;
 pub const LONGEST: usize = 1 << 20;
 /// Where the digest lies.
 const DIGEST: std::ops::Range<usize> = 8..SHORTEST;
-/// The bit of a stream's number that says best effort.
-const BEST_EFFORT: u8 = 0x80;
 
 /// What is counted on its own: each destination and stream of a sender has its own sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Stream {
     /// 0 urgent, 1 normal, 2 bulk.
     pub lane: u8,
-    /// May be lost.
-    pub best_effort: bool,
+    /// What is promised.
+    pub mode: Mode,
+}
+
+/// What is promised of the messages of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Mode {
+    /// Everything.
+    Reliable,
+    /// Nothing once they are written.
+    BestEffort,
+    /// Everything, but that a later one takes the place of one that waits. Its place is ahead of others, so that these
+    /// are in order among themselves only.
+    Latest,
 }
 
 impl Stream {
     /// How many lanes there are.
     pub const LANES: u8 = 3;
+    /// All modes, in the order of their numbers.
+    pub const MODES: [Mode; 3] = [Mode::Reliable, Mode::BestEffort, Mode::Latest];
 
     /// Its number in a payload.
     pub const fn bits(self) -> u8 {
-        self.lane | if self.best_effort { BEST_EFFORT } else { 0 }
+        self.lane | (self.mode as u8) << 4
     }
 
     /// The stream of this number.
-    pub const fn from_bits(bits: u8) -> Option<Self> {
-        let lane = bits & !BEST_EFFORT;
-        if lane < Self::LANES { Some(Self { lane, best_effort: bits & BEST_EFFORT != 0 }) } else { None }
+    pub fn from_bits(bits: u8) -> Option<Self> {
+        let lane = bits & 0x0f;
+        let mode = *Self::MODES.get(usize::from(bits >> 4))?;
+        (lane < Self::LANES).then_some(Self { lane, mode })
+    }
+
+    /// May its messages get lost?
+    pub fn is_best_effort(self) -> bool {
+        self.mode == Mode::BestEffort
     }
 }
 
@@ -129,7 +148,7 @@ mod tests {
     use super::*;
 
     fn stamp() -> Stamp {
-        Stamp { from: 2, stream: Stream { lane: 1, best_effort: true }, life: 513, sequence: 70_000 }
+        Stamp { from: 2, stream: Stream { lane: 1, mode: Mode::Latest }, life: 513, sequence: 70_000 }
     }
 
     #[test]

@@ -13,14 +13,14 @@ use threadwire::{Message, PeerId};
 
 use crate::chaos::control::{Answer, Begin, Neighbour};
 use crate::chaos::ledger::{self, Ledger, Line, What};
-use crate::chaos::payload::{self, Found, Stamp, Stream};
+use crate::chaos::payload::{self, Found, Mode, Stamp, Stream};
 use crate::chaos::sabotage::Sabotage;
 use crate::failure::Failure;
 use crate::report;
 
 /// What stands for a stamp that cannot be read; no process gets that far.
 const UNREADABLE: Stamp =
-    Stamp { from: 0, stream: Stream { lane: 0, best_effort: false }, life: u16::MAX, sequence: u32::MAX };
+    Stamp { from: 0, stream: Stream { lane: 0, mode: Mode::Reliable }, life: u16::MAX, sequence: u32::MAX };
 
 /// The receiving half of a node's application.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ impl Recorder {
         let Some((_, inbound)) = known else { return Err(Failure::new("a message of nobody's")) };
         let line = |payload: &[u8]| inbound.line(payload, message.possible_repeat());
         let honest = line(message.payload());
-        let wish = if honest.stamp.stream.best_effort || message.possible_repeat() {
+        let wish = if honest.stamp.stream.mode != Mode::Reliable || message.possible_repeat() {
             None
         } else {
             self.sabotage.lock().take()

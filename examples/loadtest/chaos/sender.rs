@@ -1,32 +1,29 @@
-//! The sending application: messages of all sizes to one other node, as fast as it is told to, until it is told to stop.
+//! The sending application: messages of all sizes and sorts to one other node, at its pace, until it is told to stop.
 //!
-//! Owns: the sequence numbers and the ledger of one destination. Threads: two for each destination, `send` and
-//! `outcomes`. Locks: none. Blocks on: room in the peer's queue, for a moment; its pace.
+//! Owns: the sequence numbers and the ledger of one destination. Threads: `send`, one for each destination, and
+//! `outcomes`. Locks: none. Blocks on: room in the peer's queue, for a moment; its pace; at the end, the outcomes.
 //! Upholds: each message is written down before it is given to the library, and sent once; what the library does not
 //! take is written down as refused.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use threadwire::PeerHandle;
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, unbounded};
+use threadwire::{Collector, PeerHandle};
 
+use crate::chaos::choice::choose;
 use crate::chaos::ledger::{Ledger, Line, What};
-use crate::chaos::outcomes::Outcomes;
-use crate::chaos::payload::{self, Stamp, Stream};
-use crate::failure::Failure;
+use crate::chaos::outcomes::{Outcomes, tag};
+use crate::chaos::payload::{self, SHORTEST, Stamp, Stream};
+use crate::control::start_thread;
+use crate::failure::{Context, Failure};
 
-/// How long a message waits for room before the application gives up on it.
-const ROOM: Duration = Duration::from_millis(200);
 /// How much is sent without a pause, in bytes: from, to.
 const BURST: std::ops::Range<u64> = 16 << 10..1 << 20;
-/// Between messages, when no more bytes are left to be sent than small ones take.
-const SLOWLY: Duration = Duration::from_millis(10);
-/// The longest of these.
-const SMALL: usize = 64;
-/// How often outcomes are looked at.
-const LOOK: Duration = Duration::from_millis(4);
-/// How long the last outcomes may take.
-const SETTLE: Duration = Duration::from_secs(60);
+/// The shortest pause between bursts; and between messages, when no more bytes are left than small ones take.
+const PAUSE: Duration = Duration::from_millis(10);
+/// Outcomes that may be outstanding for one destination.
+const OUTSTANDING: usize = 1 << 17;
 
 /// What is sent to one node.
 pub struct Sending {
@@ -38,9 +35,9 @@ pub struct Sending {
     pub me: u8,
     /// Which of its processes.
     pub life: u16,
-    /// What is sent, and what becomes of it.
+    /// Twice the same: for what is sent, and for what becomes of it.
     pub ledgers: (Ledger, Ledger),
-    /// Decides sizes and streams.
+    /// Decides sizes and sorts.
     pub random: fastrand::Rng,
     /// The pace.
     pub bytes_per_second: u64,
@@ -63,86 +60,51 @@ impl Sending {
     /// # Errors
     /// A ledger cannot be written, or some outcome does not become known.
     pub fn run(self, stop: &Receiver<()>) -> Result<Sent, Failure> {
-        let Self { peer, to, me, life, ledgers: (mut ledger, outcomes), mut random, bytes_per_second, most_bytes } =
-            self;
-        let (tell, taken) = unbounded();
-        let mut outcomes = Outcomes::new(peer.clone(), outcomes, taken);
-        let (ended, is_ended) = unbounded::<()>();
-        let (failed, failure) = unbounded();
-        crate::control::start_thread("outcomes", move || {
-            if let Err(error) = watch(&mut outcomes, &is_ended) {
-                let _ = failed.send(error);
-            }
-        })?;
+        let Self { peer, to, me, life, ledgers: (mut ledger, ledger_of_outcomes), mut random, .. } = self;
+        let (collector, batches) = Collector::new(OUTSTANDING);
+        let (tell, watched) = unbounded();
+        let outcomes = Outcomes { batches, stopped: stop.clone(), ledger: ledger_of_outcomes, me: (me, life), to };
+        start_thread("outcomes", move || drop(tell.send(outcomes.watch())))?;
         let mut sent = Sent::default();
-        let mut next = [0u32; Stream::LANES as usize];
+        let mut next: BTreeMap<Stream, u32> = BTreeMap::new();
         loop {
             let (burst, began) = (random.u64(BURST), Instant::now());
             let mut bytes = 0;
-            while bytes < burst && stop.is_empty() && !is_closed(stop) {
-                let last = sent.bytes >= most_bytes;
-                let length = if last { SMALL } else { payload::length(&mut random) };
-                let stream = Stream { lane: 1, best_effort: false };
-                let number = &mut next[usize::from(stream.lane)];
+            while bytes < burst && !is_closed(stop) {
+                let last = sent.bytes >= self.most_bytes;
+                let length = if last { SHORTEST } else { payload::length(&mut random) };
+                let (stream, options) = choose(length, &mut random);
+                let number = next.entry(stream).or_default();
                 let stamp = Stamp { from: me, stream, life, sequence: *number };
                 *number += 1;
                 let (payload, digest) = payload::encode(stamp, length, &mut random);
                 // In this ledger the node is the one at the other end.
                 let line = Line { what: What::Sent, stamp: Stamp { from: to, ..stamp }, digest };
                 ledger.append(&line)?;
-                bytes += payload.len() as u64;
-                match give(&peer, payload, line, &tell) {
-                    true => {
+                bytes += length as u64;
+                match peer.send_collected(payload, &options, &collector, tag(stamp)) {
+                    Ok(()) => {
                         sent.messages += 1;
                         sent.bytes += length as u64;
                     }
-                    false => ledger.append(&Line { what: What::Refused, ..line })?,
+                    Err(_) => ledger.append(&Line { what: What::Refused, ..line })?,
                 }
                 if last {
                     break;
                 }
             }
-            let due = Duration::from_micros(bytes * 1_000_000 / bytes_per_second.max(1)).max(SLOWLY);
+            let due = Duration::from_micros(bytes * 1_000_000 / self.bytes_per_second.max(1)).max(PAUSE);
             match stop.recv_timeout(due.saturating_sub(began.elapsed())) {
                 Err(RecvTimeoutError::Timeout) => {}
                 _ => break,
             }
         }
-        drop((ended, tell));
-        // Closed by the end of the thread.
-        match failure.recv() {
-            Ok(failure) => Err(failure),
-            Err(_) => Ok(sent),
-        }
+        drop(collector);
+        watched.recv().context("waiting for outcomes")?.map(|()| sent)
     }
 }
 
-fn is_closed(stop: &Receiver<()>) -> bool {
-    matches!(stop.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected))
-}
-
-/// Gives a message to the library; whether that took it.
-fn give(peer: &PeerHandle, payload: Vec<u8>, line: Line, tell: &Sender<Line>) -> bool {
-    peer.send_timeout(payload, ROOM).is_ok() && tell.send(line).is_ok()
-}
-
-/// Looks at outcomes until nothing is sent any more and all are known.
-fn watch(outcomes: &mut Outcomes, ended: &Receiver<()>) -> Result<(), Failure> {
-    let mut deadline = None;
-    loop {
-        outcomes.look()?;
-        match ended.recv_timeout(LOOK) {
-            Err(RecvTimeoutError::Disconnected) => {
-                let deadline = *deadline.get_or_insert_with(|| Instant::now() + SETTLE);
-                if outcomes.is_settled() {
-                    return Ok(());
-                }
-                if Instant::now() > deadline {
-                    return Err(Failure::new("the outcome of some messages does not become known"));
-                }
-                std::thread::sleep(LOOK);
-            }
-            _ => continue,
-        }
-    }
+/// Whether a channel that carries nothing is closed.
+pub fn is_closed(stop: &Receiver<()>) -> bool {
+    stop.try_recv() == Err(TryRecvError::Disconnected)
 }

@@ -46,12 +46,14 @@ pub struct Summary {
     unknown_without_kills: u64,
     announced_without_restart: u64,
     returned_and_delivered: u64,
+    returned_damaged: u64,
     wrong_outcomes: u64,
     resent: u64,
     refused: u64,
     best_effort_accepted: u64,
     best_effort_written: u64,
     best_effort_returned: u64,
+    best_effort_unknown: u64,
     best_effort_delivered: u64,
     best_effort_accepted_by_killed: u64,
     /// Sent by the nodes' last processes.
@@ -101,12 +103,14 @@ impl Summary {
             unknown_without_kills: verdict.unknown_without_kills,
             announced_without_restart: verdict.announced_without_restart,
             returned_and_delivered: verdict.returned_and_delivered,
+            returned_damaged: verdict.returned_damaged,
             wrong_outcomes: verdict.wrong_outcomes,
             resent: verdict.resent,
             refused: verdict.refused,
             best_effort_accepted: verdict.effort_accepted,
             best_effort_written: verdict.effort_written,
             best_effort_returned: verdict.effort_returned,
+            best_effort_unknown: verdict.effort_unknown,
             best_effort_delivered: verdict.effort_delivered,
             best_effort_accepted_by_killed: verdict.effort_accepted_by_killed,
             bytes: found.settled.iter().map(|settled| settled.bytes).sum(),
@@ -140,6 +144,7 @@ impl Summary {
             (self.unknown_without_kills, "messages unknown whose receiver was not killed twice"),
             (self.announced_without_restart, "messages announced as repeats to a receiver that never restarted"),
             (self.returned_and_delivered, "messages returned as not handed over, and yet delivered"),
+            (self.returned_damaged, "messages given back with other bytes"),
             (self.wrong_outcomes, "outcomes that are nobody's, or second ones"),
             (self.resent, "numbers used twice by the application"),
         ] {
@@ -147,6 +152,11 @@ impl Summary {
         }
         let known = self.acked + self.returned + self.unknown;
         must(self.accepted == known, format!("{} messages accepted, the outcome of {known} known", self.accepted));
+        let (accepted, known) = (
+            self.best_effort_accepted,
+            self.best_effort_written + self.best_effort_returned + self.best_effort_unknown,
+        );
+        must(accepted == known, format!("{accepted} best effort messages accepted, the outcome of {known} known"));
         for settled in &found.settled {
             let (accepted, known) = (settled.accepted, settled.known);
             must(accepted == known, format!("a node accepted {accepted} messages and knows the outcome of {known}"));
@@ -233,7 +243,7 @@ mod tests {
     #[test]
     fn a_good_run_is_ok_and_each_single_defect_makes_it_not_ok() {
         assert_eq!(Summary::new(&options(), &good()).reasons, Vec::<String>::new());
-        let defects: [fn(&mut Findings); 16] = [
+        let defects: [fn(&mut Findings); 18] = [
             |found| found.verdict.lost = 1,
             |found| found.verdict.duplicated = 1,
             |found| found.verdict.reordered = 1,
@@ -242,6 +252,8 @@ mod tests {
             |found| found.verdict.unknown_without_kills = 1,
             |found| found.verdict.announced_without_restart = 1,
             |found| found.verdict.returned_and_delivered = 1,
+            |found| found.verdict.returned_damaged = 1,
+            |found| found.verdict.effort_accepted = 1,
             |found| found.verdict.wrong_outcomes = 1,
             |found| found.verdict.resent = 1,
             |found| found.verdict.acked = 3,

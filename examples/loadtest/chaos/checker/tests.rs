@@ -1,9 +1,10 @@
 //! Each sort of harm, in ledgers made for it.
 
 use super::*;
+use crate::chaos::payload::Mode;
 
-const NORMAL: Stream = Stream { lane: 1, best_effort: false };
-const EFFORT: Stream = Stream { lane: 1, best_effort: true };
+const NORMAL: Stream = Stream { lane: 1, mode: Mode::Reliable };
+const EFFORT: Stream = Stream { lane: 1, mode: Mode::BestEffort };
 
 fn on(stream: Stream, what: What, life: u16, sequence: u32) -> Line {
     Line { what, stamp: Stamp { from: 3, stream, life, sequence }, digest: u64::from(sequence) << 8 }
@@ -35,6 +36,7 @@ fn faults(verdict: Verdict) -> Vec<(&'static str, u64)> {
         ("announced_without_restart", verdict.announced_without_restart),
         ("unknown_without_kills", verdict.unknown_without_kills),
         ("returned_and_delivered", verdict.returned_and_delivered),
+        ("returned_damaged", verdict.returned_damaged),
         ("wrong_outcomes", verdict.wrong_outcomes),
         ("resent", verdict.resent),
     ];
@@ -69,7 +71,7 @@ fn each_harm_counts_in_its_own_counter_only() {
 
 #[test]
 fn streams_are_ordered_each_on_its_own() {
-    let streams = [0, 1, 2].map(|lane| Stream { lane, best_effort: false });
+    let streams = [0, 1, 2].map(|lane| Stream { lane, mode: Mode::Reliable });
     let sent = streams
         .iter()
         .flat_map(|stream| (0..3).flat_map(|n| [on(*stream, What::Sent, 0, n), on(*stream, What::Acked, 0, n)]));
@@ -131,6 +133,9 @@ fn what_was_returned_must_not_have_been_delivered() {
     let verdict_of = |upto| verdict(&sent, &[lines(What::Taken, 0..upto)]);
     assert_eq!((faults(verdict_of(2)), verdict_of(2).returned), (vec![], 1));
     assert_eq!(faults(verdict_of(3)), [("returned_and_delivered", 1)]);
+    let mut other_bytes = sent;
+    other_bytes[0].last_mut().unwrap().digest += 1;
+    assert_eq!(faults(verdict(&other_bytes, &[lines(What::Taken, 0..2)])), [("returned_damaged", 1)]);
 }
 
 #[test]
