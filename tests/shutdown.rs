@@ -91,7 +91,8 @@ fn a_stalled_peer_does_not_hold_a_shutdown_beyond_its_deadline_and_is_counted_to
     assert_eq!((left.peer, left.unsent + left.unknown), (bob.id(), sent));
     // Neither all nor nothing had been written.
     assert!(left.unsent > 0 && left.unknown > 0, "{left:?}");
-    assert_eq!(left.unsent, stats.queued_messages as u64);
+    // Each has ended, and its sender could hear of it.
+    assert_eq!((left.unsent, left.unknown, stats.queued_messages), (stats.returned, stats.unknown, 0));
     assert_eq!(told.recv_timeout(PATIENCE).unwrap(), b"while the other stalls");
     assert_eq!(end_of_session(&well), DisconnectReason::Remote(CloseReason::Shutdown));
     assert_eq!(ledger.verdict(), Verdict::perfect(10));

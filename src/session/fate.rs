@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use crate::error::{SendError, SendErrorKind};
 use crate::link::Acked;
-use crate::outcome::{Outcome, ReturnReason};
+use crate::outcome::ReturnReason;
 use crate::session::handling;
-use crate::session::options::{BEST_EFFORT_MOST, Delivery, OverflowPolicy, Priority, SendOptions};
-use crate::session::outbox::{Defaults, Ended, Entry, Kick, Wait};
+use crate::session::options::{BEST_EFFORT_MOST, Defaults, Delivery, OverflowPolicy, Priority, SendOptions};
+use crate::session::outbox::{Entry, Kick, Wait};
 use crate::session::peer_link::PeerLink;
-use crate::session::receipt::{Asker, Collected, Collector, Receipt, ReceiptState};
+use crate::session::receipt::{Asker, Collected, Collector, Ended, Receipt, ReceiptState};
 use crate::session::undelivered::Label;
 use crate::session::writer::Writer;
 use crate::sync::atomic::Ordering;
@@ -23,11 +23,11 @@ use crate::wire::{Heading, Lane, flags};
 
 impl PeerLink {
     /// Sends a message as its options say; whoever is given the receipt hears of it.
-    pub(super) fn send_with(self: &Arc<Self>, payload: Vec<u8>, options: &SendOptions) -> Result<Receipt, SendError> {
+    pub(super) fn send_with(&self, payload: Vec<u8>, options: &SendOptions) -> Result<Receipt, SendError> {
         let state = Arc::new(ReceiptState::new());
         let label = Label { kind: options.kind, lane: options.priority.unwrap_or_default().lane() };
         self.send_asked(payload, options, Asker::Receipt(state.clone()))?;
-        Ok(Receipt::new(state, self.clone(), label))
+        Ok(Receipt::new(state, self.settings.undelivered.clone(), self.id, label))
     }
 
     /// Sends a message as its options say; the collector hears of it.
@@ -184,10 +184,5 @@ impl PeerLink {
         self.tell(returned);
         self.settle(&mut Acked { lost, ..Acked::default() });
         (unsent as u64, unknown as u64)
-    }
-
-    /// A receipt was dropped after its outcome came.
-    pub(super) fn orphan(&self, label: Label, outcome: Outcome) {
-        self.settings.undelivered.put(self.id, label, outcome);
     }
 }

@@ -75,6 +75,13 @@ impl OverflowPolicy {
     }
 }
 
+/// What holds for messages that do not choose for themselves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Defaults {
+    pub(crate) overflow: OverflowPolicy,
+    pub(crate) ttl: Option<Duration>,
+}
+
 /// What is promised of a message.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Delivery {

@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::ident::PeerId;
 use crate::outcome::{Outcome, Stage};
 use crate::session::handling;
-use crate::session::peer_link::PeerLink;
-use crate::session::undelivered::Label;
+use crate::session::undelivered::{Label, Undeliverable};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex};
 
@@ -34,6 +34,14 @@ pub(crate) enum Asker {
     Receipt(Arc<ReceiptState>),
     /// A collector, by the sender's own name for the message.
     Collector(Slot, u64),
+}
+
+/// A message that ended, and who hears of it.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) asker: Asker,
+    pub(crate) label: Label,
+    pub(crate) outcome: Outcome,
 }
 
 /// What a receipt and its message share.
@@ -92,7 +100,8 @@ impl ReceiptState {
 pub struct Receipt {
     state: Arc<ReceiptState>,
     /// Where a bad outcome goes that came before the receipt was dropped.
-    link: Arc<PeerLink>,
+    undelivered: Arc<Undeliverable>,
+    peer: PeerId,
     label: Label,
 }
 
@@ -118,8 +127,8 @@ impl WaitError {
 }
 
 impl Receipt {
-    pub(crate) fn new(state: Arc<ReceiptState>, link: Arc<PeerLink>, label: Label) -> Self {
-        Self { state, link, label }
+    pub(crate) fn new(state: Arc<ReceiptState>, undelivered: Arc<Undeliverable>, peer: PeerId, label: Label) -> Self {
+        Self { state, undelivered, peer, label }
     }
 
     /// How far the message has come.
@@ -169,7 +178,7 @@ impl Drop for Receipt {
         let outcome = inner.outcome.take();
         drop(inner);
         if let Some(outcome) = outcome {
-            self.link.orphan(self.label, outcome);
+            self.undelivered.put(self.peer, self.label, outcome);
         }
     }
 }

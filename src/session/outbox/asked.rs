@@ -16,26 +16,11 @@ use crate::error::SendErrorKind;
 use crate::ident::ConnectionId;
 use crate::link::Acked;
 use crate::outcome::{Outcome, ReturnReason, Timing};
-use crate::session::options::OverflowPolicy;
-use crate::session::receipt::Asker;
+use crate::session::options::{Defaults, OverflowPolicy};
+use crate::session::receipt::{Asker, Ended};
 use crate::session::undelivered::Label;
 use crate::sync::atomic::Ordering;
 use crate::wire::Lane;
-
-/// A message that ended, and who hears of it.
-#[derive(Debug)]
-pub(crate) struct Ended {
-    pub(crate) asker: Asker,
-    pub(crate) label: Label,
-    pub(crate) outcome: Outcome,
-}
-
-/// What holds for messages that do not choose for themselves.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Defaults {
-    pub(crate) overflow: OverflowPolicy,
-    pub(crate) ttl: Option<Duration>,
-}
 
 /// A message that was not taken.
 pub(crate) struct Refused {

@@ -29,14 +29,14 @@ use crate::error::SendErrorKind;
 use crate::ident::ConnectionId;
 use crate::link::{SEGMENT_BYTES, Segment, Taken};
 use crate::outcome::ReturnReason;
-use crate::session::options::OverflowPolicy;
+use crate::session::options::{Defaults, OverflowPolicy};
+use crate::session::receipt::Ended;
 use crate::session::writer::Writer;
 use crate::sync::atomic::AtomicBool;
 use crate::sync::channel::{Receiver, bounded};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::wire::{HEADER, Heading, LANES, Lane};
 
-pub(crate) use asked::{Defaults, Ended};
 pub(crate) use entries::Entry;
 pub(crate) use queue::{Item, QueueLimits};
 #[cfg(all(test, shuttle))]
