@@ -17,8 +17,10 @@ use crate::chaos::ledger::{self, Line, What};
 use crate::chaos::payload::{Stamp, Stream};
 use crate::failure::Failure;
 
-/// A message ends unknown when its receiver has restarted so often without an answer.
+/// A message ends unknown when its receiver has restarted so often without an answer. One that is wanted for a limited
+/// time may come too late to the first process after a kill, and nobody knows whether the one before had it.
 const KILLS_TO_UNKNOWN: usize = 2;
+const KILLS_TO_UNKNOWN_BRIEF: usize = 1;
 
 /// What to check.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -62,7 +64,7 @@ pub struct Verdict {
     pub announced: u64,
     /// Announced by a receiver that never restarted.
     pub announced_without_restart: u64,
-    /// Ended unknown though their receiver was not killed twice.
+    /// Ended unknown though their receiver was not killed twice, or once for those wanted for a limited time.
     pub unknown_without_kills: u64,
     /// Returned as not handed over, and yet delivered. Best effort too.
     pub returned_and_delivered: u64,
@@ -112,6 +114,7 @@ pub fn check(check: &Check) -> Result<Verdict, Failure> {
 #[derive(Debug)]
 struct Fate {
     digest: u64,
+    brief: bool,
     outcome: Option<What>,
     deliveries: u32,
     /// The receiver's process that was handed it last.
@@ -138,7 +141,7 @@ impl Verdict {
             if stamp.stream.is_best_effort() {
                 self.count_effort(fate, killed);
             } else {
-                self.count_fate(fate, killed, received.len() > KILLS_TO_UNKNOWN);
+                self.count_fate(fate, killed, received.len() - 1);
             }
         }
     }
@@ -147,8 +150,9 @@ impl Verdict {
         // The other end's number says nothing here: the file is of one destination.
         let stamp = Stamp { from: 0, ..line.stamp };
         match line.what {
-            What::Sent => {
-                let fate = Fate { digest: line.digest, outcome: None, deliveries: 0, receiver_life: 0 };
+            What::Sent | What::Brief => {
+                let (digest, brief) = (line.digest, line.what == What::Brief);
+                let fate = Fate { digest, brief, outcome: None, deliveries: 0, receiver_life: 0 };
                 self.resent += u64::from(fates.insert(stamp, fate).is_some());
             }
             What::Refused => {
@@ -229,7 +233,8 @@ impl Verdict {
         here
     }
 
-    fn count_fate(&mut self, fate: &Fate, killed: bool, may_be_unknown: bool) {
+    /// `kills` of the receiver.
+    fn count_fate(&mut self, fate: &Fate, killed: bool, kills: usize) {
         let delivered = fate.deliveries > 0;
         if killed && fate.outcome.is_none() {
             self.accepted_by_killed += 1;
@@ -237,6 +242,7 @@ impl Verdict {
             return;
         }
         self.accepted += 1;
+        let may_be_unknown = kills >= if fate.brief { KILLS_TO_UNKNOWN_BRIEF } else { KILLS_TO_UNKNOWN };
         let lost = match fate.outcome {
             Some(What::Returned) => {
                 self.returned += 1;

@@ -12,8 +12,8 @@ use crate::chaos::payload::{Mode, Stream};
 /// How long a message waits for room before the application gives up on it.
 const ROOM: Duration = Duration::from_millis(200);
 
-/// The stream and the options of the next message, which has so many bytes.
-pub fn choose(length: usize, random: &mut fastrand::Rng) -> (Stream, SendOptions) {
+/// The stream and the options of the next message, which has so many bytes, and whether it is wanted for a limited time.
+pub fn choose(length: usize, random: &mut fastrand::Rng) -> (Stream, SendOptions, bool) {
     let lane = match random.u8(0..10) {
         0..2 => 0,
         2..8 => 1,
@@ -35,11 +35,12 @@ pub fn choose(length: usize, random: &mut fastrand::Rng) -> (Stream, SendOptions
     let delivery = if mode == Mode::BestEffort { Delivery::BestEffort } else { Delivery::Reliable };
     let priority = Priority::ALL[usize::from(lane)];
     let mut options = SendOptions::new().priority(priority).delivery(delivery).overflow(overflow).timeout(ROOM);
-    if random.u8(0..10) == 0 {
+    let brief = random.u8(0..10) == 0;
+    if brief {
         // From less than a lost connection takes to more than that.
         options = options.ttl(Duration::from_millis(random.u64(1..1000)));
     }
-    (Stream { lane, mode }, options)
+    (Stream { lane, mode }, options, brief)
 }
 
 #[cfg(test)]

@@ -28,6 +28,8 @@ const LINE: usize = 64;
 pub enum What {
     /// It is about to be given to the library.
     Sent,
+    /// The same; it is wanted for a limited time only.
+    Brief,
     /// The library did not take it.
     Refused,
     /// The library says: handed over.
@@ -47,8 +49,9 @@ pub enum What {
 }
 
 impl What {
-    const ALL: [(Self, &str); 9] = [
+    const ALL: [(Self, &str); 10] = [
         (Self::Sent, "sent"),
+        (Self::Brief, "brief"),
         (Self::Refused, "refused"),
         (Self::Acked, "acked"),
         (Self::Returned, "returned"),
@@ -174,7 +177,7 @@ mod tests {
     use super::*;
 
     fn line(n: u32) -> Line {
-        let stream = Stream { lane: (n % 3) as u8, mode: Stream::MODES[n as usize / 3 % 3] };
+        let stream = Stream { lane: (n % 3) as u8, mode: Stream::MODES[n as usize % 3] };
         let what = What::ALL[n as usize % What::ALL.len()].0;
         Line { what, stamp: Stamp { from: 254, stream, life: u16::MAX, sequence: u32::MAX - n }, digest: u64::MAX - 5 }
     }

@@ -73,13 +73,14 @@ impl Sending {
             while bytes < burst && !is_closed(stop) {
                 let last = sent.bytes >= self.most_bytes;
                 let length = if last { SHORTEST } else { payload::length(&mut random) };
-                let (stream, options) = choose(length, &mut random);
+                let (stream, options, brief) = choose(length, &mut random);
                 let number = next.entry(stream).or_default();
                 let stamp = Stamp { from: me, stream, life, sequence: *number };
                 *number += 1;
                 let (payload, digest) = payload::encode(stamp, length, &mut random);
                 // In this ledger the node is the one at the other end.
-                let line = Line { what: What::Sent, stamp: Stamp { from: to, ..stamp }, digest };
+                let what = if brief { What::Brief } else { What::Sent };
+                let line = Line { what, stamp: Stamp { from: to, ..stamp }, digest };
                 ledger.append(&line)?;
                 bytes += length as u64;
                 match peer.send_collected(payload, &options, &collector, tag(stamp)) {

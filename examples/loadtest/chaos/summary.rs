@@ -141,7 +141,7 @@ impl Summary {
             (self.reordered, "messages reordered"),
             (self.corrupted, "messages corrupted"),
             (self.unexpected, "messages that nobody sent"),
-            (self.unknown_without_kills, "messages unknown whose receiver was not killed twice"),
+            (self.unknown_without_kills, "messages unknown without the kills it takes"),
             (self.announced_without_restart, "messages announced as repeats to a receiver that never restarted"),
             (self.returned_and_delivered, "messages returned as not handed over, and yet delivered"),
             (self.returned_damaged, "messages given back with other bytes"),

@@ -128,6 +128,14 @@ fn unknown_needs_two_kills_of_the_receiver() {
 }
 
 #[test]
+fn one_kill_is_enough_for_a_message_that_was_wanted_for_a_limited_time() {
+    let sent = [[lines(What::Brief, 0..2), lines(What::Acked, 0..1), lines(What::Unknown, 1..2)].concat()];
+    let one = lines(What::Taken, 0..1);
+    assert_eq!(faults(verdict(&sent, std::slice::from_ref(&one))), [("lost", 1), ("unknown_without_kills", 1)]);
+    assert_eq!(faults(verdict(&sent, &[one, vec![]])), []);
+}
+
+#[test]
 fn what_was_returned_must_not_have_been_delivered() {
     let sent = [[lines(What::Sent, 0..3), lines(What::Acked, [0, 1]), lines(What::Returned, [2])].concat()];
     let verdict_of = |upto| verdict(&sent, &[lines(What::Taken, 0..upto)]);
