@@ -167,11 +167,18 @@
 //! (`tests/hostile_edge.rs`). What the application gives us may panic: handlers, policies and resolvers are caught, and
 //! cost a message, a handshake, a lookup.
 //!
+//! **I-21 Each accepted message ends in one outcome, told once.** *Enforced by* tickets, taken out by whoever ends the
+//! message (`session/outbox/asked.rs`), and `tests/fate.rs`, row by row. *If not:* a sender waits for ever, or acts twice.
+//!
+//! **I-22 What all links hold together stays within `memory_bytes`.** *Enforced by* `memory.rs`: taken before it is held,
+//! given back when it ends; `tests/fate.rs`. *If not:* many slow peers together end the process.
+//!
 //! # Non-invariants
 //!
 //! - Order between lanes, between peers, and between a reply and what else the peer sends.
 //! - A loop of `recv` and blocking `send` between two nodes may stick until the deadline: use `reply` or `try_send`.
 //! - Acknowledged means handed over, not understood.
-//! - The memory of a node is bounded per peer; `memory_bytes` is held against those bounds at the start, not counted.
+//! - `memory_bytes` does not count the open segment of each lane, read buffers, threads and tables: they are bounded per
+//!   peer.
 //! - Over plain TCP, who sends the bytes after the handshake is a claim: the token and the numbers stop accidents, not
 //!   an attacker in the path.
