@@ -204,7 +204,7 @@ mod tests {
         let good = std::fs::read_to_string(&path).unwrap();
         for (bad, place) in [
             (good[..LINE - 1].to_owned(), "middle of a line"),
-            (good.clone() + &good.replace("reliable", "reliabla"), "line 2"),
+            (good.clone() + &good.replace("normal", "normaz"), "line 2"),
             (good.replace("65535", "65536"), "line 1"),
         ] {
             std::fs::write(&path, bad).unwrap();
