@@ -198,7 +198,8 @@ impl Queue {
     /// Takes everything out.
     pub(super) fn drain(&mut self) -> (Vec<Segment>, Vec<Entry>) {
         self.seal_end();
-        let sealed = self.front.take().into_iter().chain(self.sealed.1.try_iter());
+        let rest = std::iter::from_fn(|| self.sealed.1.try_recv().ok());
+        let sealed = self.front.take().into_iter().chain(rest);
         let segments = sealed.filter_map(|sealed| match sealed {
             Sealed::Segment(taken) => Some(taken.segment),
             Sealed::Entries(_) => None,
