@@ -182,7 +182,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         self.outbound.ended(peer, conn, retry_after, now, &mut self.rng);
         (self.on_event)(Lifecycle::Ended { peer, conn, kind, reason, unacked_bytes });
         if let Some(link) = link {
-            self.commands.send(Command::Decided(link, Box::new(decision)));
+            self.commands.send(Command::Decided(link, decision));
         }
     }
 
