@@ -23,7 +23,8 @@ pub enum Outcome {
         reason: ReturnReason,
     },
     /// It was written, at least in part, and nobody will answer for it any more: the resume window ended, the peer's
-    /// process restarted twice, or the connection of a best effort message failed. It may have been handed over.
+    /// process restarted twice, or it restarted once and rejected the repeat, or the connection of a best effort message
+    /// failed. It may have been handed over.
     Unknown {
         /// The message, as it was given.
         payload: Vec<u8>,
