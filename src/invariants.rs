@@ -40,6 +40,7 @@
 //! | refusals at a bound | 1 min for each cause | acceptor | the next one is a warning again, with the count of those between |
 //! | `resume_window` | 5 min without a session | supervisor | what is kept ends unknown |
 //! | `send_deadline` | 30 s | the caller | the message comes back |
+//! | a question's own | the asker's | whoever waits; else the supervisor | it ends with `TimedOut`, or comes back unsent |
 //! | shutdown | the caller's; 2 s for a node that is dropped | the caller, or `shutdown` | see below |
 //!
 //! What `supervisor` keeps is as exact as its scan: 100 ms, and up to a second with thousands of sessions.
@@ -56,7 +57,7 @@
 //!
 //! A thread that holds one takes only those of higher ranks. Nobody holds two locks of the same rank. Leaves, under
 //! which nothing is locked: the inbox, the gate, the heartbeats' clock, the advertised address, the events' count and
-//! what was told of failing peers, how far a shutdown is.
+//! what was told of failing peers, how far a shutdown is, the tables of questions and the list of links that have some.
 //!
 //! No guard is held across a blocking send, a join, socket I/O, the destructor of a session or a slot, or user code;
 //! none but `Inlet::current` while waiting for anything but its own condition. *Enforced by* the headers of the files,
@@ -164,7 +165,13 @@
 //! **I-19 A file imports only lower ranks.** *Enforced by* `tests/layering.rs`. *If not:* nobody can say any more what
 //! a lock may be held across.
 //!
-//! **I-20 No panic is reachable from the wire, a file or the system.** *Enforced by* clippy (`unwrap_used`,
+//! **I-20 A question ends once, and soon.** With its answer; with word that there is none, from whoever drops it, rejects
+//! it or panics on it; by its deadline; with the life of the peer that had it, with the peer, or with the node. A number
+//! of a question is never given to another one, in no life of the process. *Enforced by* `requests::Table`, `Responder`
+//! (whose destructor answers), `Requests::told`; `tests/requests.rs`, `tests/restart.rs`. *If not:* somebody waits for
+//! nothing, or gets what was answered to somebody else.
+//!
+//! **I-21 No panic is reachable from the wire, a file or the system.** *Enforced by* clippy (`unwrap_used`,
 //! `expect_used`), `unsafe_code = "forbid"`, and strangers that mutate every state of a handshake
 //! (`tests/hostile_edge.rs`). What the application gives us may panic: handlers, policies and resolvers are caught, and
 //! cost a message, a handshake, a lookup.
@@ -186,6 +193,8 @@
 //!
 //! - Order between lanes, between peers, and between a reply and what else the peer sends.
 //! - A loop of `recv` and blocking `send` between two nodes may stick until the deadline: use `reply` or `try_send`.
+//! - An answer longer than its question fits always: it may be refused while the reply lane is full.
+//! - Answers that nobody takes stop nothing: beyond `queue_bytes` they keep all further replies of that peer from coming.
 //! - Acknowledged means handed over, not understood.
 //! - `memory_bytes` does not count the open segment of each lane, read buffers, threads and tables: they are bounded per
 //!   peer.

@@ -180,6 +180,7 @@ const WRONG: &[Wrong] = &[
     wrong("send_deadline = \"0 s\"\n", 1, &["send_deadline = \"0 s\"", "allowed: 1 ms to 24 h"]),
     wrong("queue_messages = 0\n", 1, &["queue_messages = 0", "at least 1"]),
     wrong("queue_bytes = 0\n", 1, &["queue_bytes = 0", "at least 1 B"]),
+    wrong("requests = 0\n", 1, &["requests = 0", "at least 1"]),
     wrong("window_bytes = \"255 KiB\"\n", 1, &["window_bytes = \"255 KiB\"", "at least 256 KiB"]),
     wrong("max_message = 0\n", 1, &["max_message = 0", "at least 1 B"]),
     wrong("half_open_per_ip = 0\n", 1, &["half_open_per_ip = 0", "at least 1, or \"off\""]),

@@ -81,6 +81,7 @@ fn check_times(config: &Config) -> Result<(), Fault> {
 fn check_bounds(config: &Config) -> Result<(), Fault> {
     require(config.queue_messages > 0, "queue_messages", config.queue_messages, "at least 1")?;
     require(config.queue_bytes > 0, "queue_bytes", show_bytes(config.queue_bytes), "at least 1 B")?;
+    require(config.requests > 0, "requests", config.requests, "at least 1")?;
     require(config.unknown_peers <= UNKNOWN_MOST, "unknown_peers", config.unknown_peers, "0 to 65536")?;
     require(config.unknown_bytes > 0, "unknown_bytes", show_bytes(config.unknown_bytes), "at least 1 B")?;
     let window = show_bytes(config.window_bytes);

@@ -150,6 +150,13 @@ pub struct Config {
     #[serde(deserialize_with = "units::bytes")]
     pub queue_bytes: usize,
 
+    /// Questions to one peer that wait for their answers, or whose answers nobody has taken. Default 65,536.
+    ///
+    /// Raise it for many questions in flight over long paths. Answers that nobody takes count up to `queue_bytes`; beyond
+    /// that they keep further answers of that peer from coming.
+    #[serde(deserialize_with = "units::count")]
+    pub requests: usize,
+
     /// Most peers that messages wait for and that the node does not know yet: never added, never connected. Default 64;
     /// 0: none, an unknown id is refused at once.
     ///
@@ -285,6 +292,7 @@ impl Default for Config {
             offline: Offline::Keep,
             message_ttl: None,
             queue_bytes: 8 * MIB,
+            requests: 65_536,
             unknown_peers: 64,
             unknown_bytes: MIB,
             unknown_timeout: Duration::from_secs(30),

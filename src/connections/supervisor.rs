@@ -19,7 +19,7 @@ use crate::connections::resolver::Resolvers;
 use crate::connections::round::RoundId;
 use crate::connections::shared::{Command, Commands, DialFailure, DialRequest, Lifecycle, Report, Shared, Started};
 use crate::connections::slowness::{Look, SlowPeers, Turn};
-use crate::error::{CloseReason, ConnectError, DialCause, joined};
+use crate::error::{CloseReason, ConnectError, DialCause, RequestError, joined};
 use crate::ident::{ConnectionId, PeerId};
 use crate::metrics::Metrics;
 use crate::session::{Backlog, Pulse, Session, SessionEnded};
@@ -213,7 +213,11 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
 
     fn remove(&mut self, peer: PeerId) {
         self.outbound.remove(peer);
-        let attached = self.shared.registry.link(&peer).and_then(|link| link.core.lock().attached());
+        let link = self.shared.registry.link(&peer);
+        if let Some(link) = &link {
+            link.requests.lose_all(&RequestError::Removed);
+        }
+        let attached = link.and_then(|link| link.core.lock().attached());
         if let Some(conn) = attached {
             self.part_with(conn);
         }
@@ -302,7 +306,8 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
     }
 
     /// Tells of slow peers, cuts sessions that show no life, and ends what waited too long: messages that expired, that
-    /// an unknown peer did not come for, that a link kept beyond its resume window.
+    /// an unknown peer did not come for, that a link kept beyond its resume window; questions that nobody answered in
+    /// time.
     fn scan(&mut self, now: Instant) {
         let times = self.shared.times.clone();
         let turns = self.watched.len().div_ceil(LOOKS).clamp(1, TURNS);
@@ -380,12 +385,17 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         for link in self.shared.registry.links_where(|link| link.outbox.may_expire()) {
             link.expire(now);
         }
+        // After those that come back unsent, with their payloads.
+        self.shared.settings.askers.expire(now);
         while let Some((peer, _)) = self.detached.iter().find(|(_, since)| now - **since > times.resume) {
             let peer = *peer;
             self.detached.remove(&peer);
             if let Some(link) = self.shared.registry.link(&peer) {
                 let (_, state) = self.shared.secrets.next();
                 let ended = link.give_up(state);
+                if link.core.lock().attached().is_none() {
+                    link.requests.lose_handed(&RequestError::PeerLost);
+                }
                 if ended > 0 {
                     log::warn!(
                         target: "threadwire::link",

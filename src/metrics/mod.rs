@@ -10,6 +10,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
 use crate::error::{CloseReason, DialCause, DialError, DialStage, DisconnectReason, RejectCause};
@@ -91,6 +92,14 @@ pub struct Traffic {
     pub messages_unknown: u64,
     /// Messages that came in and were claimed.
     pub messages_received: u64,
+    /// Questions that were asked; they are among the messages accepted.
+    pub requests: u64,
+    /// Of these, answered in time.
+    pub answers: u64,
+    /// Answers that came after their question had ended, and were thrown away.
+    pub late_answers: u64,
+    /// Answers to no question of this process: thrown away.
+    pub unknown_answers: u64,
     /// Bytes written to connections, frames and repeats included; what was written in handshakes is not.
     pub bytes_sent: u64,
     /// Bytes read from connections, in the same sense.
@@ -99,6 +108,18 @@ pub struct Traffic {
     pub returned_by: ByCause<RejectCause>,
     /// Messages of others that this node rejected.
     pub rejected_by: ByCause<RejectCause>,
+    /// Messages and questions by the names of their kinds, of those that were registered.
+    pub kinds: BTreeMap<String, KindTraffic>,
+}
+
+/// Messages of one kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct KindTraffic {
+    /// Messages that send verbs took.
+    pub sent: u64,
+    /// Messages that came.
+    pub received: u64,
 }
 
 impl Traffic {
@@ -109,10 +130,19 @@ impl Traffic {
         self.messages_returned += link.messages_returned;
         self.messages_unknown += link.messages_unknown;
         self.messages_received += link.messages_received;
+        self.requests += link.requests;
+        self.answers += link.answers;
+        self.late_answers += link.late_answers;
+        self.unknown_answers += link.unknown_answers;
         self.bytes_sent += link.bytes_sent;
         self.bytes_received += link.bytes_received;
         self.returned_by.merge(&link.returned_by);
         self.rejected_by.merge(&link.rejected_by);
+        for (name, more) in &link.kinds {
+            let kind = self.kinds.entry(name.clone()).or_default();
+            kind.sent += more.sent;
+            kind.received += more.received;
+        }
     }
 }
 

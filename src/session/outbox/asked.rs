@@ -93,6 +93,9 @@ impl Outbox {
                     Some(oldest) => ended.push(state.end(lane, oldest, ReturnReason::DroppedOldest)),
                     None => return refuse(SendErrorKind::Full, entry),
                 },
+                OverflowPolicy::Block if asker.is_question() && self.crowded.load(Ordering::Relaxed) > 0 => {
+                    return refuse(SendErrorKind::TooManyRequests, entry);
+                }
                 OverflowPolicy::Block if has_room => {
                     let deadline = *deadline.get_or_insert_with(|| Instant::now() + longest);
                     match self.wait_for_memory(state, len, deadline) {
@@ -143,6 +146,21 @@ impl Outbox {
             Err(entry) => state.lanes[lane.index()].put_entry(entry),
         }
         state.kick_unless_starved(lane, inline, reads)
+    }
+
+    /// One more answer waits to be taken and keeps its credit, or one less.
+    pub(crate) fn crowd(&self, more: bool) {
+        let state = self.state.lock();
+        if more {
+            self.crowded.fetch_add(1, Ordering::Relaxed)
+        } else {
+            self.crowded.fetch_sub(1, Ordering::Relaxed)
+        };
+        let wake = more && state.blocked > 0;
+        drop(state);
+        if wake {
+            self.room.notify_all();
+        }
     }
 
     /// Messages were written whole, for the first time or again.

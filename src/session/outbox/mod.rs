@@ -36,7 +36,7 @@ use crate::outcome::ReturnReason;
 use crate::session::options::{Defaults, OverflowPolicy};
 use crate::session::receipt::Ended;
 use crate::session::writer::Writer;
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::channel::{Receiver, bounded};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::wire::{HEADER, Heading, LANES, Lane};
@@ -64,6 +64,9 @@ pub(crate) struct Outbox {
     expiring: AtomicBool,
     /// Messages that choose nothing are not sent as `send` alone would: they wait one by one.
     has_defaults: AtomicBool,
+    /// Answers that nobody has taken, and that keep further ones from coming: a question that waited for room here could
+    /// wait for them.
+    crowded: AtomicUsize,
     /// Something may wait; see [`Outbox::may_wait`].
     waits: AtomicBool,
     pub(crate) spares: Spares,
@@ -141,6 +144,7 @@ impl Outbox {
             memory,
             expiring: AtomicBool::new(false),
             has_defaults: AtomicBool::new(limits.ttl.is_some()),
+            crowded: AtomicUsize::new(0),
             waits: AtomicBool::new(false),
             spares: Spares::new(),
             #[cfg(all(test, shuttle))]

@@ -20,6 +20,7 @@ use crate::link::{LinkCore, LinkLimits, Offer, Piece, Segment, Taken};
 use crate::memory::{Budget, Charge};
 use crate::session::outbox::{QueueLimits, Wait};
 use crate::session::peer_link::{PeerLink, SessionSettings};
+use crate::session::requests::RequestLimits;
 use crate::session::sender::send_loop;
 use crate::session::state::{OnEnd, Session};
 use crate::session::undelivered::Undeliverable;
@@ -256,6 +257,9 @@ pub(super) fn link_with(decides: bool, queue: usize, window_bytes: usize, ack_de
         heartbeat: LONG,
         rx_stack: 0,
         tx_stack: 0,
+        requests: RequestLimits { requests: 100, bytes: 1 << 20 },
+        kinds: Arc::default(),
+        askers: Arc::default(),
     };
     let core = LinkCore::new(near_id, far_id, limits, 1);
     let there = LinkCore::new(far_id, near_id, limits, 2);
