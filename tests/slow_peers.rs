@@ -199,8 +199,12 @@ fn stalled(config: Config, options: &SendOptions, count: u64) -> Stalled {
         let over = Raise(&over);
         let events = events_until(&node, "cut", cut_with(CloseReason::Idle));
         assert_eq!(slow(&events).len(), 1, "{events:?}");
-        let events = events_until(&node, "recovery", |event| matches!(event, Event::PeerRecovered { .. }));
-        assert!(slow(&events).is_empty(), "told once: {events:?}");
+        let is_recovery = |event: &Event| matches!(event, Event::PeerRecovered { .. });
+        // What expires may leave nothing behind that waits, while the path still stands still: the episode is over then.
+        if !events.iter().any(is_recovery) {
+            let events = events_until(&node, "recovery", is_recovery);
+            assert!(slow(&events).is_empty(), "told once: {events:?}");
+        }
         let outcomes = outcomes(&batches, count);
         wait_until("nothing is kept", || peer.stats().kept_bytes == 0);
         drop(over);

@@ -122,7 +122,7 @@ pub enum Event {
         queued_bytes: usize,
     },
     /// A peer that was told of as slow keeps up again: its queue is less than half full, and nothing in it has waited for
-    /// half of `slow_after`.
+    /// half of `slow_after`. So it is, too, when what waited has expired or was dropped: the peer need not have moved.
     #[non_exhaustive]
     PeerRecovered {
         /// Which peer.
