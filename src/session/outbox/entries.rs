@@ -318,3 +318,27 @@ fn large(lane: Lane, entry: Entry, asks: impl FnOnce(u64) -> bool) -> Segment {
     let track = entry.ticket.map(|ticket| Track { frame, ticket, expires: entry.expires });
     segment.tracked(track.into_iter().collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn messages_that_end_while_nobody_takes_any_leave_no_places_behind() {
+        let (mut entries, began) = (Entries::default(), Instant::now());
+        let payload = || b"x".to_vec();
+        for round in 0..1_000 {
+            let since = began + Duration::from_secs(round);
+            let expires = Some(since);
+            let plain = |_| Entry::plain(Heading::of_kind(0), payload(), since);
+            (0..3).map(plain).for_each(|entry| entries.append(entry));
+            entries.append(Entry { expires, droppable: true, ..plain(0) });
+            assert_eq!(entries.expire(since).len(), 1);
+            entries.append(Entry { droppable: true, ..plain(0) });
+            assert!(entries.drop_oldest().is_some());
+            assert_eq!(entries.take_older(since).len(), 3);
+            assert_eq!((entries.places.len(), entries.droppable.len(), entries.end()), (0, 0, 5 * (round + 1)));
+        }
+    }
+}
