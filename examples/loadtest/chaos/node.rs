@@ -76,7 +76,7 @@ fn config(begin: &Begin) -> Config {
     config.stable_after = Duration::from_millis(200);
     config.heartbeat = Duration::from_millis(500);
     config.idle_timeout = Duration::from_secs(2);
-    config.write_timeout = Duration::from_secs(2);
+    (config.slow_after, config.write_timeout) = (Duration::from_secs(1), Duration::from_secs(2));
     config.handshake_timeout = Duration::from_secs(2);
     config.connect_timeout = Duration::from_secs(2);
     // Small, so that what waits, what is kept and what is refused all happen.
