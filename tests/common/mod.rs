@@ -40,6 +40,11 @@ pub fn quick() -> Config {
     config
 }
 
+/// The same over plain TCP: for tests that speak the wire themselves, or look at what is on it.
+pub fn plain() -> Config {
+    quick().plain()
+}
+
 /// A node of this configuration.
 pub fn start(config: Config) -> Node {
     Node::builder().config(config).start().unwrap()

@@ -6,3 +6,5 @@ mod contract;
 mod faults;
 mod memory;
 mod support;
+#[cfg(feature = "tls")]
+mod tls;
