@@ -139,6 +139,8 @@ wire_reasons! {
         NoHandler = 4, "no handler for this kind";
         /// Longer than the receiver takes.
         TooLarge = 5, "too large for the receiver";
+        /// Put together it would take more memory than the receiver has left.
+        NoMemory = 6, "the receiver had no memory for it";
     }
 }
 

@@ -169,13 +169,19 @@
 //! (`tests/hostile_edge.rs`). What the application gives us may panic: handlers, policies and resolvers are caught, and
 //! cost a message, a handshake, a lookup.
 //!
-//! **I-21 Nobody waits for a lock of TLS while a socket is waited for.** Sealing happens only under the write token,
+//! **I-21 Each accepted message ends in one outcome, told once.** *Enforced by* tickets, taken out by whoever ends the
+//! message (`session/outbox/asked.rs`), and `tests/fate.rs`, row by row. *If not:* a sender waits for ever, or acts twice.
+//!
+//! **I-22 What all links hold together stays within `memory_bytes`.** *Enforced by* `memory.rs`: taken before it is held,
+//! given back when it ends; `tests/fate.rs`. *If not:* many slow peers together end the process.
+//!
+//! **I-23 Nobody waits for a lock of TLS while a socket is waited for.** Sealing happens only under the write token,
 //! opening only on the reader's thread, both under the connection's lock for at most 64 KiB; sockets are read and
 //! written without it. *Enforced by* `transport::tls::cipher`, whose functions are given the socket as a closure and
 //! never call it under the lock; two floods through small buffers in `tests/transport/tls.rs`. *If not:* two sides that
 //! flood each other stand still.
 //!
-//! **I-22 The key of the hello is the key that TLS has seen proven.** *Enforced by* `Pending::secure`,
+//! **I-24 The key of the hello is the key that TLS has seen proven.** *Enforced by* `Pending::secure`,
 //! `Handshake::expect`. *If not:* whoever has a key of its own can hand on the handshake of another.
 //!
 //! # Non-invariants
@@ -183,6 +189,7 @@
 //! - Order between lanes, between peers, and between a reply and what else the peer sends.
 //! - A loop of `recv` and blocking `send` between two nodes may stick until the deadline: use `reply` or `try_send`.
 //! - Acknowledged means handed over, not understood.
-//! - The memory of a node is bounded per peer; `memory_bytes` is held against those bounds at the start, not counted.
+//! - `memory_bytes` does not count the open segment of each lane, read buffers, threads and tables: they are bounded per
+//!   peer.
 //! - Over plain TCP, who sends the bytes after the handshake is a claim: the token and the numbers stop accidents, not
 //!   an attacker in the path.

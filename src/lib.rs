@@ -85,6 +85,7 @@ mod threads;
 
 pub mod config;
 pub mod error;
+mod memory;
 pub mod metrics;
 pub mod outcome;
 

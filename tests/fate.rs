@@ -452,3 +452,107 @@ fn plain_and_asked_messages_of_all_sizes_keep_their_order() {
     wait_until("all has ended", || peer.stats().kept_bytes == 0);
     balances(&peer);
 }
+
+#[test]
+fn the_memory_of_a_node_is_one_number_for_all_its_peers() {
+    let mut config = Config::loopback();
+    (config.inbound, config.outbound) = (1, 3);
+    config.memory_bytes = 9 << 20;
+    config.queue_bytes = 8 << 20;
+    config.max_message = 4 << 20;
+    // 256 KiB of four links are the links' own: 8 MiB are left for all.
+    let node = start(config);
+    let peers: Vec<_> = (0..3)
+        .map(|_| {
+            let id = identities()[0].peer_id();
+            node.add_peer(id, NOWHERE).unwrap();
+            node.peer(id).unwrap()
+        })
+        .collect();
+    let fail = SendOptions::new().overflow(OverflowPolicy::Fail);
+    let message = vec![1; 50_000];
+    let (collector, batches) = Collector::new(10_000);
+    let mut bytes = 0;
+    for (tag, peer) in peers.iter().cycle().enumerate() {
+        match peer.send_collected(&message[..], &fail, &collector, tag as u64) {
+            Ok(()) => bytes += message.len(),
+            Err(error) => {
+                assert_eq!((error.kind, error.payload.len()), (SendErrorKind::Full, message.len()));
+                break;
+            }
+        }
+    }
+    let metrics = node.metrics();
+    assert!((7 << 20..(9 << 20)).contains(&bytes), "{bytes}");
+    assert!((7 << 20..=8 << 20).contains(&metrics.memory_used), "{}", metrics.memory_used);
+    assert!(metrics.memory_refused > 0);
+    // None of the queues is full: it is the node.
+    assert!(peers.iter().all(|peer| peer.stats().queued_bytes < 4 << 20));
+    // Plain messages meet it too, and one that waits goes on when another peer's messages end.
+    assert_eq!(
+        peers[0].send_timeout(vec![2; 100_000], Duration::from_millis(20)).unwrap_err().kind,
+        SendErrorKind::TimedOut
+    );
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| peers[0].send_timeout(vec![2; 300_000], PATIENCE));
+        wait_until("it waits for memory", || node.metrics().memory_refused > metrics.memory_refused + 1);
+        peers[1].set_ttl(None);
+        node.shutdown(Duration::ZERO);
+        assert_eq!(waiter.join().unwrap().unwrap_err().kind, SendErrorKind::ShuttingDown);
+    });
+    let ended: usize = batches.try_iter().flatten().map(|(_, outcome)| outcome.into_payload().unwrap().len()).sum();
+    assert_eq!(ended, bytes);
+    assert_eq!(node.metrics().memory_used, 0);
+}
+
+#[test]
+fn a_sender_that_waits_for_memory_goes_on_when_another_peers_messages_are_acknowledged() {
+    let mut config = quick();
+    (config.inbound, config.outbound) = (1, 2);
+    config.memory_bytes = 2 << 20;
+    (config.queue_bytes, config.window_bytes, config.max_message) = (1 << 20, 1 << 20, 1 << 20);
+    let a = start(config);
+    let b = loopback().handler(|_, _| {}).start().unwrap();
+    a.add_peer(b.id(), NOWHERE).unwrap();
+    let (nobody, here) = (away_from(&a), a.peer(b.id()).unwrap());
+    while here.send_timeout(vec![1; 40_000], Duration::ZERO).is_ok() {}
+    while nobody.send_timeout(vec![1; 40_000], Duration::ZERO).is_ok() {}
+    let refused = a.metrics().memory_refused;
+    assert!(refused > 0);
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| nobody.send_timeout(vec![2; 200_000], PATIENCE));
+        wait_until("it waits for memory", || a.metrics().memory_refused > refused);
+        a.add_peer(b.id(), b.local_addr()).unwrap();
+        waiter.join().unwrap().unwrap();
+    });
+}
+
+fn away_from(node: &Node) -> PeerHandle {
+    let nobody = identities()[0].peer_id();
+    node.add_peer(nobody, NOWHERE).unwrap();
+    node.peer(nobody).unwrap()
+}
+
+#[test]
+fn a_big_message_for_which_there_is_no_memory_comes_back() {
+    let mut small = Config::loopback();
+    (small.inbound, small.outbound) = (2, 2);
+    (small.memory_bytes, small.window_bytes) = (4 << 20, 256 << 10);
+    (small.queue_bytes, small.max_message) = (1 << 20, 2 << 20);
+    let (a, b) = (start(Config::loopback()), start(small));
+    let peer = link(&a, &b);
+    // The first is kept by the application: two of them are more than there is. Each on a lane of its own, for on one the
+    // second would wait for the first.
+    let lanes = [(1, Priority::Normal), (2, Priority::Urgent)];
+    let [first, second] =
+        lanes.map(|(byte, lane)| peer.send_with(vec![byte; 2 << 20], &SendOptions::new().priority(lane)).unwrap());
+    let held = b.recv_timeout(PATIENCE).unwrap();
+    let (handed, refused) = if held.payload()[0] == 1 { (first, second) } else { (second, first) };
+    assert!(outcome(handed).is_success());
+    assert_eq!(returned(outcome(refused)).1, ReturnReason::Rejected(RejectCause::NoMemory));
+    drop(held);
+    let third = peer.send_with(vec![1; 2 << 20], &SendOptions::new()).unwrap();
+    assert_eq!(b.recv_timeout(PATIENCE).unwrap().payload().len(), 2 << 20);
+    assert!(outcome(third).is_success());
+    wait_until("the memory is free", || b.metrics().memory_used == 0);
+}

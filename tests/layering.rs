@@ -24,6 +24,7 @@ const RANKS: &[&[&str]] = &[
     // Above `error`, which holds what is wrong with a configuration beside what else keeps a node from starting, and
     // the causes that are counted.
     &["config", "metrics", "outcome"],
+    &["memory"],
     &["wire"],
     &["transport"],
     &["handshake"],

@@ -155,10 +155,11 @@ pub struct Config {
     #[serde(deserialize_with = "units::bytes")]
     pub max_message: usize,
 
-    /// The memory budget that bounds and numbers of links are held against when the node starts. Default 1 GiB.
+    /// The memory that all links share: what waits, what is kept, what is being put together, and without a handler what
+    /// may come and wait; the shipped `config.toml` has the formula. Default 1 GiB.
     ///
-    /// What is in use is bounded per peer by the fields above, not counted per node while it runs.
-    /// Must cover `max_message`, `queue_bytes`, `window_bytes`, and 256 KiB for each of `inbound` + `outbound` links.
+    /// Raise it for many peers with much to say. When it is used up, senders wait or are refused as if the peer's queue
+    /// were full. Must cover `max_message`, `queue_bytes`, `window_bytes`, and 256 KiB for each of `inbound` + `outbound` links.
     #[serde(deserialize_with = "units::bytes")]
     pub memory_bytes: usize,
 
@@ -286,7 +287,7 @@ impl Default for Config {
 }
 
 /// Memory that each link may count on: the least `window_bytes`, and each link's share of `memory_bytes`.
-pub(super) const LINK_FLOOR: usize = 256 * KIB;
+pub(crate) const LINK_FLOOR: usize = 256 * KIB;
 
 /// Threads of a node without any peer: one that accepts, one that supervises, two workers.
 pub(crate) const OWN_THREADS: usize = 4;

@@ -174,6 +174,9 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         let connected = link.as_ref().is_some_and(|link| link.core.lock().attached().is_some());
         let now = Instant::now();
         if !connected {
+            if let Some(link) = &link {
+                link.close_window();
+            }
             self.detached.insert(peer, now);
         }
         self.outbound.ended(peer, conn, retry_after, now, &mut self.rng);

@@ -236,6 +236,7 @@ impl LinkCore {
         }
         self.count_lost(&lost);
         decision.acked.lost = lost;
+        decision.acked.kept = Some(self.kept_bytes());
         Ok(())
     }
 

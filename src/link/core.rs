@@ -15,6 +15,7 @@ use crate::link::lane_in::{AckDue, Claim, LaneIn, Piece, Reassembly};
 use crate::link::lane_out::{Chunk, LaneOut, SKIP};
 use crate::link::offer::{Acked, Attachment, Doubt, Lost, Offer, Rejected};
 use crate::link::segment::{SEGMENT_BYTES, Segment};
+use crate::memory::Charge;
 use crate::wire::{Ack, FrameHeader, LANES, Lane};
 
 /// The smallest window of a lane: one frame of the largest size must fit, and a SKIP in front of it.
@@ -270,6 +271,9 @@ impl LinkCore {
             .extend(freed.tickets.iter().filter(|(number, _)| !numbers.contains(number)).map(|(_, ticket)| *ticket));
         self.counts.rejected += rejected;
         self.counts.acked += freed.messages - rejected;
+        if !freed.segments.is_empty() {
+            acked.kept = Some(self.kept_bytes());
+        }
         acked.segments = freed.segments;
         acked.wake = freed.wake;
         Ok(acked)
@@ -313,13 +317,14 @@ impl LinkCore {
         lane: Lane,
         header: FrameHeader,
         body: &[u8],
+        afford: impl FnOnce(u64) -> Option<Charge>,
     ) -> Result<(Claim, Piece, Option<Reassembly>), NoClaim> {
         self.may_deliver(conn)?;
         let incoming = &mut self.incoming[lane.index()];
-        let (claim, piece) = incoming.claim_piece(header, body)?;
+        let (claim, piece) = incoming.claim_piece(header, body, afford)?;
         let big = match piece {
             Piece::More(_) | Piece::Whole(_) => incoming.take_big(),
-            Piece::Discard | Piece::Rejected => None,
+            Piece::Discard | Piece::Rejected(_) => None,
         };
         self.delivering = Some(conn);
         Ok((claim, piece, big))
@@ -387,9 +392,18 @@ impl LinkCore {
         }
     }
 
-    /// Credit that a big message of `len` bytes holds.
+    /// Credit that a big message of `len` bytes holds: as [`Reassembly::credit`].
+    #[cfg(test)]
     pub(crate) fn big_credit(&self, lane: Lane, len: usize) -> u64 {
-        self.incoming[lane.index()].big_credit(len)
+        (len as u64).min(self.limits.lane(lane) as u64)
+    }
+
+    /// From the next attach on, `window_bytes` may be outstanding over all lanes, as far as they go below the least.
+    pub(crate) fn set_inbound_window(&mut self, window_bytes: usize) {
+        let limits = LinkLimits { window_bytes: window_bytes.min(self.limits.window_bytes), ..self.limits };
+        for lane in Lane::ALL {
+            self.incoming[lane.index()].set_window(limits.lane(lane) as u64);
+        }
     }
 
     /// `credit` bytes of a lane may come again.

@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use crate::error::RejectCause;
 use crate::link::fault::Fault;
+use crate::memory::Charge;
 use crate::wire::{Ack, FrameHeader, Lane, LaneAttach, Prefix, Rejection, flags};
 
 /// The most rejections in one acknowledgement: forty bytes and ten for each always fit a frame.
@@ -26,6 +27,8 @@ const MOST_EXCEPTIONS: usize = 4096;
 pub(crate) struct LaneIn {
     lane: Lane,
     window: u64,
+    /// What it is from the next attach on.
+    next_window: u64,
     largest_message: u64,
     received: u64,
     done: u64,
@@ -62,8 +65,12 @@ pub(crate) struct Reassembly {
     /// The application's kind.
     pub(crate) kind: u16,
     total: u64,
-    /// Came too large: pieces are counted and thrown away.
-    refused: bool,
+    /// Why its pieces are counted and thrown away.
+    refused: Option<RejectCause>,
+    /// The memory it takes.
+    pub(crate) charge: Charge,
+    /// Credit it holds once it is whole, until it was handed over.
+    pub(crate) credit: u64,
     arrived: u64,
     /// When it expires, noted by the thread that took its first piece.
     pub(crate) expires: Option<Instant>,
@@ -96,10 +103,10 @@ pub(crate) enum Piece {
     More(usize),
     /// Append it; the message is whole.
     Whole(usize),
-    /// Thrown away: the message is too large.
+    /// Thrown away: the message is too large, or there is no memory for it.
     Discard,
     /// Thrown away, and it was the last of them: rejected.
-    Rejected,
+    Rejected(RejectCause),
 }
 
 /// How soon the sender wants to hear of what changed.
@@ -119,6 +126,7 @@ impl LaneIn {
         Self {
             lane,
             window,
+            next_window: window,
             largest_message,
             received: 0,
             done: 0,
@@ -161,7 +169,13 @@ impl LaneIn {
     }
 
     /// Claims one piece of a big message, or one whole message with a prefix.
-    pub(crate) fn claim_piece(&mut self, header: FrameHeader, body: &[u8]) -> Result<(Claim, Piece), Fault> {
+    /// `afford` takes the memory of a whole message.
+    pub(crate) fn claim_piece(
+        &mut self,
+        header: FrameHeader,
+        body: &[u8],
+        afford: impl FnOnce(u64) -> Option<Charge>,
+    ) -> Result<(Claim, Piece), Fault> {
         let (first, last) = (header.has(flags::FIRST), header.has(flags::LAST));
         if first != self.big.is_none() {
             return Err(Fault::MixedPieces);
@@ -176,13 +190,22 @@ impl LaneIn {
         let claim = Claim { first: number, repeat_below: self.repeat_below };
         let big = self.big.get_or_insert_with(|| {
             let total = prefix.total.unwrap_or(payload);
-            let refused = total > self.largest_message;
+            let (refused, charge) = match total <= self.largest_message {
+                false => (Some(RejectCause::TooLarge), None),
+                true => match afford(total) {
+                    None => (Some(RejectCause::NoMemory), None),
+                    charge => (None, charge),
+                },
+            };
+            let charge = charge.unwrap_or_default();
             let Prefix { correlation, .. } = prefix;
             let flags = header.flags;
             Reassembly {
                 kind: header.kind,
                 total,
                 refused,
+                charge,
+                credit: 0,
                 arrived: 0,
                 expires: None,
                 correlation,
@@ -198,24 +221,20 @@ impl LaneIn {
             self.ack_now |= header.has(flags::ACK_NOW);
             // From now until it was handed over, the message holds as much credit as a window has: nothing more of this
             // lane piles up behind it. While it was coming, its pieces were credited as they came.
-            self.held += big.total.min(self.window);
+            big.credit = big.total.min(self.window);
+            self.held += big.credit;
         }
         Ok(match (last, big.refused) {
-            (false, false) => (claim, Piece::More(offset)),
-            (true, false) => (claim, Piece::Whole(offset)),
-            (false, true) => (claim, Piece::Discard),
-            (true, true) => {
-                let total = big.total;
+            (false, None) => (claim, Piece::More(offset)),
+            (true, None) => (claim, Piece::Whole(offset)),
+            (false, Some(_)) => (claim, Piece::Discard),
+            (true, Some(cause)) => {
+                let credit = big.credit;
                 self.big = None;
-                self.finish(number + 1, total.min(self.window), Some((number, RejectCause::TooLarge)));
-                (claim, Piece::Rejected)
+                self.finish(number + 1, credit, Some((number, cause)));
+                (claim, Piece::Rejected(cause))
             }
         })
-    }
-
-    /// Credit that a whole big message of `len` bytes holds until it is released.
-    pub(crate) fn big_credit(&self, len: usize) -> u64 {
-        (len as u64).min(self.window)
     }
 
     /// The message under way, for the thread that appends to it.
@@ -318,11 +337,17 @@ impl LaneIn {
         Ack { lane: self.lane as u8, received: self.received, done, window: self.granted, exceptions }
     }
 
+    /// From the next attach on, so many bytes may be outstanding.
+    pub(crate) fn set_window(&mut self, window: u64) {
+        self.next_window = window;
+    }
+
     /// This lane's receiving half of an attach frame; from here on, bytes are counted anew.
     pub(crate) fn describe(&mut self, into: &mut LaneAttach) {
         into.received = self.received;
         self.announced = false;
         self.came = 0;
+        self.window = self.next_window;
         self.granted = self.window.saturating_sub(self.held);
         into.window = self.granted;
         // What is done, and rejections, travel in acknowledgements only: one is owed anew.

@@ -86,6 +86,8 @@ pub(crate) type Answer = Result<Decision, Fault>;
 pub(crate) struct Acked {
     /// Buffers nobody needs any more.
     pub(crate) segments: Vec<Arc<Segment>>,
+    /// Bytes that are still kept, if that has changed.
+    pub(crate) kept: Option<usize>,
     /// The writer waited for this.
     pub(crate) wake: bool,
     /// Tickets of messages that were handed over.

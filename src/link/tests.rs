@@ -5,6 +5,7 @@ use super::offer::Answer;
 use super::*;
 use crate::error::RejectCause;
 use crate::ident::{ConnectionId, PeerId};
+use crate::memory::Charge;
 use crate::wire::{Attach, Decoder, FrameHeader, FrameType, Heading, Lane, MAX_BODY, MAX_PIECE, decode, flags};
 use proptest::prelude::*;
 
@@ -114,7 +115,9 @@ impl Pair {
                 FrameType::Data => {
                     let lane = lane.unwrap();
                     let generation = core.generation();
-                    let (claim, piece, big) = core.claim_piece(self.conn, lane, frame.header, frame.body).unwrap();
+                    let (claim, piece, big) = core
+                        .claim_piece(self.conn, lane, frame.header, frame.body, |_| Some(Charge::default()))
+                        .unwrap();
                     if let Some(mut big) = big {
                         let (Piece::More(at) | Piece::Whole(at)) = piece else { unreachable!() };
                         big.bytes.extend_from_slice(&frame.body[at..]);

@@ -216,6 +216,10 @@ pub struct MetricsSnapshot {
     pub events_missed: u64,
     /// Messages that failed and that nobody took from [`Node::undelivered`](crate::Node::undelivered): they are gone.
     pub undelivered_missed: u64,
+    /// Bytes of `memory_bytes` that are in use beyond the floors of the links.
+    pub memory_used: u64,
+    /// How often there was no memory for a message, a window or a big message that came.
+    pub memory_refused: u64,
     /// Messages and bytes.
     pub traffic: Traffic,
 }
@@ -275,6 +279,8 @@ impl Metrics {
             sessions_cut: self.sessions_cut.value(),
             events_missed: self.events_missed.value(),
             undelivered_missed: 0,
+            memory_used: 0,
+            memory_refused: 0,
             traffic: Traffic::default(),
         }
     }

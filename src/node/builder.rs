@@ -10,12 +10,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, bounded, unbounded};
 
-use crate::config::{self, Config, OWN_THREADS, THREADS_PER_SESSION};
+use crate::config::{self, Config, LINK_FLOOR, OWN_THREADS, THREADS_PER_SESSION};
 use crate::connections::{Caps, Connections, Report, Resolver, Secrets, Shared, SystemResolver, Times};
 use crate::error::{ConfigError, StartError};
 use crate::handshake::{AcceptAll, HandshakeConfig, HandshakePolicy, Identity};
 use crate::ident::Incarnation;
 use crate::link::LinkLimits;
+use crate::memory::Budget;
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::node::events::{Changes, Events};
@@ -261,7 +262,10 @@ fn session_threads(config: &Config) -> usize {
 }
 
 fn settings(config: &Config, handler: bool, undeliverable: Undeliverable) -> SessionSettings {
+    // Each link has its floor whatever the others do.
+    let floors = config.inbound.saturating_add(config.outbound).saturating_mul(LINK_FLOOR);
     SessionSettings {
+        memory: Arc::new(Budget::new(config.memory_bytes.saturating_sub(floors))),
         queue: QueueLimits {
             messages: config.queue_messages,
             bytes: config.queue_bytes,
@@ -269,6 +273,8 @@ fn settings(config: &Config, handler: bool, undeliverable: Undeliverable) -> Ses
             ttl: config.message_ttl,
         },
         max_message: config.max_message,
+        window_bytes: config.window_bytes,
+        holds_inbound: !handler,
         send_deadline: config.send_deadline,
         ack_delay: config.ack_delay,
         undelivered: Arc::new(undeliverable),

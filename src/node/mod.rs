@@ -219,6 +219,8 @@ impl Node {
         for link in self.shared.registry.links() {
             metrics.traffic.merge(&PeerHandle::new(link).traffic());
         }
+        metrics.memory_used = self.shared.settings.memory.used() as u64;
+        metrics.memory_refused = self.shared.settings.memory.refused();
         metrics.undelivered_missed = self.shared.settings.undelivered.missed();
         metrics
     }

@@ -155,6 +155,9 @@ impl PeerLink {
             let (number, cause) = (rejected.number, rejected.cause);
             log::debug!(target: "threadwire::link", "{}: message {number} was rejected: {cause}", self.id.short());
         }
+        if let Some(kept) = acked.kept {
+            self.outbox.settle_account(kept);
+        }
         let ended = self.outbox.settle(acked, Instant::now());
         self.tell(ended);
     }
@@ -168,9 +171,11 @@ impl PeerLink {
     ///
     /// [`LinkCore::give_up`]: crate::link::LinkCore::give_up
     pub(crate) fn give_up(&self, state_id: u64) -> usize {
-        let lost = self.core.lock().give_up(state_id);
+        let mut core = self.core.lock();
+        let (lost, kept) = (core.give_up(state_id), Some(core.kept_bytes()));
+        drop(core);
         let count = lost.len();
-        self.settle(&mut Acked { lost, ..Acked::default() });
+        self.settle(&mut Acked { lost, kept, ..Acked::default() });
         count
     }
 
@@ -182,7 +187,7 @@ impl PeerLink {
         let unsent = lost.iter().filter(|lost| !lost.written).count() + returned.len();
         let unknown = lost.iter().filter(|lost| lost.written).count();
         self.tell(returned);
-        self.settle(&mut Acked { lost, ..Acked::default() });
+        self.settle(&mut Acked { lost, kept: Some(0), ..Acked::default() });
         (unsent as u64, unknown as u64)
     }
 }

@@ -234,7 +234,7 @@ impl Iterator for Batch {
                 extra.question = prefix.correlation;
                 (whole.header.kind, start, whole.end, (whole.end - self.offset) as u64)
             }
-            PartContent::Whole { kind, expires, question, payload } => {
+            PartContent::Whole { kind, expires, question, payload, .. } => {
                 extra = Extra { expires: *expires, question: *question };
                 (*kind, 0, payload.len(), part.credit)
             }

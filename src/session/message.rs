@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::SendError;
 use crate::ident::PeerId;
+use crate::memory::Charge;
 use crate::session::outbox::Wait;
 use crate::session::peer_link::PeerLink;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -197,7 +198,7 @@ pub(crate) enum PartContent {
     /// Whole frames, as they came, with prefixes of one sort.
     Frames { flags: u8, bytes: Vec<u8> },
     /// One message that came in pieces.
-    Whole { kind: u16, expires: Option<Instant>, question: Option<u64>, payload: Vec<u8> },
+    Whole { kind: u16, expires: Option<Instant>, question: Option<u64>, payload: Vec<u8>, _charge: Charge },
 }
 
 impl Part {

@@ -88,6 +88,8 @@ pub(crate) fn prepare(
     let write = Arc::new(Counted::new(write, peer.link.traffic.clone()));
     let mut writer = Writer::new(conn, write, Instant::now());
     writer.control(unsent);
+    // Again: the end of an earlier session may have given it back meanwhile.
+    peer.link.hold_window();
     let (wake, ended) = peer.link.outbox.attach(Box::new(writer));
     peer.link.tell(ended);
     Prepared { session, peer: peer.clone(), read, wake }

@@ -10,9 +10,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::config::LINK_FLOOR;
 use crate::error::{RejectCause, SendError, SendErrorKind};
 use crate::ident::{ConnectionId, PeerId};
 use crate::link::{AckDue, Acked, LARGE, LinkCore, Segment};
+use crate::memory::{Budget, Charge};
 use crate::session::handling;
 use crate::session::options::Defaults;
 use crate::session::outbox::{Item, Kick, Outbox, QueueLimits, Wait};
@@ -28,7 +30,12 @@ use crate::wire::{Heading, LANES, Lane};
 #[derive(Debug, Clone)]
 pub(crate) struct SessionSettings {
     pub(crate) queue: QueueLimits,
+    /// The node's memory beyond the floors of its links.
+    pub(crate) memory: Arc<Budget>,
     pub(crate) max_message: usize,
+    /// Bytes of one link that may come and wait for the application, and whether they do: without a handler.
+    pub(crate) window_bytes: usize,
+    pub(crate) holds_inbound: bool,
     pub(crate) send_deadline: Duration,
     pub(crate) ack_delay: Duration,
     /// Where messages go that failed and that nobody waits for.
@@ -60,6 +67,8 @@ pub(crate) struct PeerLink {
     advertised: Mutex<Option<SocketAddr>>,
     /// The token this side proposes if it decides the first attach.
     pub(crate) token: [u8; 16],
+    /// What the window of what comes takes of the node's memory, while a session is attached.
+    inbound: Mutex<Option<Charge>>,
     /// When the peer is dialled again: noted here for those who look.
     pub(crate) redial: RedialNote,
 }
@@ -77,7 +86,7 @@ impl PeerLink {
             id,
             core: Mutex::new(core),
             delivered: Condvar::new(),
-            outbox: Outbox::new(settings.queue),
+            outbox: Outbox::new(settings.queue, settings.memory.clone()),
             settings,
             reads: AtomicU64::new(0),
             ack_timer: AtomicBool::new(false),
@@ -85,6 +94,7 @@ impl PeerLink {
             traffic: Arc::default(),
             advertised: Mutex::new(None),
             token,
+            inbound: Mutex::new(None),
             redial: RedialNote::default(),
         }
     }
@@ -151,6 +161,7 @@ impl PeerLink {
         let mut taking = self.outbox.taking(Instant::now());
         let more = writer.gather(&mut core, |lane| taking.take(lane), acks);
         taking.in_flight(writer.take_best_effort());
+        taking.settle_account(core.kept_bytes());
         let ended = taking.take_ended();
         drop((core, taking));
         self.tell(ended);
@@ -243,6 +254,31 @@ impl PeerLink {
         if acked.wake {
             self.outbox.kick(false).wake();
         }
+    }
+
+    /// A session is about to be attached: takes the memory that what comes may hold, or makes do with the floor. What a
+    /// handler takes at once is held nowhere.
+    pub(crate) fn open_window(&self) {
+        if !self.settings.holds_inbound {
+            return;
+        }
+        let window = if self.hold_window() { self.settings.window_bytes } else { LINK_FLOOR };
+        self.core.lock().set_inbound_window(window);
+    }
+
+    /// Takes the memory for what comes beyond the floor, if it is not taken; whether it is.
+    pub(super) fn hold_window(&self) -> bool {
+        let mut inbound = self.inbound.lock();
+        if inbound.is_none() && self.settings.holds_inbound {
+            let beyond = self.settings.window_bytes.saturating_sub(LINK_FLOOR);
+            *inbound = Charge::take(&self.settings.memory, beyond);
+        }
+        inbound.is_some()
+    }
+
+    /// No session is attached any more.
+    pub(crate) fn close_window(&self) {
+        drop(self.inbound.lock().take());
     }
 
     /// Where the peer said it can be dialled, in the handshake of its last connection.

@@ -9,6 +9,7 @@ use super::undelivered::Undeliverable;
 use super::writer::Writer;
 use crate::ident::{ConnectionId, PeerId};
 use crate::link::{LinkCore, LinkLimits, Offer, Segment};
+use crate::memory::Budget;
 use crate::transport::WriteHalf;
 use crate::wire::{Heading, Lane};
 
@@ -39,7 +40,10 @@ fn attached_link() -> Arc<PeerLink> {
     const LONG: Duration = Duration::from_secs(3600);
     let settings = SessionSettings {
         queue: QueueLimits::bounds(100, 64 << 20),
+        memory: Arc::new(Budget::new(1 << 30)),
         max_message: 16 << 20,
+        window_bytes: 4 << 20,
+        holds_inbound: false,
         send_deadline: LONG,
         ack_delay: LONG,
         undelivered: Arc::new(Undeliverable::new().0),
@@ -91,7 +95,7 @@ fn a_caller_that_writes_all_there_is_wakes_nobody() {
 #[test]
 fn the_oldest_message_that_waits_gives_the_queue_its_age() {
     let settings = QueueLimits::bounds(100, 1 << 20);
-    let outbox = Outbox::new(settings);
+    let outbox = Outbox::new(settings, Arc::new(Budget::new(1 << 30)));
     let small = |payload| Item::Small { heading: Heading::default(), payload };
     assert_eq!(outbox.counts().oldest, None);
     let before = Instant::now();

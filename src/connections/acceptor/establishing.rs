@@ -44,6 +44,7 @@ impl Acceptor {
         };
         let offer = Offer { conn, started: pending.started, incarnation: proven.incarnation.0 };
         pending.peer = Some(peer.clone());
+        peer.link.open_window();
         let decision = peer.link.core.lock().offer(offer, peer.link.token, self.shared.now());
         self.carry_out(&peer.link, decision);
         // The other side's attach may be here already.
@@ -60,6 +61,7 @@ impl Acceptor {
                 return self.turn_away(conn, (CloseReason::ProtocolError, None));
             }
         };
+        peer.link.open_window();
         let answer = peer.link.core.lock().on_attach(conn, &attach, self.shared.now());
         match answer {
             Ok(decision) => self.carry_out(&peer.link, decision),

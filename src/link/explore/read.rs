@@ -5,10 +5,12 @@
 
 use std::collections::VecDeque;
 
+use crate::error::RejectCause;
 use crate::ident::ConnectionId;
 use crate::link::explore::law::{Broken, Law, broken};
 use crate::link::explore::world::{Case, Claimed, Consume, Content, NOW, Packet, World, id_of};
 use crate::link::{Fault, NoClaim, Offer, Piece, Sign};
+use crate::memory::Charge;
 use crate::wire::{
     Ack, Attach, Decoder, Frame, FrameHeader, FrameType, HEADER, MAX_BODY, Run, decode, flags, put_alive, u64_at,
 };
@@ -217,14 +219,14 @@ impl World {
     fn take_piece(&mut self, side: u8, name: ConnectionId, header: FrameHeader, body: &[u8]) -> Result<Taken, Broken> {
         let core = &mut self.sides[usize::from(side)].edit().core;
         let Some(lane) = header.lane() else { return broken(Law::NoFault, "data without a lane") };
-        let (claim, piece, big) = match core.claim_piece(name, lane, header, body) {
+        let (claim, piece, big) = match core.claim_piece(name, lane, header, body, |_| Some(Charge::default())) {
             Ok(claimed) => claimed,
             Err(no_claim) => return refuse(no_claim, side, name.0 as u8),
         };
         let generation = core.generation();
         let (Some(mut big), Piece::More(offset) | Piece::Whole(offset)) = (big, piece) else {
             core.delivered(name);
-            if piece == Piece::Rejected {
+            if piece == Piece::Rejected(RejectCause::TooLarge) {
                 // It is the first message of its case. The application never sees it; for the account that ends it.
                 self.sides[usize::from(side)].edit().handed |= 1;
             }

@@ -73,9 +73,11 @@ impl Outbox {
             {
                 return Ok(self.replace(&mut state, lane, entry, asker, inline, reads, ended));
             }
-            if queue.has_room(len, self.limits) {
+            let has_room = queue.has_room(len, self.limits);
+            if has_room && self.affords(&mut state, len) {
                 break;
             }
+            let queue = &mut state.lanes[lane.index()];
             match policy {
                 OverflowPolicy::Fail => return refuse(SendErrorKind::Full, entry),
                 OverflowPolicy::DropNewest => {
@@ -88,6 +90,13 @@ impl Outbox {
                     Some(oldest) => ended.push(state.end(lane, oldest, ReturnReason::DroppedOldest)),
                     None => return refuse(SendErrorKind::Full, entry),
                 },
+                OverflowPolicy::Block if has_room => {
+                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + longest);
+                    match self.wait_for_memory(state, len, deadline) {
+                        Some(again) => state = again,
+                        None => return refuse(SendErrorKind::TimedOut, entry),
+                    }
+                }
                 OverflowPolicy::Block => {
                     let deadline = *deadline.get_or_insert_with(|| Instant::now() + longest);
                     state.blocked += 1;

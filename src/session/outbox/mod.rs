@@ -14,6 +14,7 @@
 //!   tx:     working --rest--> waiting --kick--> working
 //! ```
 
+mod account;
 mod asked;
 mod entries;
 mod queue;
@@ -28,6 +29,7 @@ use crate::config::Offline;
 use crate::error::SendErrorKind;
 use crate::ident::ConnectionId;
 use crate::link::{SEGMENT_BYTES, Segment, Taken};
+use crate::memory::Budget;
 use crate::outcome::ReturnReason;
 use crate::session::options::{Defaults, OverflowPolicy};
 use crate::session::receipt::Ended;
@@ -54,6 +56,7 @@ pub(crate) struct Outbox {
     state: Mutex<State>,
     room: Condvar,
     limits: QueueLimits,
+    memory: Arc<Budget>,
     /// Some of what waits expires.
     expiring: AtomicBool,
     /// Messages that choose nothing are not sent as `send` alone would.
@@ -86,6 +89,9 @@ struct State {
     tickets: Tickets,
     /// Best effort segments that are being written.
     in_flight: Vec<Arc<Segment>>,
+    /// Bytes the link keeps, and those taken of the node's memory.
+    kept: usize,
+    charged: usize,
 }
 
 /// How long a push may wait for room.
@@ -101,7 +107,7 @@ pub(crate) enum Wait {
 
 impl Outbox {
     /// An empty outbox without a session.
-    pub(crate) fn new(limits: QueueLimits) -> Self {
+    pub(crate) fn new(limits: QueueLimits, memory: Arc<Budget>) -> Self {
         let lanes = [(); LANES].map(|()| Queue::new(Instant::now()));
         let state = State {
             lanes,
@@ -117,11 +123,14 @@ impl Outbox {
             unknown: 0,
             tickets: Tickets::default(),
             in_flight: Vec::new(),
+            kept: 0,
+            charged: 0,
         };
         Self {
             state: Mutex::new(state),
             room: Condvar::new(),
             limits,
+            memory,
             expiring: AtomicBool::new(false),
             has_defaults: AtomicBool::new(limits.ttl.is_some()),
             spares: Spares::new(),
@@ -189,12 +198,22 @@ impl Outbox {
                 return Err((refusal, item));
             }
             let queue = &state.lanes[lane.index()];
-            if queue.has_room(len, self.limits) {
+            let has_room = queue.has_room(len, self.limits);
+            // What fits the open segment takes no more memory: its buffer is there.
+            let small = matches!(item, Item::Small { .. }) && queue.open.len() + len <= SEGMENT_BYTES;
+            if has_room && (small || self.affords(&mut state, len)) {
                 break;
             }
             match wait {
                 Wait::No => return Err((SendErrorKind::Full, item)),
                 Wait::Paid(_) => break,
+                Wait::UpTo(longest) if has_room => {
+                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + longest);
+                    let Some(again) = self.wait_for_memory(state, len, deadline) else {
+                        return Err((SendErrorKind::TimedOut, item));
+                    };
+                    state = again;
+                }
                 Wait::UpTo(longest) => {
                     let deadline = *deadline.get_or_insert_with(|| Instant::now() + longest);
                     state.blocked += 1;
@@ -367,6 +386,7 @@ impl Outbox {
         let mut state = self.state.lock();
         (state.closed, state.special) = (true, true);
         drop(state);
+        self.memory.wake();
         #[cfg(all(test, shuttle))]
         if self.omission == Some(Omission::WakeAtClose) {
             return;
@@ -479,6 +499,14 @@ impl Taking<'_> {
     pub(crate) fn in_flight(&mut self, segments: Vec<Arc<Segment>>) {
         if let Some(state) = &mut self.state {
             state.in_flight.extend(segments);
+        }
+    }
+
+    /// The link keeps so many bytes now.
+    pub(crate) fn settle_account(&mut self, kept: usize) {
+        if let Some(state) = &mut self.state {
+            state.kept = kept;
+            self.outbox.give_back(state);
         }
     }
 

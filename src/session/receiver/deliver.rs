@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::{End, Receiver};
 use crate::error::{CloseReason, DisconnectReason, RejectCause};
 use crate::link::{Claim, Piece, Reassembly};
+use crate::memory::Charge;
 use crate::session::handling;
 use crate::session::inbox::{Handler, Sink};
 use crate::session::message::{Body, Extra, Message, Part, PartContent};
@@ -156,10 +157,13 @@ impl Receiver<'_> {
         if self.session.parting.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let ((claim, piece, big), generation) = self.claim(|core| core.claim_piece(conn, lane, header, body))?;
+        let memory = &self.link.settings.memory;
+        let afford = |total| Charge::take(memory, usize::try_from(total).ok()?);
+        let ((claim, piece, big), generation) =
+            self.claim(|core| core.claim_piece(conn, lane, header, body, afford))?;
         let (Piece::More(offset) | Piece::Whole(offset)) = piece else {
-            if piece == Piece::Rejected {
-                self.link.traffic.rejected.add(RejectCause::TooLarge);
+            if let Piece::Rejected(cause) = piece {
+                self.link.traffic.rejected.add(cause);
             }
             let due = self.link.core.lock().ack_due();
             self.delivered();
@@ -196,8 +200,7 @@ impl Receiver<'_> {
         big: Reassembly,
         more: bool,
     ) -> Result<(), End> {
-        let Reassembly { kind, bytes: payload, expires, correlation: question, .. } = big;
-        let credit = self.link.core.lock().big_credit(lane, payload.len());
+        let Reassembly { kind, bytes: payload, expires, correlation: question, credit, charge, .. } = big;
         let Claim { first: number, repeat_below } = claim;
         if expires.is_some_and(|expires| expires <= Instant::now()) {
             self.reject(true, generation, lane, number, credit, RejectCause::Expired);
@@ -208,7 +211,7 @@ impl Receiver<'_> {
         let handler = match self.sink {
             Sink::Handler(handler) => handler,
             Sink::Inbox(inbox) => {
-                let content = PartContent::Whole { kind, expires, question, payload };
+                let content = PartContent::Whole { kind, expires, question, payload, _charge: charge };
                 let (first, messages, arrived) = (number, 1, Instant::now());
                 inbox
                     .put(self.link, Part { generation, lane, first, repeat_below, messages, credit, arrived, content });

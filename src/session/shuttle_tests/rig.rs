@@ -17,6 +17,7 @@ use shuttle::{Config, MaxSteps, Runner, thread};
 use crate::error::{CloseReason, DisconnectReason};
 use crate::ident::{ConnectionId, PeerId, SessionKind};
 use crate::link::{LinkCore, LinkLimits, Offer, Piece, Segment, Taken};
+use crate::memory::{Budget, Charge};
 use crate::session::outbox::{QueueLimits, Wait};
 use crate::session::peer_link::{PeerLink, SessionSettings};
 use crate::session::sender::send_loop;
@@ -180,7 +181,8 @@ impl Far {
                 }
                 FrameType::Data => {
                     let (lane, generation) = (lane.unwrap(), core.generation());
-                    let (claim, piece, big) = core.claim_piece(conn, lane, frame.header, frame.body).unwrap();
+                    let (claim, piece, big) =
+                        core.claim_piece(conn, lane, frame.header, frame.body, |_| Some(Charge::default())).unwrap();
                     let (Some(mut big), Piece::More(at) | Piece::Whole(at)) = (big, piece) else {
                         panic!("{piece:?}");
                     };
@@ -243,7 +245,10 @@ pub(super) fn link_with(decides: bool, queue: usize, window_bytes: usize, ack_de
     let limits = LinkLimits { window_bytes, max_message: 1 << 20 };
     let settings = SessionSettings {
         queue: QueueLimits::bounds(queue, 1 << 20),
+        memory: Arc::new(Budget::new(1 << 30)),
         max_message: 1 << 20,
+        window_bytes: 4 << 20,
+        holds_inbound: false,
         send_deadline: LONG,
         ack_delay,
         undelivered: Arc::new(Undeliverable::new().0),

@@ -1,0 +1,76 @@
+//! What a peer's messages take of the node's memory: queued and kept together, beyond the floor that each link has.
+//!
+//! Owns: nothing of its own; the outbox's account. Threads: callers of send verbs, the holder of the write token, whoever
+//! took an acknowledgement. Locks: the outbox lock. Blocks on: nothing.
+//! Upholds: nothing is sealed or put whole into the queue that the node cannot afford; an open segment is what may come on
+//! top, for each lane. What ends is given back, a little late: not for each message.
+
+use std::time::Instant;
+
+use super::{Outbox, State};
+use crate::config::LINK_FLOOR;
+use crate::sync::MutexGuard;
+
+/// Memory is taken and given back so many bytes at a time.
+const UNIT: usize = 64 * 1024;
+
+impl Outbox {
+    /// Whether there is memory for `more` bytes; takes it.
+    pub(super) fn affords(&self, state: &mut State, more: usize) -> bool {
+        let wanted = state.wanted(more);
+        if wanted <= state.charged {
+            return true;
+        }
+        let missing = (wanted - state.charged).next_multiple_of(UNIT);
+        let taken = self.memory.take(missing);
+        if taken {
+            state.charged += missing;
+        }
+        taken
+    }
+
+    /// Waits for memory without the lock; `None` when the deadline has passed.
+    pub(super) fn wait_for_memory<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        more: usize,
+        deadline: Instant,
+    ) -> Option<MutexGuard<'a, State>> {
+        let watching = self.memory.watch();
+        // What came back before is seen now, what comes back from now on ends the wait.
+        if self.affords(&mut state, more) {
+            return Some(state);
+        }
+        drop(state);
+        watching.wait(deadline).then(|| self.state.lock())
+    }
+
+    /// The link keeps `kept` bytes now: gives back what is not wanted any more.
+    pub(crate) fn settle_account(&self, kept: usize) {
+        let mut state = self.state.lock();
+        state.kept = kept;
+        self.give_back(&mut state);
+    }
+
+    pub(super) fn give_back(&self, state: &mut State) {
+        let wanted = state.wanted(0).next_multiple_of(UNIT);
+        if state.charged > wanted {
+            self.memory.give(state.charged - wanted);
+            state.charged = wanted;
+        }
+    }
+}
+
+impl State {
+    /// What should be charged if there were `more` bytes.
+    fn wanted(&self, more: usize) -> usize {
+        let queued: usize = self.lanes.iter().map(|lane| lane.bytes).sum();
+        (queued + self.kept + more).saturating_sub(LINK_FLOOR)
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.memory.give(self.state.get_mut().charged);
+    }
+}
