@@ -3,6 +3,8 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses some of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
 
+#[cfg(feature = "tls")]
+pub mod certificates;
 pub mod ledger;
 pub mod limits;
 pub mod mute;

@@ -5,6 +5,8 @@
 mod contract;
 mod faults;
 mod memory;
+#[cfg(feature = "tls")]
+mod narrow;
 mod support;
 #[cfg(feature = "tls")]
 mod tls;

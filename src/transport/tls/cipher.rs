@@ -176,8 +176,9 @@ impl OpenHalf for Locked {
             }
             tls.read_tls(sealed)?;
             match tls.process_new_packets() {
-                // An answer to new keys waits for the next bytes to be sealed; of none, too.
-                Ok(_) if !*closed => drop(tls.writer().write(&[])),
+                // An answer to new keys waits for the next bytes to be sealed; of none, too. One at a time: a writer that
+                // is held up would find many of them, and the other side takes no more than a few in a row.
+                Ok(_) if !*closed && !tls.wants_write() => drop(tls.writer().write(&[])),
                 Ok(_) => {}
                 Err(error) => *broken = Some(words::fault(&error)),
             }
