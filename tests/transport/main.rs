@@ -7,6 +7,8 @@ mod faults;
 mod memory;
 #[cfg(feature = "tls")]
 mod narrow;
+#[cfg(feature = "tls")]
+mod openssl;
 mod support;
 #[cfg(feature = "tls")]
 mod tls;
