@@ -144,6 +144,46 @@ wire_reasons! {
     }
 }
 
+/// Why a message came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ReturnReason {
+    /// The receiver took it and did not hand it over.
+    Rejected(RejectCause),
+    /// Its time was up before it was written.
+    Expired,
+    /// A newer message needed its place, and it had agreed to be dropped.
+    DroppedOldest,
+    /// There was no place for it, and it had agreed to be dropped.
+    DroppedNewest,
+    /// A newer message with the same key took its place.
+    Replaced,
+    /// The peer was not connected, and messages are not kept for peers that are away.
+    Offline,
+    /// It waited for a peer that did not become known in time, or others waited for more peers than may be.
+    PeerUnknown,
+    /// The peer was given up before it was written.
+    GivenUp,
+    /// The node shut down before it was written.
+    ShutDown,
+}
+
+impl fmt::Display for ReturnReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rejected(cause) => return write!(f, "rejected by the receiver: {cause}"),
+            Self::Expired => "expired before it was written",
+            Self::DroppedOldest => "dropped for a newer message",
+            Self::DroppedNewest => "dropped: the queue was full",
+            Self::Replaced => "replaced by a newer message with the same key",
+            Self::Offline => "the peer was not connected",
+            Self::PeerUnknown => "the peer did not become known",
+            Self::GivenUp => "the peer was given up",
+            Self::ShutDown => "the node shut down",
+        })
+    }
+}
+
 /// How a session ended: who ended it, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DisconnectReason {
@@ -185,9 +225,13 @@ pub enum SendErrorKind {
     /// The message is longer than `max_message`.
     #[error("the message is longer than max_message")]
     TooLarge,
-    /// The node does not know this peer.
+    /// The id is this node's own, or the node does not know this peer and `unknown_peers` is 0. Add it.
     #[error("the node does not know this peer")]
     UnknownPeer,
+    /// The node does not know this peer, and messages wait for, or handles are held on, as many such peers as
+    /// `unknown_peers` allows. Add it, raise that, or wait.
+    #[error("messages wait for as many unknown peers as the configuration allows")]
+    TooManyUnknown,
     /// The peer is not connected, and the configuration says that messages are not kept for it then. Wait for it.
     #[error("the peer is not connected")]
     Offline,
@@ -197,6 +241,12 @@ pub enum SendErrorKind {
     /// The typed message could not be encoded; the payload is empty.
     #[error("the message could not be encoded")]
     Unencodable,
+    /// As many questions of this peer as `requests` allows wait for their answers, or have answers that nobody took.
+    #[error("as many questions wait for answers as the configuration allows")]
+    TooManyRequests,
+    /// The question has been answered already.
+    #[error("the question has been answered already")]
+    Answered,
 }
 
 /// A message that was not taken, and why. Nothing was sent.
@@ -221,6 +271,63 @@ impl fmt::Display for SendError {
 }
 
 impl std::error::Error for SendError {}
+
+/// Why a question has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// The question was not sent; it is given back.
+    #[error("the question was not sent: {0}")]
+    NotSent(#[from] SendError),
+    /// The question came back before it was written: the other side has not had it.
+    #[error("the question came back unsent: {reason}")]
+    Returned {
+        /// The question, as it was given.
+        payload: Vec<u8>,
+        /// Why.
+        reason: ReturnReason,
+    },
+    /// The question was written, and nobody will say any more whether the other side had it: the peer was away for the
+    /// whole resume window, or was started anew twice.
+    #[error("the peer is gone, and may have had the question")]
+    Unknown {
+        /// The question, as it was given.
+        payload: Vec<u8>,
+    },
+    /// No answer came until the deadline. Whether the other side had the question is not known.
+    #[error("no answer until the deadline")]
+    TimedOut,
+    /// The other side's application had the question and dropped it without an answer.
+    #[error("the question was dropped without an answer")]
+    NoAnswer,
+    /// The other side's application says that it has no answer, by a code of its own.
+    #[error("the other application has no answer: code {0}")]
+    Failed(u16),
+    /// The other side did not hand the question over, or its handler panicked.
+    #[error("the question was rejected: {0}")]
+    Rejected(RejectCause),
+    /// An answer came, and this node did not take it: it is larger than `max_message`, or there is no memory for it.
+    #[error("the answer was not taken: {0}")]
+    AnswerRefused(RejectCause),
+    /// The life of the peer's process that had the question is over.
+    #[error("the peer was started anew")]
+    Restarted,
+    /// The peer was away for the whole resume window, or said that it is shutting down.
+    #[error("the peer is gone")]
+    PeerLost,
+    /// The peer was removed here.
+    #[error("the peer was removed")]
+    Removed,
+    /// This node is shutting down.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    /// An answer came, and does not decode as the type it was asked for.
+    #[error("the answer does not decode")]
+    Undecodable,
+    /// Waiting inside a message handler. Take the answer elsewhere.
+    #[error("a blocking call inside a message handler")]
+    WouldBlock,
+}
 
 /// Why nothing was received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -322,6 +429,10 @@ pub enum ConnectError {
     /// The node does not know this peer.
     #[error("{} is not known", .0.short())]
     UnknownPeer(PeerId),
+    /// The node does not know this peer, and messages wait for, or handles are held on, as many such peers as
+    /// `unknown_peers` allows: add it, raise that, or wait.
+    #[error("{} is not known, and messages wait for as many unknown peers as the configuration allows", .0.short())]
+    TooManyUnknown(PeerId),
     /// No peer of the configuration has this name.
     #[error("no peer is named {0:?}")]
     UnknownName(String),
@@ -384,6 +495,14 @@ pub enum StartError {
         path: String,
         /// What is wrong with it.
         what: String,
+    },
+    /// A kind of message cannot be registered as it was.
+    #[error("kind {kind}: {what}")]
+    Kind {
+        /// Its number.
+        kind: u16,
+        /// What is wrong with it.
+        what: &'static str,
     },
     /// A thread or poll could not be made.
     #[error("starting: {0}")]

@@ -7,7 +7,7 @@
 //! | `acceptor` x1 | accepts, dials, all handshakes, in one poll | the poll | waker, sockets, the nearest deadline |
 //! | `work-n` x2 | the arithmetic of TLS, signatures, the application's handshake policy | a job channel | a job; the acceptor's end |
 //! | `resolve-n` | lookups of names | a channel of names; the system's resolver | a name; nothing ends a lookup |
-//! | `supervisor` x1 | ends of sessions, outbound connections, events, a scan each 100 ms (of all sessions; where there are more than 500, of so many in turn that each is looked at once a second at the least) | its channel | a report; a timer |
+//! | `supervisor` x1 | ends of sessions, outbound connections, events, a scan each 100 ms (of messages that expire, of unknown peers, of slow ones, of all sessions; where there are more than 500, of so many in turn that each is looked at once a second at the least) | its channel | a report; a timer |
 //! | `tx-<peer>` | `session::sender::send_loop` | its wake channel; the socket | whoever has something for it; timers; the closer |
 //! | `rx-<peer>` | `session::receiver::recv_loop`, the handler | the socket; the handler; an earlier session that still delivers | bytes; the closer |
 //! | `shutdown` | a shutdown that a handler began, or that waits for the application's own signal | the signal; the shutdown's waits | the signal, the end of the node; the deadline |
@@ -27,6 +27,8 @@
 //! | `heartbeat` | 10 s | tx | a BEAT is written; after as long without a write, spare buffers are freed |
 //! | `idle_timeout` | 30 s without a whole frame (64 KiB at most), while no handler runs | supervisor | closed with `Idle` |
 //! | `write_timeout` | 20 s in one write, while no handler runs on either side | supervisor | closed with `WriteStalled` |
+//! | `slow_after` | 5 s of the oldest message that waits since the session began, of a queue above three quarters, or of a write without progress | supervisor | `PeerSlow`, once until `PeerRecovered` |
+//! | `unknown_timeout` | 30 s of a message for a peer that is not known | supervisor | the message comes back |
 //! | `handler_watchdog` | 30 s in handlers without a read | supervisor | a warning names the peer |
 //! | sign of life | 1 s after a question; looked for each 20 ms, asked again each 200 ms | acceptor | another life of the peer takes the session's place |
 //! | busy | 0.3 s in handlers without a read | supervisor | the peer is told, and told when it is over |
@@ -38,6 +40,7 @@
 //! | refusals at a bound | 1 min for each cause | acceptor | the next one is a warning again, with the count of those between |
 //! | `resume_window` | 5 min without a session | supervisor | what is kept ends unknown |
 //! | `send_deadline` | 30 s | the caller | the message comes back |
+//! | a question's own | the asker's | whoever waits; else the supervisor | it ends with `TimedOut`, or comes back unsent |
 //! | shutdown | the caller's; 2 s for a node that is dropped | the caller, or `shutdown` | see below |
 //!
 //! What `supervisor` keeps is as exact as its scan: 100 ms, and up to a second with thousands of sessions.
@@ -48,7 +51,7 @@
 //! |---|---|---|---|
 //! | L0 | `Node::connections` | a node | handing a request over, or taking the threads out to end them |
 //! | L0 | `Inlet::current` | a node without a handler | one message; callers of `recv` take turns, also while the first of them waits |
-//! | L1 | registry, the one RwLock | a node | finding, counting; appending a message by the shortest path |
+//! | L1 | registry, the one RwLock | a node | finding, counting; appending a message by the shortest path; a peer becomes known, or one that is not is forgotten |
 //! | L2 | link | a peer | a decision: claim, number, acknowledge, attach |
 //! | L3 | outbox | a peer | appending, taking, the write token |
 //! | L4 | the sealer | a connection over TLS | sealing and writing: it is the write token once more, and the reader only tries it |
@@ -56,7 +59,7 @@
 //!
 //! A thread that holds one takes only those of higher ranks. Nobody holds two locks of the same rank. Leaves, under
 //! which nothing is locked: the inbox, the gate, the heartbeats' clock, the advertised address, the events' count and
-//! what was told of failing peers, how far a shutdown is.
+//! what was told of failing peers, how far a shutdown is, the tables of questions and the list of links that have some.
 //!
 //! No guard but the sealer's is held across a blocking send, a join, socket I/O, the destructor of a session or a slot, or user code;
 //! none but `Inlet::current` while waiting for anything but its own condition. *Enforced by* the headers of the files,
@@ -83,7 +86,7 @@
 //! |---|---|---|
 //! | error | something for the operator to repair; the node cannot | the poll fails, no resolver thread could be started, the system gives no randomness, a message handler panicked |
 //! | warn | the node goes on, and somebody should look; once for each change to the worse | a kept peer is not reached, peers wait for `outbound`, a peer broke the protocol, two processes have one key, a handler is slow, messages ended unknown, no descriptors to accept with, a bound refuses connections, a limit of the system is too low, a shutdown left something |
-//! | info | one line for each change of a node or a peer | started, without a lasting identity, accepting again, shutting down, shut down; connected, disconnected |
+//! | info | one line for each change of a node or a peer | started, without a lasting identity, accepting again, shutting down, shut down; connected, disconnected, slow, no longer slow |
 //! | debug | each attempt | dials that fail again, connections refused, handshakes that fail, messages that the other side rejected |
 //! | trace | each step | |
 //!
@@ -164,7 +167,13 @@
 //! **I-19 A file imports only lower ranks.** *Enforced by* `tests/layering.rs`. *If not:* nobody can say any more what
 //! a lock may be held across.
 //!
-//! **I-20 No panic is reachable from the wire, a file or the system.** *Enforced by* clippy (`unwrap_used`,
+//! **I-20 A question ends once, and soon.** With its answer; with word that there is none, from whoever drops it, rejects
+//! it or panics on it; by its deadline; with the life of the peer that had it, with the peer, or with the node. A number
+//! of a question is never given to another one, in no life of the process. *Enforced by* `requests::Table`, `Responder`
+//! (whose destructor answers), `Requests::told`; `tests/requests.rs`, `tests/restart.rs`. *If not:* somebody waits for
+//! nothing, or gets what was answered to somebody else.
+//!
+//! **I-21 No panic is reachable from the wire, a file or the system.** *Enforced by* clippy (`unwrap_used`,
 //! `expect_used`), `unsafe_code = "forbid"`, and strangers that mutate every state of a handshake
 //! (`tests/hostile_edge.rs`). What the application gives us may panic: handlers, policies and resolvers are caught, and
 //! cost a message, a handshake, a lookup.
@@ -175,19 +184,28 @@
 //! **I-22 What all links hold together stays within `memory_bytes`.** *Enforced by* `memory.rs`: taken before it is held,
 //! given back when it ends; `tests/fate.rs`. *If not:* many slow peers together end the process.
 //!
-//! **I-23 Nobody waits for a lock of TLS while a socket is waited for.** Sealing happens only under the write token,
+//! **I-23 Nothing is cut for being slow before that was told,** once for an episode and its end once. *Enforced by*
+//! `SlowPeers`, which the scan asks before it cuts; `tests/slow_peers.rs`. *If not:* the first that an application hears of a
+//! slow peer is that it is gone.
+//!
+//! **I-24 A peer that nobody knows costs a bounded place for a bounded time.** *Enforced by* `Registry::forget`,
+//! `Outbox::end_unknown`; `tests/unknown_peers.rs`. *If not:* messages to wrong ids fill the node, or wait for ever.
+//!
+//! **I-25 Nobody waits for a lock of TLS while a socket is waited for.** Sealing happens only under the write token,
 //! opening only on the reader's thread, both under the connection's lock for at most 64 KiB; sockets are read and
 //! written without it. *Enforced by* `transport::tls::cipher`, whose functions are given the socket as a closure and
 //! never call it under the lock; two floods through small buffers in `tests/transport/tls.rs`. *If not:* two sides that
 //! flood each other stand still.
 //!
-//! **I-24 The key of the hello is the key that TLS has seen proven.** *Enforced by* `Pending::secure`,
+//! **I-26 The key of the hello is the key that TLS has seen proven.** *Enforced by* `Pending::secure`,
 //! `Handshake::expect`. *If not:* whoever has a key of its own can hand on the handshake of another.
 //!
 //! # Non-invariants
 //!
 //! - Order between lanes, between peers, and between a reply and what else the peer sends.
 //! - A loop of `recv` and blocking `send` between two nodes may stick until the deadline: use `reply` or `try_send`.
+//! - An answer longer than its question fits always: it may be refused while the reply lane is full.
+//! - Answers that nobody takes stop nothing: beyond `queue_bytes` they keep all further replies of that peer from coming.
 //! - Acknowledged means handed over, not understood.
 //! - `memory_bytes` does not count the open segment of each lane, read buffers, threads and tables: they are bounded per
 //!   peer.

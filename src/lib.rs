@@ -17,6 +17,41 @@
 //! long as you say; [`PeerHandle::send_kind`] adds a number for the receiver, [`PeerHandle::send_msg`] encodes a type.
 //! [`Node::send`] looks the peer up first. A [`SendError`] gives the message back.
 //!
+//! **Ask.** [`PeerHandle::request`] waits for the answer, [`PeerHandle::ask`] gives a [`Pending`] to wait for later,
+//! [`PeerHandle::ask_into`] has the answers of many questions come through one channel ([`Answers`]);
+//! [`PeerHandle::request_msg`] encodes and decodes types. The other side answers by [`Message::reply`], or later and from
+//! any thread by [`Message::responder`]. A question ends once, with an [`Answer`] or with a [`error::RequestError`]:
+//!
+//! ```
+//! use std::time::Duration;
+//! use threadwire::{Config, Node, SendOptions, error::RequestError};
+//!
+//! const DOUBLE: u16 = 1;
+//! let patience = Duration::from_secs(5);
+//! let bob = Node::builder().config(Config::loopback()).on_msg(DOUBLE, |_, number: u32, message| {
+//!     match number.checked_mul(2) {
+//!         Some(double) => drop(message.reply_msg(&double)), // never refused: no longer than its question
+//!         None => message.responder().fail(7),              // or answers from another thread
+//!     }
+//! });
+//! let bob = bob.start()?;
+//! let alice = Node::builder().config(Config::loopback()).start()?;
+//! alice.add_peer(bob.id(), bob.local_addr())?;
+//! let to_bob = alice.wait_connected(bob.id(), patience)?;
+//!
+//! let options = SendOptions::new().kind(DOUBLE);
+//! assert_eq!(to_bob.request_msg_with::<_, u32>(&21u32, patience, &options)?, 42);
+//! let (one, other) = (u32::MAX.to_le_bytes(), 4u32.to_le_bytes());
+//! let pending = [to_bob.ask_with(one, patience, &options)?, to_bob.ask_with(other, patience, &options)?];
+//! let [failed, answered] = pending.map(|pending| pending.wait());
+//! assert_eq!(failed.unwrap_err(), RequestError::Failed(7));
+//! assert_eq!(answered?.decode::<u32>()?, 8);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! **Kinds.** [`NodeBuilder::kind`] gives a number a name, a bound and a [`Priority`] ([`Kind`]), [`NodeBuilder::on`] and
+//! [`NodeBuilder::on_msg`] a handler of its own; what nobody handles is rejected to its sender.
+//!
 //! **Receive.** A handler gets each [`Message`] where it arrives. Without one, [`Node::recv`] and
 //! [`Node::recv_timeout`] give single messages, [`Node::incoming`] a channel of [`Batch`]es. [`Message::payload`],
 //! [`Message::decode`], [`Message::from`], [`Message::possible_repeat`]; [`Message::reply`] answers,
@@ -115,6 +150,6 @@ pub use node::{Event, Finding, Node, NodeBuilder, PeerInfo, PeerReport, Shutdown
 pub use outcome::{Outcome, ReturnReason, Stage, Timing};
 pub use registry::SessionInfo;
 pub use session::{
-    BEST_EFFORT_MOST, Batch, Collector, Delivery, LinkStats, Message, OutcomeBatch, OverflowPolicy, PeerHandle,
-    Priority, Receipt, SendOptions, Undelivered, WaitError,
+    Answer, Answered, Answers, BEST_EFFORT_MOST, Batch, Collector, Delivery, Kind, LinkStats, Message, OutcomeBatch,
+    OverflowPolicy, PeerHandle, Pending, Priority, Receipt, Responder, SendOptions, Undelivered, WaitError,
 };

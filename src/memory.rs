@@ -1,7 +1,7 @@
 //! The memory of a node: one number that all its links share.
 //!
 //! Owns: the count of bytes that are taken, and who waits for some. Threads: callers of send verbs, threads of sessions.
-//! Locks: its own, a leaf, only while somebody waits. Blocks on: [`Budget::wait`], with a deadline; woken by whoever
+//! Locks: its own, a leaf, only while somebody waits. Blocks on: [`Watching::wait`], with a deadline; woken by whoever
 //! gives bytes back.
 //! Upholds: what is taken never exceeds the limit, but for one message that is alone in it; what is refused is counted.
 
@@ -56,13 +56,19 @@ impl Budget {
         }
     }
 
+    /// As [`Budget::give`], and nobody hears of it: for a model check, to prove that it would be missed.
+    #[cfg(all(test, shuttle))]
+    pub(crate) fn give_unheard(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// Has whoever waits look again.
     pub(crate) fn wake(&self) {
         *self.given.lock() += 1;
         self.changed.notify_all();
     }
 
-    /// To be asked before a look that ends in [`Budget::wait`].
+    /// To be asked before a look that ends in [`Watching::wait`].
     pub(crate) fn watch(&self) -> Watching<'_> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         Watching { budget: self, seen: *self.given.lock() }

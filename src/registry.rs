@@ -2,13 +2,14 @@
 //!
 //! Owns: every link of the node, by peer; every connection from accept or dial to the end, by its number; every
 //! session, with its threads and its slot.
-//! Threads: any. Locks: L1, the one RwLock of the crate; while it is held nothing else is locked but, to append a message
-//! by the shortest path, an outbox.
+//! Threads: any. Locks: L1, the one RwLock of the crate; while it is held nothing else is locked but an outbox, to append a
+//! message by the shortest path or as its peer becomes known, and the link and the outbox of a peer that is forgotten, which
+//! nobody else has.
 //! Blocks on: nothing.
 //! Upholds: identity is the key; a slot is counted from accept or dial to the session's end and given back by its guard;
-//! a destructor of a slot, a session or a thread never runs under the lock.
+//! a destructor of a slot, a session or a thread never runs under the lock; what a forgotten link has counted still counts.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +17,8 @@ use std::time::Instant;
 use crate::config::THREADS_PER_SESSION;
 use crate::handshake::Slot;
 use crate::ident::{ConnectionId, PeerId, PeerIdHasher, SessionKind, SessionStatus};
-use crate::session::{Peer, PeerLink, Session};
+use crate::metrics::Traffic;
+use crate::session::{Peer, PeerHandle, PeerLink, Session};
 use crate::sync::RwLock;
 use crate::threads::Thread;
 
@@ -29,6 +31,8 @@ pub(crate) struct RegistryLimits {
     pub(crate) outbound: usize,
     /// Links, connected or not.
     pub(crate) links: usize,
+    /// Links of peers that are not known, among them.
+    pub(crate) unknown: usize,
     /// Threads for sessions; a connection counts with its two from the beginning.
     pub(crate) threads: usize,
 }
@@ -45,6 +49,9 @@ pub(crate) enum SessionsError {
     /// As many links as there may be.
     #[error("as many links as the configuration allows")]
     TooManyLinks,
+    /// As many unknown peers as there may be.
+    #[error("as many unknown peers as the configuration allows")]
+    TooManyUnknown,
     /// The node is shutting down.
     #[error("the node is shutting down")]
     Closed,
@@ -97,6 +104,10 @@ pub(crate) struct Room {
 struct Registry {
     limits: RegistryLimits,
     peers: HashMap<PeerId, Peer, PeerIdHasher>,
+    /// Those of them that were never added and never connected.
+    unknown: BTreeSet<PeerId>,
+    /// What the links counted that were forgotten.
+    forgotten: Traffic,
     /// Everything that holds a slot.
     connections: BTreeMap<ConnectionId, SessionInfo>,
     sessions: HashMap<ConnectionId, Entry>,
@@ -122,6 +133,8 @@ impl Registry {
         Self {
             limits,
             peers: HashMap::default(),
+            unknown: BTreeSet::new(),
+            forgotten: Traffic::default(),
             connections: BTreeMap::new(),
             sessions: HashMap::new(),
             inbound: 0,
@@ -157,6 +170,21 @@ impl Registry {
         let replaced = self.connections.insert(info.conn, info);
         debug_assert!(replaced.is_none(), "connection ids are never given twice");
         Ok(())
+    }
+
+    /// Whether nothing waits for an unknown peer, and nobody holds it. Nobody can come to it while the registry is locked.
+    fn is_forgettable(&self, id: &PeerId) -> bool {
+        let Some(Peer { link, .. }) = self.peers.get(id) else { return true };
+        Arc::strong_count(link) == 1 && link.outbox.counts().messages == 0
+    }
+
+    /// Takes out the unknown peers that may be forgotten; to be dropped without the lock.
+    fn forget(&mut self) -> Vec<Peer> {
+        let ids: Vec<PeerId> = self.unknown.iter().filter(|id| self.is_forgettable(id)).copied().collect();
+        self.unknown.retain(|id| !ids.contains(id));
+        let peers: Vec<Peer> = ids.iter().filter_map(|id| self.peers.remove(id)).collect();
+        peers.iter().for_each(|peer| self.forgotten.merge(&PeerHandle::new(peer.link.clone()).traffic()));
+        peers
     }
 
     fn release(&mut self, conn: ConnectionId) {
@@ -221,13 +249,13 @@ impl SharedRegistry {
         self.0.read().peers.get(peer).map(|peer| with(&peer.link))
     }
 
-    /// A peer; a new one, made by `make`, if it is not known.
+    /// A peer, which is known from now on; a new one, made by `make`, if there is none.
     ///
     /// # Errors
     /// There are as many links as there may be, or the node is shutting down.
     pub(crate) fn peer_or_insert(&self, id: PeerId, make: impl FnOnce() -> Peer) -> Result<Peer, SessionsError> {
-        if let Some(peer) = self.0.read().peers.get(&id) {
-            return Ok(peer.clone());
+        if let Some(peer) = self.known(&id) {
+            return Ok(peer);
         }
         let made = make();
         let mut registry = self.0.write();
@@ -237,7 +265,87 @@ impl SharedRegistry {
         if registry.peers.len() >= registry.limits.links && !registry.peers.contains_key(&id) {
             return Err(SessionsError::TooManyLinks);
         }
-        Ok(registry.peers.entry(id).or_insert(made).clone())
+        let was_unknown = registry.unknown.remove(&id);
+        let peer = registry.peers.entry(id).or_insert(made).clone();
+        if was_unknown {
+            peer.link.outbox.peer_known();
+        }
+        Ok(peer)
+    }
+
+    /// The link of a peer, known or not; that of a new one that is not, made by `make`, if there is none.
+    ///
+    /// # Errors
+    /// As many unknown peers wait as may, there are as many links as there may be, or the node is shutting down.
+    pub(crate) fn link_or_unknown(
+        &self,
+        id: PeerId,
+        make: impl FnOnce() -> Peer,
+    ) -> Result<Arc<PeerLink>, SessionsError> {
+        if let Some(link) = self.link(&id) {
+            return Ok(link);
+        }
+        let made = make();
+        let mut registry = self.0.write();
+        if let Some(peer) = registry.peers.get(&id) {
+            return Ok(peer.link.clone());
+        }
+        let full = registry.unknown.len() >= registry.limits.unknown;
+        let forgotten = if full { registry.forget() } else { Vec::new() };
+        let refusal = match () {
+            () if registry.closed => Some(SessionsError::Closed),
+            () if registry.unknown.len() >= registry.limits.unknown => Some(SessionsError::TooManyUnknown),
+            () if registry.peers.len() >= registry.limits.links => Some(SessionsError::TooManyLinks),
+            () => None,
+        };
+        let link = made.link.clone();
+        if refusal.is_none() {
+            registry.unknown.insert(id);
+            registry.peers.insert(id, made);
+        }
+        drop(registry);
+        drop(forgotten);
+        refusal.map_or(Ok(link), Err)
+    }
+
+    /// A peer, if it is known.
+    fn known(&self, id: &PeerId) -> Option<Peer> {
+        let registry = self.0.read();
+        registry.peers.get(id).filter(|_| !registry.unknown.contains(id)).cloned()
+    }
+
+    /// The link of a peer, if that is known.
+    pub(crate) fn known_link(&self, id: &PeerId) -> Option<Arc<PeerLink>> {
+        self.known(id).map(|peer| peer.link)
+    }
+
+    /// Whether there may be unknown peers.
+    pub(crate) fn takes_unknown(&self) -> bool {
+        self.0.read().limits.unknown > 0
+    }
+
+    /// The links of peers that are not known.
+    pub(crate) fn unknown_links(&self) -> Vec<Arc<PeerLink>> {
+        let registry = self.0.read();
+        registry.unknown.iter().filter_map(|id| registry.peers.get(id)).map(|peer| peer.link.clone()).collect()
+    }
+
+    /// Forgets unknown peers for whom nothing waits and whom nobody holds.
+    pub(crate) fn forget_unknown(&self) {
+        let any = {
+            let registry = self.0.read();
+            registry.unknown.iter().any(|id| registry.is_forgettable(id))
+        };
+        if any {
+            let forgotten = self.0.write().forget();
+            drop(forgotten);
+        }
+    }
+
+    /// All links, and what those counted that were forgotten.
+    pub(crate) fn links_and_forgotten(&self) -> (Vec<Arc<PeerLink>>, Traffic) {
+        let registry = self.0.read();
+        (registry.peers.values().map(|peer| peer.link.clone()).collect(), registry.forgotten.clone())
     }
 
     /// All links.
@@ -311,7 +419,7 @@ mod tests {
     use super::*;
     use std::net::Ipv4Addr;
 
-    const LIMITS: RegistryLimits = RegistryLimits { inbound: 3, outbound: 2, links: 4, threads: 8 };
+    const LIMITS: RegistryLimits = RegistryLimits { inbound: 3, outbound: 2, links: 4, unknown: 2, threads: 8 };
 
     /// A connection with a number of its own, from or to an address that ends in `host`.
     fn begun(conn: u64, kind: SessionKind, host: u8) -> SessionInfo {

@@ -63,6 +63,10 @@ fn every_unit_and_every_off_is_read() {
         advertise = "192.0.2.7:4000"
         resume_window = "1 h"
         handler_watchdog = "2 min"
+        slow_after = "900 ms"
+        unknown_peers = 0
+        unknown_bytes = "64 KiB"
+        unknown_timeout = "3 s"
         ack_delay = "1 ms"
         queue_bytes = 4096
         window_bytes = "1 MiB"
@@ -75,6 +79,8 @@ fn every_unit_and_every_off_is_read() {
     let config = Config::parse(text, "x").unwrap();
     assert_eq!((config.listen, config.advertise), (vec![], "192.0.2.7:4000".parse().ok()));
     assert_eq!([config.resume_window, config.handler_watchdog], [Duration::from_secs(3600), Duration::from_secs(120)]);
+    assert_eq!([config.slow_after, config.unknown_timeout], [900, 3000].map(Duration::from_millis));
+    assert_eq!((config.unknown_peers, config.unknown_bytes), (0, 64 << 10));
     assert_eq!(config.ack_delay, Duration::from_millis(1));
     assert_eq!([config.queue_bytes, config.window_bytes, config.max_message], [4096, 1 << 20, 65536]);
     assert_eq!(config.memory_bytes, 2 << 30);
@@ -171,6 +177,11 @@ const WRONG: &[Wrong] = &[
     wrong("heartbeat = \"0 s\"\n", 1, &["heartbeat = \"0 s\"", "allowed: 1 ms to 24 h"]),
     wrong("idle_timeout = \"0 ms\"\n", 1, &["idle_timeout = \"0 ms\"", "allowed: 1 ms to 24 h"]),
     wrong("write_timeout = \"0 h\"\n", 1, &["write_timeout = \"0 h\"", "allowed: 1 ms to 24 h"]),
+    wrong("slow_after = \"0 s\"\n", 1, &["slow_after = \"0 s\"", "allowed: 1 ms to 24 h"]),
+    wrong("unknown_timeout = \"0 s\"\n", 1, &["unknown_timeout = \"0 s\"", "allowed: 1 ms to 24 h"]),
+    wrong("unknown_bytes = 0\n", 1, &["unknown_bytes = 0", "at least 1 B"]),
+    wrong("unknown_peers = 65537\n", 1, &["unknown_peers = 65537", "allowed: 0 to 65536"]),
+    wrong("unknown_peers = -1\n", 1, &["unknown_peers = -1", "allowed: a whole number"]),
     wrong("handler_watchdog = \"25 h\"\n", 1, &["handler_watchdog = \"25 h\"", "allowed: 1 ms to 24 h"]),
     wrong("stable_after = \"0 s\"\n", 1, &["stable_after = \"0 s\"", "allowed: 1 ms to 24 h"]),
     wrong("resume_window = \"0 s\"\n", 1, &["resume_window = \"0 s\"", "allowed: 1 ms to 24 h"]),
@@ -178,6 +189,7 @@ const WRONG: &[Wrong] = &[
     wrong("send_deadline = \"0 s\"\n", 1, &["send_deadline = \"0 s\"", "allowed: 1 ms to 24 h"]),
     wrong("queue_messages = 0\n", 1, &["queue_messages = 0", "at least 1"]),
     wrong("queue_bytes = 0\n", 1, &["queue_bytes = 0", "at least 1 B"]),
+    wrong("requests = 0\n", 1, &["requests = 0", "at least 1"]),
     wrong("window_bytes = \"255 KiB\"\n", 1, &["window_bytes = \"255 KiB\"", "at least 256 KiB"]),
     wrong("max_message = 0\n", 1, &["max_message = 0", "at least 1 B"]),
     wrong("half_open_per_ip = 0\n", 1, &["half_open_per_ip = 0", "at least 1, or \"off\""]),
@@ -209,6 +221,9 @@ const WRONG: &[Wrong] = &[
     wrong("heartbeat = \"40 s\"\n", 1, &["idle_timeout = 30 s (default)", "longer than heartbeat (40 s)"]),
     wrong("idle_timeout = \"10 s\"\n", 1, &["idle_timeout = \"10 s\"", "longer than heartbeat (10 s)"]),
     wrong("\nmax_message = \"2 GiB\"\n", 2, &["max_message = \"2 GiB\"", "at most memory_bytes (1 GiB)"]),
+    wrong("write_timeout = \"5 s\"\n", 1, &["slow_after = 5 s (default)", "shorter than write_timeout (5 s)"]),
+    wrong("\nslow_after = \"20 s\"\n", 2, &["slow_after = \"20 s\"", "shorter than write_timeout (20 s)"]),
+    wrong("unknown_bytes = \"2 GiB\"\n", 1, &["unknown_bytes = \"2 GiB\"", "at most memory_bytes (1 GiB)"]),
     wrong("queue_bytes = \"2 GiB\"\n", 1, &["queue_bytes = \"2 GiB\"", "at most memory_bytes (1 GiB)"]),
     wrong("window_bytes = \"2 GiB\"\n", 1, &["window_bytes = \"2 GiB\"", "at most memory_bytes (1 GiB)"]),
     wrong("\n\nmemory_bytes = \"32 MiB\"\n", 3, &["max_message = 64 MiB (default)", "at most memory_bytes (32 MiB)"]),

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use threadwire::{Config, Message, Node, PeerHandle};
+use threadwire::error::SendErrorKind;
+use threadwire::{Answers, Config, Message, Node, PeerHandle, SendOptions};
 
 mod common;
 use common::{PATIENCE, link, loopback, wait_until};
@@ -81,51 +82,37 @@ fn a_flood_of_small_messages_arrives_in_order_at_a_handler() {
     wait_until("all acknowledged", || to_bob.stats().acked == COUNT);
 }
 
-/// Two nodes flood each other with questions and answer every one by `reply`: no answer is lost, nothing sticks.
+/// Two nodes flood each other with questions, as many in flight as fit: every one is answered, nothing sticks.
 fn flood_with_questions(size: usize, count: u64, handlers: bool) {
-    let answers: [Arc<AtomicU64>; 2] = Default::default();
-    let nodes: Vec<Arc<Node>> = answers
-        .iter()
-        .map(|answers| {
-            if !handlers {
-                return Arc::new(loopback().start().unwrap());
-            }
-            let answers = answers.clone();
-            let answer = move |_: &PeerHandle, message: Message<'_>| take(&message, &answers);
-            Arc::new(loopback().handler(answer).start().unwrap())
+    let nodes: Vec<Node> = (0..2)
+        .map(|_| {
+            let builder = loopback();
+            if handlers { builder.handler(|_, message| answer(&message)) } else { builder }.start().unwrap()
         })
         .collect();
     let handles = [link(&nodes[0], &nodes[1]), nodes[1].wait_connected(nodes[0].id(), PATIENCE).unwrap()];
+    let answered: [AtomicU64; 2] = Default::default();
     let largest_memory = AtomicU64::new(0);
     std::thread::scope(|scope| {
-        for (side, handle) in handles.iter().enumerate() {
+        for (handle, answered) in handles.iter().zip(&answered) {
+            scope.spawn(move || ask_all(handle, size, count, answered));
+        }
+        for node in nodes.iter().filter(|_| !handlers) {
+            let (asked, answered) = (2 * count, &answered);
             scope.spawn(move || {
-                let mut payload = vec![7; size];
-                payload[0] = 1;
-                for _ in 0..count {
-                    handle.send(&payload[..]).unwrap();
+                let all = || answered.iter().map(|answered| answered.load(Ordering::Relaxed)).sum::<u64>() >= asked;
+                // The other side may still ask.
+                while !all() {
+                    if let Ok(message) = node.recv_timeout(Duration::from_millis(50)) {
+                        answer(&message);
+                    }
                 }
             });
-            if !handlers {
-                let (node, answers) = (&nodes[side], &answers[side]);
-                scope.spawn(move || {
-                    while answers.load(Ordering::Relaxed) < count {
-                        match node.recv_timeout(Duration::from_millis(50)) {
-                            Ok(message) => take(&message, answers),
-                            Err(_) => continue,
-                        }
-                    }
-                    // The other side may still ask.
-                    while let Ok(message) = node.recv_timeout(Duration::from_millis(500)) {
-                        take(&message, answers);
-                    }
-                });
-            }
         }
         let (mut last, mut since) = (0, Instant::now());
         let mut longest = Duration::ZERO;
-        loop {
-            let now: u64 = answers.iter().map(|answers| answers.load(Ordering::Relaxed)).sum();
+        while last < 2 * count {
+            let now: u64 = answered.iter().map(|answered| answered.load(Ordering::Relaxed)).sum();
             let held =
                 handles.iter().map(|handle| (handle.stats().kept_bytes + handle.stats().queued_bytes) as u64).sum();
             largest_memory.fetch_max(held, Ordering::Relaxed);
@@ -133,28 +120,54 @@ fn flood_with_questions(size: usize, count: u64, handlers: bool) {
                 (last, since) = (now, Instant::now());
             }
             longest = longest.max(since.elapsed());
-            if now >= 2 * count || since.elapsed() > PATIENCE {
+            if since.elapsed() > PATIENCE {
+                // Whoever still waits is let go.
+                answered.iter().for_each(|answered| answered.store(count, Ordering::Relaxed));
                 break;
             }
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_micros(500));
         }
-        let got: Vec<u64> = answers.iter().map(|answers| answers.load(Ordering::Relaxed)).collect();
-        assert_eq!(got, [count, count], "answers; longest pause {longest:?}");
         println!("{size} B, handlers {handlers}: longest pause {longest:?}, memory {largest_memory:?}");
-        assert!(longest < Duration::from_secs(1), "a pause of {longest:?}");
+        assert!(longest < Duration::from_secs(1), "a pause of {longest:?} after {last} answers");
     });
+    for handle in &handles {
+        let stats = handle.stats();
+        assert_eq!((stats.requests, stats.answers, stats.open_requests), (count, count, 0));
+        assert_eq!((stats.late_answers, stats.unknown_answers), (0, 0));
+    }
     // Two queues of 8 MiB, two windows of 4 MiB, and the replies that questions pay for.
     assert!(largest_memory.into_inner() < 64 << 20);
 }
 
-fn take(message: &Message<'_>, answers: &AtomicU64) {
-    if message.payload()[0] == 1 {
-        let mut answer = message.payload().to_vec();
-        answer[0] = 2;
-        message.reply(answer).unwrap();
-    } else {
-        answers.fetch_add(1, Ordering::Relaxed);
+/// Asks so many questions, and takes the answers as they come; each is what was asked.
+fn ask_all(to: &PeerHandle, size: usize, count: u64, answered: &AtomicU64) {
+    let (answers, options) = (Answers::new(), SendOptions::new());
+    let mut asked = 0;
+    while answered.load(Ordering::Relaxed) < count {
+        while asked < count {
+            let mut question = vec![7; size];
+            question[..8].copy_from_slice(&asked.to_le_bytes());
+            match to.ask_into(question, PATIENCE, &options, &answers, asked) {
+                Ok(()) => asked += 1,
+                Err(error) => {
+                    assert_eq!(error.kind, SendErrorKind::TooManyRequests);
+                    break;
+                }
+            }
+        }
+        let Ok(first) = answers.recv_timeout(PATIENCE) else { continue };
+        let came = std::iter::once(first).chain(std::iter::from_fn(|| answers.try_recv()));
+        let came = came.map(|one| {
+            let answer = one.outcome.unwrap();
+            assert!(answer.payload().len() == size && answer.payload()[..8] == one.tag.to_le_bytes());
+        });
+        answered.fetch_add(came.count() as u64, Ordering::Relaxed);
     }
+}
+
+fn answer(message: &Message<'_>) {
+    assert!(message.is_question());
+    message.reply(message.payload()).unwrap();
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Each accepted message ends in exactly one outcome: the table of the design, row by row.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering};

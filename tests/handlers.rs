@@ -228,6 +228,7 @@ fn handlers_of_both_sides_that_sleep_three_times_the_idle_time_under_flood_cost_
     config.idle_timeout = IDLE;
     // Less than the handlers sleep: a peer that is busy does not read, and that is no reason to give it up.
     config.write_timeout = Duration::from_secs(1);
+    config.slow_after = Duration::from_millis(500);
     let ledgers: [Arc<Ledger>; 2] = Default::default();
     let slept = Arc::new(AtomicU64::new(0));
     let sleeper = |ledger: &Arc<Ledger>, at: u64| {

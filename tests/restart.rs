@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use threadwire::error::DisconnectReason;
+use threadwire::error::{DisconnectReason, RequestError};
 use threadwire::ident::Incarnation;
 use threadwire::{Event, Node, PeerHandle, PeerId};
 
@@ -28,6 +28,7 @@ fn life() {
     config.data_dir = Some(folder.into());
     let node = start(config);
     println!("\nat {} {}", node.id(), node.local_addr().unwrap());
+    let (mut held, mut asked) = (Vec::new(), None);
     for line in stdin().lines() {
         let line = line.unwrap();
         let words: Vec<&str> = line.split(' ').collect();
@@ -40,6 +41,22 @@ fn life() {
                     println!("\ngot {number} {}", message.possible_repeat());
                 }
             }
+            ["hold"] => {
+                let message = node.recv_timeout(PATIENCE).unwrap();
+                println!("\ngot {} {}", number_of(message.payload()).unwrap(), message.possible_repeat());
+                held.push(message);
+            }
+            ["ask", to, number] => {
+                let peer = node.wait_connected(to.parse().unwrap(), PATIENCE).unwrap();
+                asked = Some((peer.ask(numbered(number.parse().unwrap(), 100), PATIENCE).unwrap(), peer));
+            }
+            ["answers"] => {
+                let (pending, peer) = asked.take().unwrap();
+                let answer = pending.wait().unwrap();
+                let answer = std::str::from_utf8(answer.payload()).unwrap().to_owned();
+                println!("\nanswered {answer}; {} unknown", peer.stats().unknown_answers);
+            }
+            ["answer"] => held.drain(..).for_each(|message| message.reply(message.payload()).unwrap()),
             ["send", to, count] => {
                 let peer = node.wait_connected(to.parse().unwrap(), PATIENCE).unwrap();
                 (0..count.parse().unwrap()).for_each(|number| peer.send(numbered(number, 100)).unwrap());
@@ -80,8 +97,13 @@ impl Life {
     /// Has it take so many messages; their numbers, and whether they were announced as possible repeats.
     fn take(&mut self, count: u64) -> Vec<(u64, bool)> {
         self.order(&format!("take {count}"));
-        let got = (0..count).map(|_| line(&mut self.says, "got "));
-        got.map(|got| got.split_once(' ').map(|(n, repeat)| (n.parse().unwrap(), repeat == "true")).unwrap()).collect()
+        (0..count).map(|_| got(&line(&mut self.says, "got "))).collect()
+    }
+
+    /// Has it take one message and keep it; its number, and whether it was announced as a possible repeat.
+    fn hold(&mut self) -> (u64, bool) {
+        self.order("hold");
+        got(&line(&mut self.says, "got "))
     }
 
     /// Kills it, in the middle of whatever it does.
@@ -110,6 +132,11 @@ fn line(says: &mut BufReader<ChildStdout>, begin: &str) -> String {
             return rest.to_owned();
         }
     }
+}
+
+/// A message's number, and whether it was announced as a possible repeat.
+fn got(line: &str) -> (u64, bool) {
+    line.split_once(' ').map(|(number, repeat)| (number.parse().unwrap(), repeat == "true")).unwrap()
 }
 
 fn numbers(range: std::ops::Range<u64>, repeat: bool) -> Vec<(u64, bool)> {
@@ -261,4 +288,67 @@ fn a_sender_that_restarts_is_met_as_a_new_life_and_what_it_sends_is_new() {
     }
     assert!(lives.is_sorted_by(|before, after| before < after), "{lives:?}");
     assert!(alice.recv_timeout(std::time::Duration::ZERO).is_err());
+}
+
+#[test]
+fn a_question_that_the_earlier_life_had_ends_and_one_that_it_had_not_taken_is_asked_again() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = Life::begin(folder.path());
+    let alice = start(quick());
+    let to_bob = alice.add_peer(first.id, [first.addr]).unwrap();
+    connected(&alice);
+    let ask = |number| to_bob.ask(numbered(number, 100), PATIENCE).unwrap();
+    let taken = ask(0);
+    assert_eq!(first.hold(), (0, false));
+    wait_until("it was seen to be taken", || to_bob.stats().acked == 1);
+    let waits = ask(1);
+    wait_until("the other one is written", || all_written(&to_bob));
+    first.kill();
+    lost(&alice);
+    let unsent = ask(2);
+    let mut second = Life::begin(folder.path());
+    alice.add_peer(second.id, [second.addr]).unwrap();
+    // At once: its time is not up for long.
+    assert_eq!(taken.wait().unwrap_err(), RequestError::Restarted);
+    assert_eq!([second.hold(), second.hold()], [(1, true), (2, false)]);
+    second.order("answer");
+    assert!(waits.wait().unwrap().payload() == numbered(1, 100));
+    assert!(unsent.wait().unwrap().payload() == numbered(2, 100));
+    // What two lives did not answer is given back.
+    let asked_twice = ask(3);
+    wait_until("it is written to the second life", || all_written(&to_bob));
+    second.kill();
+    let third = Life::begin(folder.path());
+    alice.add_peer(third.id, [third.addr]).unwrap();
+    wait_until("there is a third session", || to_bob.stats().sessions == 3 && all_written(&to_bob));
+    third.kill();
+    let fourth = Life::begin(folder.path());
+    alice.add_peer(fourth.id, [fourth.addr]).unwrap();
+    assert_eq!(asked_twice.wait().unwrap_err(), RequestError::Unknown { payload: numbered(3, 100) });
+    let stats = to_bob.stats();
+    assert_eq!((stats.requests, stats.answers, stats.open_requests), (4, 2, 0));
+}
+
+#[test]
+fn an_answer_to_an_earlier_life_of_the_asker_answers_nothing_of_this_one() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let alice = start(quick());
+    let mut first = Life::begin(folder.path());
+    alice.add_peer(first.id, [first.addr]).unwrap();
+    connected(&alice);
+    first.order(&format!("ask {} 0", alice.id()));
+    let asked_before = alice.recv_timeout(PATIENCE).unwrap();
+    first.kill();
+    lost(&alice);
+    let mut second = Life::begin(folder.path());
+    alice.add_peer(second.id, [second.addr]).unwrap();
+    connected(&alice);
+    second.order(&format!("ask {} 1", alice.id()));
+    let asked_now = alice.recv_timeout(PATIENCE).unwrap();
+    asked_before.reply("too late").unwrap();
+    asked_now.reply("in time").unwrap();
+    second.order("answers");
+    assert_eq!(line(&mut second.says, "answered "), "in time; 1 unknown");
 }

@@ -9,12 +9,14 @@
 //! cargo run --release --example loadtest -- throughput --size 64
 //! cargo run --release --example loadtest -- latency --size 64
 //! cargo run --release --example loadtest -- peers --count 1000
+//! cargo run --release --example loadtest -- chaos --cuts 500 --nodes 3
 //! ```
 //!
 //! The exit status is 1 when a message was lost, duplicated or reordered, when many peers cost more than they may, or
 //! when the measurement failed.
 
 mod baseline;
+mod chaos;
 mod checker;
 mod control;
 mod failure;
@@ -58,9 +60,14 @@ enum Workload {
     Latency(latency::Options),
     /// What many idle peers cost a node that is alone in its process
     Peers(peers::Options),
+    /// Whether every message's fate is known while links, listeners and processes are harmed
+    Chaos(chaos::Options),
     /// The other process (started by the first)
     #[command(name = control::ROLE, hide = true)]
     Receiver,
+    /// Another process of `chaos`
+    #[command(name = chaos::PART, hide = true)]
+    ChaosPart(chaos::PartOptions),
 }
 
 /// What every workload can be told.
@@ -119,7 +126,7 @@ fn main() -> ExitCode {
     match run(&workload) {
         Ok(true) => ExitCode::SUCCESS,
         // It has said itself what did not hold.
-        Ok(false) if matches!(workload, Workload::Peers(_)) => ExitCode::FAILURE,
+        Ok(false) if matches!(workload, Workload::Peers(_) | Workload::Chaos(_)) => ExitCode::FAILURE,
         Ok(false) => {
             eprintln!("loadtest: messages were lost, duplicated or reordered");
             ExitCode::FAILURE
@@ -132,7 +139,12 @@ fn main() -> ExitCode {
 }
 
 fn run(workload: &Workload) -> Result<bool, Failure> {
-    TermLogger::init(LevelFilter::Warn, simplelog::Config::default(), TerminalMode::Stderr, ColorChoice::Auto)
+    let level = match workload {
+        Workload::Chaos(options) => options.log(),
+        Workload::ChaosPart(options) => options.log(),
+        _ => LevelFilter::Warn,
+    };
+    TermLogger::init(level, simplelog::Config::default(), TerminalMode::Stderr, ColorChoice::Auto)
         .context("starting the log")?;
     let partner = |common: &Common| {
         if common.threads { Partner::thread(receiver::serve) } else { Partner::process() }
@@ -141,6 +153,8 @@ fn run(workload: &Workload) -> Result<bool, Failure> {
         Workload::Throughput(options) => throughput::run(options, &mut partner(&options.common)?),
         Workload::Latency(options) => latency::run(options, &mut partner(&options.common)?),
         Workload::Peers(options) => peers::run(options),
+        Workload::Chaos(options) => chaos::run(options),
+        Workload::ChaosPart(options) => chaos::run_part(options),
         Workload::Receiver => receiver::serve(control::line_of_role()?).map(|()| true),
     }
 }

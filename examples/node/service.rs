@@ -216,6 +216,12 @@ impl Service {
             Event::HandlerSlow { peer, conn, .. } => {
                 Line::new("handler_slow").peer(&self.label(peer)).with_text("conn", conn)
             }
+            Event::PeerSlow { peer, oldest_age, queued_messages, queued_bytes, .. } => {
+                let line =
+                    Line::new("peer_slow").peer(&self.label(peer)).with("oldest_ms", oldest_age.as_millis() as u64);
+                line.with("queued", queued_messages).with("queued_bytes", queued_bytes)
+            }
+            Event::PeerRecovered { peer, .. } => Line::new("peer_recovered").peer(&self.label(peer)),
             Event::Missed(events) => Line::new("missed").with("events", events),
             other => Line::new("event").with("what", format!("{other:?}")),
         })

@@ -67,6 +67,12 @@ fn check_times(config: &Config) -> Result<(), Fault> {
         return contradiction("idle_timeout", show_duration(config.idle_timeout), allowed, "heartbeat");
     }
     within("write_timeout", config.write_timeout, MS..=DAY)?;
+    within("slow_after", config.slow_after, MS..=DAY)?;
+    if config.slow_after >= config.write_timeout {
+        let allowed = format!("shorter than write_timeout ({})", show_duration(config.write_timeout));
+        return contradiction("slow_after", show_duration(config.slow_after), allowed, "write_timeout");
+    }
+    within("unknown_timeout", config.unknown_timeout, MS..=DAY)?;
     within("handler_watchdog", config.handler_watchdog, MS..=DAY)?;
     within("stable_after", config.stable_after, MS..=DAY)?;
     within("resume_window", config.resume_window, MS..=DAY)?;
@@ -77,11 +83,15 @@ fn check_times(config: &Config) -> Result<(), Fault> {
 fn check_bounds(config: &Config) -> Result<(), Fault> {
     require(config.queue_messages > 0, "queue_messages", config.queue_messages, "at least 1")?;
     require(config.queue_bytes > 0, "queue_bytes", show_bytes(config.queue_bytes), "at least 1 B")?;
+    require(config.requests > 0, "requests", config.requests, "at least 1")?;
+    require(config.unknown_peers <= UNKNOWN_MOST, "unknown_peers", config.unknown_peers, "0 to 65536")?;
+    require(config.unknown_bytes > 0, "unknown_bytes", show_bytes(config.unknown_bytes), "at least 1 B")?;
     let window = show_bytes(config.window_bytes);
     require(config.window_bytes >= LINK_FLOOR, "window_bytes", window, format!("at least {}", show_bytes(LINK_FLOOR)))?;
     require(config.max_message > 0, "max_message", show_bytes(config.max_message), "at least 1 B")?;
     let parts = [
         ("queue_bytes", config.queue_bytes),
+        ("unknown_bytes", config.unknown_bytes),
         ("window_bytes", config.window_bytes),
         ("max_message", config.max_message),
     ];
@@ -234,4 +244,6 @@ const MS: Duration = Duration::from_millis(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Each may become known, and then has a place in the channel to the application.
+const UNKNOWN_MOST: usize = 65_536;
 const STACK_MIN: usize = 64 * KIB;

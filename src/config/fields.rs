@@ -88,6 +88,14 @@ pub struct Config {
     #[serde(deserialize_with = "units::duration")]
     pub write_timeout: Duration,
 
+    /// A connected peer is told of as slow ([`Event::PeerSlow`](crate::Event::PeerSlow)) when the oldest message that
+    /// waits for it has waited this long, or its queue has been more than three quarters full for as long. Default 5 s,
+    /// less than `write_timeout`. Nothing is closed or dropped for it.
+    ///
+    /// Lower it to hear of slow peers sooner; raise it where bursts may take that long.
+    #[serde(deserialize_with = "units::duration")]
+    pub slow_after: Duration,
+
     /// A message handler that runs longer than this is reported by name. Default 30 s. Nothing is closed for it.
     ///
     /// Lower it to find slow handlers; raise it when long work in a handler is meant.
@@ -142,6 +150,35 @@ pub struct Config {
     /// taken when its lane is empty.
     #[serde(deserialize_with = "units::bytes")]
     pub queue_bytes: usize,
+
+    /// Questions to one peer that wait for their answers, or whose answers nobody has taken. Default 65,536.
+    ///
+    /// Raise it for many questions in flight over long paths. Answers that nobody takes count up to `queue_bytes`; beyond
+    /// that they keep further answers of that peer from coming.
+    #[serde(deserialize_with = "units::count")]
+    pub requests: usize,
+
+    /// Most peers that messages wait for and that the node does not know yet: never added, never connected. Default 64;
+    /// 0: none, an unknown id is refused at once.
+    ///
+    /// Handles on such peers count too, as long as they are held. A newcomer beyond it is refused. Raise it where ids
+    /// are learnt long before addresses.
+    #[serde(deserialize_with = "units::count")]
+    pub unknown_peers: usize,
+
+    /// Bytes that may wait for one such peer, over all lanes, within `queue_bytes` and `queue_messages`. Default 1 MiB.
+    ///
+    /// A message that does not fit is refused, or follows its policy. `unknown_peers` times this is what ids that
+    /// nobody answers to can make the node hold.
+    #[serde(deserialize_with = "units::bytes")]
+    pub unknown_bytes: usize,
+
+    /// How long a message waits for such a peer to become known, before it comes back. Default 30 s.
+    ///
+    /// Raise it where peers are added or dial long after they are first sent to; lower it to learn sooner of ids that
+    /// do not exist.
+    #[serde(deserialize_with = "units::duration")]
+    pub unknown_timeout: Duration,
 
     /// Bytes of one link that may be sent and not acknowledged, kept to be sent again. Default 4 MiB, at least 256 KiB.
     ///
@@ -257,6 +294,7 @@ impl Default for Config {
             heartbeat: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(20),
+            slow_after: Duration::from_secs(5),
             handler_watchdog: Duration::from_secs(30),
             stable_after: Duration::from_secs(10),
             resume_window: Duration::from_secs(5 * 60),
@@ -266,6 +304,10 @@ impl Default for Config {
             offline: Offline::Keep,
             message_ttl: None,
             queue_bytes: 8 * MIB,
+            requests: 65_536,
+            unknown_peers: 64,
+            unknown_bytes: MIB,
+            unknown_timeout: Duration::from_secs(30),
             window_bytes: 4 * MIB,
             max_message: 64 * MIB,
             memory_bytes: GIB,

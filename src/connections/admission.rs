@@ -73,9 +73,9 @@ impl Refusal {
         match error {
             SessionsError::Closed => Self::Closed,
             SessionsError::NoThreads => Self::Threads,
-            SessionsError::TooMany(SessionKind::Inbound | SessionKind::Outbound) | SessionsError::TooManyLinks => {
-                Self::Inbound
-            }
+            SessionsError::TooMany(SessionKind::Inbound | SessionKind::Outbound)
+            | SessionsError::TooManyLinks
+            | SessionsError::TooManyUnknown => Self::Inbound,
         }
     }
 

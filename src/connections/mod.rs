@@ -25,6 +25,7 @@ mod questions;
 mod resolver;
 mod round;
 mod shared;
+mod slowness;
 mod supervisor;
 mod work;
 

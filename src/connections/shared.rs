@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) me: PeerId,
     pub(crate) settings: Arc<SessionSettings>,
     pub(crate) link_limits: LinkLimits,
+    /// Bytes that may wait for a peer that is not known.
+    pub(crate) unknown_bytes: usize,
     /// Most dials and outbound sessions at one time.
     pub(crate) outbound: usize,
     /// Most lookups of names at one time.
@@ -56,6 +58,8 @@ pub(crate) struct Times {
     pub(crate) write: Duration,
     pub(crate) resume: Duration,
     pub(crate) watchdog: Duration,
+    pub(crate) slow: Duration,
+    pub(crate) unknown: Duration,
     pub(crate) stable_after: Duration,
     pub(crate) backoff: config::Backoff,
 }
@@ -71,6 +75,8 @@ impl Times {
             write: config.write_timeout,
             resume: config.resume_window,
             watchdog: config.handler_watchdog,
+            slow: config.slow_after,
+            unknown: config.unknown_timeout,
             stable_after: config.stable_after,
             backoff: config.backoff.clone(),
         }
@@ -78,16 +84,39 @@ impl Times {
 }
 
 impl Shared {
-    /// A peer, with a link made for it if there is none.
+    /// A peer, which is known from now on, with a link made for it if there is none.
     ///
     /// # Errors
     /// There are as many links as there may be, or the node is shutting down.
     pub(crate) fn peer(&self, id: PeerId) -> Result<Peer, SessionsError> {
-        self.registry.peer_or_insert(id, || {
-            let (token, state) = self.secrets.next();
-            let core = LinkCore::new(self.me, id, self.link_limits, state);
-            Peer::new(PeerLink::new(core, id, token, self.settings.clone()), self.consumer.clone())
-        })
+        self.registry.peer_or_insert(id, || self.new_peer(id))
+    }
+
+    /// The link of a peer, with one made where messages wait for it to become known if there is none.
+    ///
+    /// # Errors
+    /// As many unknown peers wait as may, there are as many links as there may be, or the node is shutting down.
+    pub(crate) fn link_or_unknown(&self, id: PeerId) -> Result<Arc<PeerLink>, SessionsError> {
+        let link = self.registry.link_or_unknown(id, || {
+            let peer = self.new_peer(id);
+            peer.link.outbox.await_peer(self.unknown_bytes);
+            peer
+        });
+        if link.as_ref().err() == Some(&SessionsError::TooManyUnknown) {
+            self.metrics.unknown_refused.add();
+        }
+        link
+    }
+
+    /// Whether messages may wait for peers that are not known.
+    pub(crate) fn takes_unknown(&self) -> bool {
+        self.registry.takes_unknown()
+    }
+
+    fn new_peer(&self, id: PeerId) -> Peer {
+        let (token, state) = self.secrets.next();
+        let core = LinkCore::new(self.me, id, self.link_limits, state);
+        Peer::new(PeerLink::new(core, id, token, self.settings.clone()), self.consumer.clone())
     }
 
     /// When and how often a kept peer is dialled again, as of now.
@@ -227,6 +256,17 @@ pub(crate) enum Lifecycle {
     HandlerSlow {
         peer: PeerId,
         conn: ConnectionId,
+    },
+    /// What waits for a connected peer is old, or goes on filling its queue.
+    PeerSlow {
+        peer: PeerId,
+        oldest_age: Duration,
+        queued_messages: usize,
+        queued_bytes: usize,
+    },
+    /// A peer that was told of as slow is so no longer.
+    PeerRecovered {
+        peer: PeerId,
     },
 }
 

@@ -1,8 +1,8 @@
 //! The supervisor: watches over sessions' deadlines, handles their ends, and keeps peers connected.
 //!
 //! Owns: the plan of outbound connections ([`Outbound`]), the lookups it needs ([`Lookups`]), what was last seen of each
-//! session. Threads: `supervisor` only. Locks: the registry lock to find sessions, the link lock to look at one; one
-//! after the other. Blocks on: its channel, with the next scan, dial or deadline of a lookup as timeout.
+//! session, which peers are slow. Threads: `supervisor` only. Locks: the registry lock to find sessions, the link lock to
+//! look at one, the outbox lock of a peer for which something waits; one after the other. Blocks on: its channel, with the next scan, dial or deadline of a lookup as timeout.
 //! Upholds: events come in the order things happened (a session's start before its end); every end is handled once;
 //! a peer is dialled only while it has no session; a lost peer is dialled again after a delay of its policy.
 
@@ -18,9 +18,11 @@ use crate::connections::outbound::{Action, Outbound};
 use crate::connections::resolver::Resolvers;
 use crate::connections::round::RoundId;
 use crate::connections::shared::{Command, Commands, DialFailure, DialRequest, Lifecycle, Report, Shared, Started};
-use crate::error::{CloseReason, ConnectError, DialCause, joined};
+use crate::connections::slowness::{Look, SlowPeers, Turn};
+use crate::error::{CloseReason, ConnectError, DialCause, RequestError, joined};
 use crate::ident::{ConnectionId, PeerId};
-use crate::session::{Pulse, Session, SessionEnded};
+use crate::metrics::Metrics;
+use crate::session::{Backlog, Pulse, Session, SessionEnded};
 
 /// How often sessions are looked at.
 const SCAN: Duration = Duration::from_millis(100);
@@ -44,6 +46,7 @@ pub(crate) struct Supervisor<F> {
     /// Who waits for the end of a round.
     waiters: HashMap<RoundId, Sender<Result<PeerId, ConnectError>>>,
     watched: HashMap<ConnectionId, Watched>,
+    slow: SlowPeers,
     /// Links without a session, and since when.
     detached: BTreeMap<PeerId, Instant>,
     rng: fastrand::Rng,
@@ -53,6 +56,7 @@ pub(crate) struct Supervisor<F> {
 
 /// What was last seen of a session, and when it changed.
 struct Watched {
+    began: Instant,
     pulse: Pulse,
     heard_at: Instant,
     wrote_at: Instant,
@@ -126,6 +130,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             resolvers,
             waiters: HashMap::new(),
             watched: HashMap::new(),
+            slow: SlowPeers::default(),
             detached: BTreeMap::new(),
             rng: fastrand::Rng::new(),
             scans: 0,
@@ -149,6 +154,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         self.watched.insert(
             started.conn,
             Watched {
+                began: now,
                 pulse,
                 heard_at: now,
                 wrote_at: now,
@@ -174,6 +180,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         let connected = link.as_ref().is_some_and(|link| link.core.lock().attached().is_some());
         let now = Instant::now();
         if !connected {
+            self.slow.away(&peer);
             if let Some(link) = &link {
                 link.close_window();
             }
@@ -182,7 +189,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         self.outbound.ended(peer, conn, retry_after, now, &mut self.rng);
         (self.on_event)(Lifecycle::Ended { peer, conn, kind, reason, unacked_bytes });
         if let Some(link) = link {
-            self.commands.send(Command::Decided(link, Box::new(decision)));
+            self.commands.send(Command::Decided(link, decision));
         }
     }
 
@@ -206,7 +213,11 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
 
     fn remove(&mut self, peer: PeerId) {
         self.outbound.remove(peer);
-        let attached = self.shared.registry.link(&peer).and_then(|link| link.core.lock().attached());
+        let link = self.shared.registry.link(&peer);
+        if let Some(link) = &link {
+            link.requests.lose_all(&RequestError::Removed);
+        }
+        let attached = link.and_then(|link| link.core.lock().attached());
         if let Some(conn) = attached {
             self.part_with(conn);
         }
@@ -294,7 +305,9 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         }
     }
 
-    /// Cuts sessions that show no life, and forgets what a link kept beyond its resume window.
+    /// Tells of slow peers, cuts sessions that show no life, and ends what waited too long: messages that expired, that
+    /// an unknown peer did not come for, that a link kept beyond its resume window; questions that nobody answered in
+    /// time.
     fn scan(&mut self, now: Instant) {
         let times = self.shared.times.clone();
         let turns = self.watched.len().div_ceil(LOOKS).clamp(1, TURNS);
@@ -346,6 +359,18 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             } else {
                 None
             };
+            let stalled = (watched.wrote_at < now).then_some(watched.wrote_at);
+            // Thousands of idle peers cost a look at an atomic each.
+            if link.outbox.may_wait() || stalled.is_some() || self.slow.has(&link.id) {
+                let silent = cut.is_some_and(|reason| reason != CloseReason::Requested);
+                let look = Look { backlog: link.outbox.backlog(), began: watched.began, stalled, cut: silent };
+                // What waits is judged by the session that writes it.
+                if look.backlog.conn == Some(*conn)
+                    && let Some(turn) = self.slow.look(link.id, &look, now, times.slow)
+                {
+                    (self.on_event)(told(&self.shared.metrics, link.id, *conn, look.backlog, turn));
+                }
+            }
             if let Some(reason) = cut {
                 if reason != CloseReason::Requested {
                     self.shared.metrics.sessions_cut.add();
@@ -353,15 +378,24 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
                 session.close(&link, reason);
             }
         }
+        if let Some(limit) = now.checked_sub(times.unknown) {
+            self.shared.registry.unknown_links().iter().for_each(|link| link.end_unknown(limit));
+        }
+        self.shared.registry.forget_unknown();
         for link in self.shared.registry.links_where(|link| link.outbox.may_expire()) {
             link.expire(now);
         }
+        // After those that come back unsent, with their payloads.
+        self.shared.settings.askers.expire(now);
         while let Some((peer, _)) = self.detached.iter().find(|(_, since)| now - **since > times.resume) {
             let peer = *peer;
             self.detached.remove(&peer);
             if let Some(link) = self.shared.registry.link(&peer) {
                 let (_, state) = self.shared.secrets.next();
                 let ended = link.give_up(state);
+                if link.core.lock().attached().is_none() {
+                    link.requests.lose_handed(&RequestError::PeerLost);
+                }
                 if ended > 0 {
                     log::warn!(
                         target: "threadwire::link",
@@ -369,6 +403,25 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
                     );
                 }
             }
+        }
+    }
+}
+
+/// What is told of a peer that has become slow, or has recovered.
+fn told(metrics: &Metrics, peer: PeerId, conn: ConnectionId, backlog: Backlog, turn: Turn) -> Lifecycle {
+    let Backlog { messages, bytes, .. } = backlog;
+    match turn {
+        Turn::Slow(oldest_age) => {
+            metrics.slow_peers.add();
+            log::info!(
+                target: "threadwire::session",
+                "{} {conn}: slow: {messages} messages ({bytes} bytes) wait, the oldest for {oldest_age:?}", peer.short()
+            );
+            Lifecycle::PeerSlow { peer, oldest_age, queued_messages: messages, queued_bytes: bytes }
+        }
+        Turn::Recovered => {
+            log::info!(target: "threadwire::session", "{} {conn}: no longer slow", peer.short());
+            Lifecycle::PeerRecovered { peer }
         }
     }
 }

@@ -260,17 +260,23 @@ impl LinkCore {
             if numbers.insert(exception.number)
                 && let Some(extract) = out.extract(exception.number)
             {
-                let cause = RejectCause::from_code(exception.cause);
-                acked.rejected.push(Rejected { lane, number: exception.number, cause, extract });
+                let (number, cause) = (exception.number, RejectCause::from_code(exception.cause));
+                if number < out.replayed() && cause != RejectCause::HandlerPanicked {
+                    // This life did not hand it over; an earlier one, which was given all of it, may have.
+                    acked.lost.push(Lost { lane, extract, written: true });
+                } else {
+                    acked.rejected.push(Rejected { lane, number, cause, extract });
+                }
             }
         }
         let freed = out.acknowledge(ack.received, done, ack.window)?;
-        let rejected = acked.rejected.len() as u64;
+        let (rejected, unknown) = (acked.rejected.len() as u64, acked.lost.len() as u64);
         acked
             .done
             .extend(freed.tickets.iter().filter(|(number, _)| !numbers.contains(number)).map(|(_, ticket)| *ticket));
         self.counts.rejected += rejected;
-        self.counts.acked += freed.messages - rejected;
+        self.counts.unknown += unknown;
+        self.counts.acked += freed.messages - rejected - unknown;
         if !freed.segments.is_empty() {
             acked.kept = Some(self.kept_bytes());
         }
@@ -323,8 +329,8 @@ impl LinkCore {
         let incoming = &mut self.incoming[lane.index()];
         let (claim, piece) = incoming.claim_piece(header, body, afford)?;
         let big = match piece {
-            Piece::More(_) | Piece::Whole(_) => incoming.take_big(),
-            Piece::Discard | Piece::Rejected(_) => None,
+            Piece::More(_) | Piece::Whole(_) | Piece::Rejected(_) => incoming.take_big(),
+            Piece::Discard => None,
         };
         self.delivering = Some(conn);
         Ok((claim, piece, big))
@@ -416,6 +422,11 @@ impl LinkCore {
     /// What became of messages so far.
     pub(crate) fn counts(&self) -> LinkCounts {
         self.counts
+    }
+
+    /// What names this state of the link: random, and another one whenever it starts from nothing.
+    pub(crate) fn state_id(&self) -> u64 {
+        self.state_id
     }
 
     /// Bytes numbered and not done, over all lanes.

@@ -230,7 +230,6 @@ impl LaneIn {
             (false, Some(_)) => (claim, Piece::Discard),
             (true, Some(cause)) => {
                 let credit = big.credit;
-                self.big = None;
                 self.finish(number + 1, credit, Some((number, cause)));
                 (claim, Piece::Rejected(cause))
             }

@@ -6,7 +6,9 @@ use super::*;
 use crate::error::RejectCause;
 use crate::ident::{ConnectionId, PeerId};
 use crate::memory::Charge;
-use crate::wire::{Attach, Decoder, FrameHeader, FrameType, Heading, Lane, MAX_BODY, MAX_PIECE, decode, flags};
+use crate::wire::{
+    Ack, Attach, Decoder, FrameHeader, FrameType, Heading, Lane, MAX_BODY, MAX_PIECE, Rejection, decode, flags,
+};
 use proptest::prelude::*;
 
 mod doubt;
@@ -118,8 +120,7 @@ impl Pair {
                     let (claim, piece, big) = core
                         .claim_piece(self.conn, lane, frame.header, frame.body, |_| Some(Charge::default()))
                         .unwrap();
-                    if let Some(mut big) = big {
-                        let (Piece::More(at) | Piece::Whole(at)) = piece else { unreachable!() };
+                    if let (Some(mut big), Piece::More(at) | Piece::Whole(at)) = (big, piece) {
                         big.bytes.extend_from_slice(&frame.body[at..]);
                         if let Piece::Whole(_) = piece {
                             let credit = core.big_credit(lane, big.bytes.len());
@@ -410,6 +411,33 @@ fn a_big_message_gets_through_the_smallest_window_behind_what_was_given_up() {
     pair.settle(&mut queue);
     let counts = pair.cores[0].counts();
     assert_eq!((counts.acked, counts.unknown, pair.delivered[1].len()), (1, 1, 1));
+}
+
+#[test]
+fn what_a_new_life_rejects_and_an_earlier_one_may_have_taken_ends_unknown() {
+    for (restarts, cause, unknown) in [
+        (0, RejectCause::Expired, false),
+        (1, RejectCause::Expired, true),
+        (1, RejectCause::NoHandler, true),
+        // It was handed over, once more or not.
+        (1, RejectCause::HandlerPanicked, false),
+    ] {
+        let mut pair = Pair::new(LIMITS);
+        pair.connect();
+        pair.write(0, &mut queue_of(&[10]));
+        for _ in 0..restarts {
+            pair.restart(1, LIMITS);
+            pair.connect();
+            pair.write(0, &mut Vec::new());
+        }
+        let exceptions = vec![Rejection { number: 0, cause: cause.code() }];
+        let ack = Ack { lane: Lane::Normal as u8, received: 1, done: 1, window: 1 << 20, exceptions };
+        let acked = pair.cores[0].on_ack(pair.conn, &ack).unwrap();
+        assert_eq!((acked.lost.len(), acked.rejected.len()), (usize::from(unknown), usize::from(!unknown)), "{cause}");
+        let counts = pair.cores[0].counts();
+        assert_eq!((counts.acked, counts.rejected + counts.unknown), (0, 1));
+        assert_eq!(counts.unknown, u64::from(unknown));
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
 use crate::error::{CloseReason, DialCause, DialError, DialStage, DisconnectReason, RejectCause};
@@ -91,6 +92,14 @@ pub struct Traffic {
     pub messages_unknown: u64,
     /// Messages that came in and were claimed.
     pub messages_received: u64,
+    /// Questions that were asked; they are among the messages accepted.
+    pub requests: u64,
+    /// Of these, answered in time.
+    pub answers: u64,
+    /// Answers that came after their question had ended, and were thrown away.
+    pub late_answers: u64,
+    /// Answers to no question of this process: thrown away.
+    pub unknown_answers: u64,
     /// Bytes written to connections, frames and repeats included; what was written in handshakes is not.
     pub bytes_sent: u64,
     /// Bytes read from connections, in the same sense.
@@ -99,6 +108,18 @@ pub struct Traffic {
     pub returned_by: ByCause<RejectCause>,
     /// Messages of others that this node rejected.
     pub rejected_by: ByCause<RejectCause>,
+    /// Messages and questions by the names of their kinds, of those that were registered.
+    pub kinds: BTreeMap<String, KindTraffic>,
+}
+
+/// Messages of one kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct KindTraffic {
+    /// Messages that send verbs took.
+    pub sent: u64,
+    /// Messages that came.
+    pub received: u64,
 }
 
 impl Traffic {
@@ -109,10 +130,19 @@ impl Traffic {
         self.messages_returned += link.messages_returned;
         self.messages_unknown += link.messages_unknown;
         self.messages_received += link.messages_received;
+        self.requests += link.requests;
+        self.answers += link.answers;
+        self.late_answers += link.late_answers;
+        self.unknown_answers += link.unknown_answers;
         self.bytes_sent += link.bytes_sent;
         self.bytes_received += link.bytes_received;
         self.returned_by.merge(&link.returned_by);
         self.rejected_by.merge(&link.rejected_by);
+        for (name, more) in &link.kinds {
+            let kind = self.kinds.entry(name.clone()).or_default();
+            kind.sent += more.sent;
+            kind.received += more.received;
+        }
     }
 }
 
@@ -153,6 +183,10 @@ pub(crate) struct Metrics {
     sessions_ended: EndCounters,
     /// Sessions cut because no whole frame was heard, or writing stalled.
     pub(crate) sessions_cut: Counter,
+    /// Episodes of slow peers.
+    pub(crate) slow_peers: Counter,
+    /// Unknown peers refused at their bound.
+    pub(crate) unknown_refused: Counter,
     /// Events that did not fit.
     pub(crate) events_missed: Counter,
 }
@@ -212,6 +246,11 @@ pub struct MetricsSnapshot {
     pub sessions_ended_by: Ends,
     /// Sessions cut because no whole frame was heard, or writing stalled.
     pub sessions_cut: u64,
+    /// Times that a connected peer became slow; see `Event::PeerSlow`. Each counts once, however long it stays so.
+    pub slow_peers: u64,
+    /// Times that a message or a handle was refused because as many unknown peers as `unknown_peers` allows were waited
+    /// for.
+    pub unknown_refused: u64,
     /// Events that the application did not take in time; see `Event::Missed`.
     pub events_missed: u64,
     /// Messages that failed and that nobody took from [`Node::undelivered`](crate::Node::undelivered): they are gone.
@@ -277,6 +316,8 @@ impl Metrics {
             sessions_ended: sessions_ended_by.total(),
             sessions_ended_by,
             sessions_cut: self.sessions_cut.value(),
+            slow_peers: self.slow_peers.value(),
+            unknown_refused: self.unknown_refused.value(),
             events_missed: self.events_missed.value(),
             undelivered_missed: 0,
             memory_used: 0,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, bounded, unbounded};
+use serde::de::DeserializeOwned;
 
 use crate::config::{self, Config, LINK_FLOOR, OWN_THREADS, THREADS_PER_SESSION};
 use crate::connections::{Caps, Connections, Report, Resolver, Secrets, Shared, SystemResolver, Times};
@@ -25,7 +26,10 @@ use crate::node::receive::Inlet;
 use crate::node::selfcheck::{self, Needs, Readings};
 use crate::node::shutdown::{self, Ending};
 use crate::registry::{RegistryLimits, SharedRegistry};
-use crate::session::{Consumer, Handler, Message, OnEnd, PeerHandle, QueueLimits, SessionSettings, Undeliverable};
+use crate::session::{
+    Askers, Consumer, Kind, Kinds, KindsBuilder, Message, OnEnd, PeerHandle, QueueLimits, RequestLimits,
+    SessionSettings, Undeliverable,
+};
 use crate::threads;
 use crate::transport::Transport;
 use crate::transport::tcp::{BACKLOG, Tcp, TcpOptions};
@@ -48,7 +52,7 @@ impl Node {
 #[must_use = "a builder starts nothing until `start`"]
 pub struct NodeBuilder {
     config: Config,
-    handler: Option<Handler>,
+    kinds: KindsBuilder,
     policy: Arc<dyn HandshakePolicy>,
     payload: Vec<u8>,
     identity: Option<Identity>,
@@ -61,7 +65,7 @@ impl NodeBuilder {
     fn new() -> Self {
         Self {
             config: Config::default(),
-            handler: None,
+            kinds: KindsBuilder::default(),
             policy: Arc::new(AcceptAll),
             payload: Vec::new(),
             identity: None,
@@ -84,7 +88,38 @@ impl NodeBuilder {
     /// # Panics
     /// A panic of the handler rejects that message to its sender and closes that peer's session; nothing else.
     pub fn handler(mut self, handler: impl Fn(&PeerHandle, Message<'_>) + Send + Sync + 'static) -> Self {
-        self.handler = Some(Handler::All(Arc::new(handler)));
+        self.kinds.rest(Arc::new(handler));
+        self
+    }
+
+    /// Registers a kind of message: its name in logs and metrics, the longest payload, and how urgent it is. Nodes need
+    /// not know the same kinds.
+    pub fn kind(mut self, kind: Kind) -> Self {
+        self.kinds.kind(kind);
+        self
+    }
+
+    /// Handles the messages of one kind, as [`NodeBuilder::handler`] does the rest. Messages of a kind that neither has a
+    /// handler for are rejected to their sender with [`RejectCause::NoHandler`](crate::error::RejectCause::NoHandler).
+    ///
+    /// # Panics
+    /// As of [`NodeBuilder::handler`].
+    pub fn on(mut self, kind: u16, handler: impl Fn(&PeerHandle, Message<'_>) + Send + Sync + 'static) -> Self {
+        self.kinds.on(kind, handler);
+        self
+    }
+
+    /// Handles the messages of one kind, decoded from bincode. A message that is no `T` is rejected to its sender with
+    /// [`RejectCause::Undecodable`](crate::error::RejectCause::Undecodable).
+    ///
+    /// # Panics
+    /// As of [`NodeBuilder::handler`].
+    pub fn on_msg<T: DeserializeOwned>(
+        mut self,
+        kind: u16,
+        handler: impl Fn(&PeerHandle, T, Message<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        self.kinds.on_msg(kind, handler);
         self
     }
 
@@ -133,8 +168,9 @@ impl NodeBuilder {
     /// # Errors
     /// [`StartError`] says what is wrong and where; nothing is left running.
     pub fn start(self) -> Result<Node, StartError> {
-        let Self { config, handler, policy, payload, identity, transport, resolver, shutdown_signal } = self;
+        let Self { config, kinds, policy, payload, identity, transport, resolver, shutdown_signal } = self;
         config.validate()?;
+        let (kinds, handler) = kinds.build().map_err(|(kind, what)| StartError::Kind { kind, what })?;
         let identity = match (identity, &config.security.key, &config.data_dir) {
             (Some(identity), ..) => identity,
             (None, Some(file), _) => Identity::from_file(file)?,
@@ -173,7 +209,9 @@ impl NodeBuilder {
             .payload(payload)?
             .policy(policy);
 
-        let links = config.inbound + config.outbound + LINKS_AWAY;
+        // Unknown peers keep no known one out.
+        let unknown = config.unknown_peers;
+        let links = config.inbound.saturating_add(config.outbound).saturating_add(LINKS_AWAY).saturating_add(unknown);
         let (consumer, inlet) = match handler {
             Some(handler) => (Consumer::Handler(handler), None),
             None => {
@@ -191,12 +229,13 @@ impl NodeBuilder {
         };
         let (inbound, outbound, threads) = (config.inbound, config.outbound, session_threads(&config));
         let shared = Arc::new(Shared {
-            registry: SharedRegistry::new(RegistryLimits { inbound, outbound, links, threads }),
+            registry: SharedRegistry::new(RegistryLimits { inbound, outbound, links, unknown, threads }),
             metrics: Arc::new(Metrics::default()),
             handshake: Arc::new(handshake),
             me,
-            settings: Arc::new(settings(&config, inlet.is_none(), undeliverable)),
+            settings: Arc::new(settings(&config, kinds, inlet.is_none(), undeliverable)),
             link_limits: LinkLimits { window_bytes: config.window_bytes, max_message: config.max_message },
+            unknown_bytes: config.unknown_bytes,
             outbound,
             resolve_threads: config.resolve_threads,
             consumer,
@@ -261,7 +300,7 @@ fn session_threads(config: &Config) -> usize {
     asked.min(threads::most().unwrap_or(usize::MAX)).saturating_sub(OWN_THREADS)
 }
 
-fn settings(config: &Config, handler: bool, undeliverable: Undeliverable) -> SessionSettings {
+fn settings(config: &Config, kinds: Arc<Kinds>, handler: bool, undeliverable: Undeliverable) -> SessionSettings {
     // Each link has its floor whatever the others do.
     let floors = config.inbound.saturating_add(config.outbound).saturating_mul(LINK_FLOOR);
     SessionSettings {
@@ -281,6 +320,9 @@ fn settings(config: &Config, handler: bool, undeliverable: Undeliverable) -> Ses
         heartbeat: config.heartbeat,
         rx_stack: if handler { config.threads.rx_handler_stack } else { config.threads.rx_stack },
         tx_stack: config.threads.tx_stack,
+        requests: RequestLimits { requests: config.requests, bytes: config.queue_bytes },
+        kinds,
+        askers: Arc::new(Askers::default()),
     }
 }
 

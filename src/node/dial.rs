@@ -45,7 +45,8 @@ impl Node {
     /// [`CloseReason::Requested`]. Returns at once; [`Event::Disconnected`](crate::Event::Disconnected) tells when the
     /// session has ended.
     ///
-    /// Nothing that was sent is lost by it. The peer stays known and its handles stay usable: what is queued or sent
+    /// Nothing that was sent is lost by it. The peer stays known, and the bounds of unknown peers ([`Node::peer`]) do not
+    /// hold for it; its handles stay usable: what is queued or sent
     /// afterwards waits within the bounds of its queue and is sent when the peer dials this node, or when it is added
     /// again; what was written and not acknowledged ends unknown when the resume window ends. To keep a peer from
     /// coming back by itself, refuse it in a [`HandshakePolicy`](crate::handshake::HandshakePolicy).
@@ -55,7 +56,7 @@ impl Node {
     pub fn remove_peer(&self, id: PeerId) -> Result<(), DisconnectError> {
         let connections = self.connections.lock();
         let connections = connections.as_ref().ok_or(DisconnectError::ShuttingDown)?;
-        if self.shared.registry.link(&id).is_none() {
+        if self.shared.registry.known_link(&id).is_none() {
             return Err(DisconnectError::UnknownPeer(id));
         }
         connections.remove(id);
@@ -81,7 +82,7 @@ impl Node {
             return Err(DisconnectError::ShuttingDown);
         }
         let registry = &self.shared.registry;
-        let link = registry.link(&id).ok_or(DisconnectError::UnknownPeer(id))?;
+        let link = registry.known_link(&id).ok_or(DisconnectError::UnknownPeer(id))?;
         let attached = link.core.lock().attached().ok_or(DisconnectError::NotConnected(id))?;
         let session = registry.session(attached, |entry| entry.session.clone());
         session.ok_or(DisconnectError::NotConnected(id))?.say_goodbye(&link, reason);

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -102,6 +102,32 @@ pub enum Event {
         /// On which connection.
         conn: ConnectionId,
     },
+    /// A connected peer is slow: the oldest message that waits for it has waited for `slow_after` since the peer is
+    /// connected, its queue has been more than three quarters full for as long, or a write makes no progress for as long.
+    ///
+    /// Nothing is closed or dropped for it: it is the time to send less, to drop what is old
+    /// ([`PeerHandle::set_overflow`](crate::PeerHandle::set_overflow)), or to look at the peer. It is always told before
+    /// a session for which something waits is cut with [`Idle`](crate::CloseReason::Idle) or
+    /// [`WriteStalled`](crate::CloseReason::WriteStalled). Told once until [`Event::PeerRecovered`], also if the session
+    /// is lost meanwhile. Each lane of the peer has a queue of its own; the fullest counts.
+    #[non_exhaustive]
+    PeerSlow {
+        /// For whom the messages wait.
+        peer: PeerId,
+        /// How long the oldest of them has waited; if none waits, how long the last write has stood still.
+        oldest_age: Duration,
+        /// How many wait to be written for the first time.
+        queued_messages: usize,
+        /// Their bytes.
+        queued_bytes: usize,
+    },
+    /// A peer that was told of as slow keeps up again: its queue is less than half full, and nothing in it has waited for
+    /// half of `slow_after`.
+    #[non_exhaustive]
+    PeerRecovered {
+        /// Which peer.
+        peer: PeerId,
+    },
     /// So many events did not fit since the last one that was taken.
     Missed(u64),
 }
@@ -146,6 +172,10 @@ impl Events {
             }
             Lifecycle::IdentityClash { peer, remote_addr } => self.put(Event::IdentityClash { peer, remote_addr }),
             Lifecycle::HandlerSlow { peer, conn } => self.put(Event::HandlerSlow { peer, conn }),
+            Lifecycle::PeerSlow { peer, oldest_age, queued_messages, queued_bytes } => {
+                self.put(Event::PeerSlow { peer, oldest_age, queued_messages, queued_bytes });
+            }
+            Lifecycle::PeerRecovered { peer } => self.put(Event::PeerRecovered { peer }),
         }
         self.changes.happened();
     }

@@ -27,7 +27,7 @@ use crate::connections::{Connections, Shared};
 use crate::error::{ConnectError, RecvError, SendError, SendErrorKind};
 use crate::ident::PeerId;
 use crate::metrics::MetricsSnapshot;
-use crate::registry::SessionInfo;
+use crate::registry::{SessionInfo, SessionsError};
 use crate::session::{self, Batch, Message, PeerHandle, PeerLink, Undelivered};
 use crate::sync::Mutex;
 use crate::wire::Lane;
@@ -91,12 +91,44 @@ impl Node {
         }
     }
 
-    /// A handle on a peer that is known: added, or connected at least once.
+    /// A handle on a peer, to send to, whether the node knows it or not.
+    ///
+    /// A peer is known once it was configured, added, or connected, whoever dialled, and stays so; also when it is
+    /// removed. Messages for one that is not known yet wait: at most `unknown_bytes` for each such peer over all lanes,
+    /// each message for `unknown_timeout`, and `unknown_peers` such peers at one time, with messages or with handles that
+    /// are held. What does not fit is refused or follows its [`OverflowPolicy`](crate::OverflowPolicy). As soon as the
+    /// peer becomes known, what waits is an ordinary queue, and goes out in the order it was sent; what waited too long
+    /// comes back as [`ReturnReason::PeerUnknown`](crate::ReturnReason::PeerUnknown). Nobody is dialled for it: add the
+    /// peer, or wait for it to dial. With `offline = "return"` nothing waits, for peers known or not.
     ///
     /// # Errors
-    /// [`ConnectError::UnknownPeer`]: add it first.
+    /// [`ConnectError::TooManyUnknown`]: add the peer, or let go of handles; [`ConnectError::UnknownPeer`]: it is the
+    /// node's own id, the peer is not known and `unknown_peers` is 0, or there are as many peers as the configuration
+    /// allows; [`ConnectError::ShuttingDown`].
     pub fn peer(&self, id: PeerId) -> Result<PeerHandle, ConnectError> {
-        self.shared.registry.link(&id).map(PeerHandle::new).ok_or(ConnectError::UnknownPeer(id))
+        let refused = |refusal| match refusal {
+            SessionsError::TooManyUnknown => ConnectError::TooManyUnknown(id),
+            SessionsError::Closed => ConnectError::ShuttingDown,
+            _ => ConnectError::UnknownPeer(id),
+        };
+        match self.link_to(id) {
+            Some(link) => link.map(PeerHandle::new).map_err(refused),
+            None => Err(ConnectError::UnknownPeer(id)),
+        }
+    }
+
+    /// The link of a peer, known or not. `None`: there is none, and there can be none.
+    fn link_to(&self, id: PeerId) -> Option<Result<Arc<PeerLink>, SessionsError>> {
+        if let Some(link) = self.shared.registry.link(&id) {
+            return Some(Ok(link));
+        }
+        if id == self.shared.me || !self.shared.takes_unknown() {
+            return None;
+        }
+        if self.connections.lock().is_none() {
+            return Some(Err(SessionsError::Closed));
+        }
+        Some(self.shared.link_or_unknown(id))
     }
 
     /// Waits until a peer is connected, whoever dialled.
@@ -129,10 +161,12 @@ impl Node {
         }
     }
 
-    /// Sends by id: [`PeerHandle::send`] after a look-up. Keep a handle where speed matters.
+    /// Sends by id: [`PeerHandle::send`] after a look-up. Keep a handle where speed matters. For peers that are not known
+    /// see [`Node::peer`].
     ///
     /// # Errors
-    /// [`SendErrorKind::UnknownPeer`], or as [`PeerHandle::send`]. The message comes back.
+    /// [`SendErrorKind::TooManyUnknown`] and [`SendErrorKind::UnknownPeer`] as those of [`Node::peer`], or as
+    /// [`PeerHandle::send`]. The message comes back.
     ///
     /// # Blocking
     /// As [`PeerHandle::send`].
@@ -144,10 +178,16 @@ impl Node {
         if !session::in_handler() && registry.with_link(&id, append) == Some(true) {
             return Ok(());
         }
-        match registry.link(&id) {
-            Some(link) => PeerHandle::new(link).send(payload),
-            None => Err(SendError { kind: SendErrorKind::UnknownPeer, payload: payload.into() }),
-        }
+        let kind = match () {
+            () if session::in_handler() => SendErrorKind::WouldBlock,
+            () => match self.link_to(id) {
+                Some(Ok(link)) => return PeerHandle::new(link).send(payload),
+                Some(Err(SessionsError::TooManyUnknown)) => SendErrorKind::TooManyUnknown,
+                Some(Err(SessionsError::Closed)) => SendErrorKind::ShuttingDown,
+                Some(Err(_)) | None => SendErrorKind::UnknownPeer,
+            },
+        };
+        Err(SendError { kind, payload: payload.into() })
     }
 
     /// The next message, from any peer, waiting for it.
@@ -216,7 +256,9 @@ impl Node {
     /// Counts of what happened to connections and messages so far.
     pub fn metrics(&self) -> MetricsSnapshot {
         let mut metrics = self.shared.metrics.snapshot();
-        for link in self.shared.registry.links() {
+        let (links, forgotten) = self.shared.registry.links_and_forgotten();
+        metrics.traffic = forgotten;
+        for link in links {
             metrics.traffic.merge(&PeerHandle::new(link).traffic());
         }
         metrics.memory_used = self.shared.settings.memory.used() as u64;

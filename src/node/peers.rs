@@ -4,7 +4,7 @@
 //! and the outbox lock; leaves of sessions. Blocks on: nothing.
 //! Upholds: of several connections with one peer the one that is attached is told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,6 +21,9 @@ use crate::session::{LinkStats, PeerHandle, PeerLink, Session};
 pub struct PeerInfo {
     /// Who it is.
     pub id: PeerId,
+    /// Whether it was ever configured, added or connected; else messages wait, or handles are held, and it is
+    /// forgotten after them; see [`Node::peer`](crate::Node::peer).
+    pub known: bool,
     /// On which connection: the attached one, else one that is about to be.
     pub conn: Option<ConnectionId>,
     /// Who dialled.
@@ -58,6 +61,7 @@ pub(super) fn all(shared: &Shared) -> Vec<PeerInfo> {
     proven.for_each(|(peer, info)| connections.entry(peer).or_default().push(info));
     let sessions: HashMap<ConnectionId, Arc<Session>> =
         registry.sessions(|entry| (entry.session.conn, entry.session.clone())).into_iter().collect();
+    let unknown: HashSet<PeerId> = registry.unknown_links().iter().map(|link| link.id).collect();
     let mut links = registry.links();
     links.sort_by_key(|link| link.id);
     let of = |link: Arc<PeerLink>| {
@@ -66,16 +70,24 @@ pub(super) fn all(shared: &Shared) -> Vec<PeerInfo> {
         let connection = connections.iter().find(|info| Some(info.conn) == attached).or(connections.last());
         let session = connection.and_then(|info| sessions.get(&info.conn));
         let redial = shared.redial(&link);
-        info(link, connection, session.and_then(|session| session.rtt()), redial)
+        let known = !unknown.contains(&link.id);
+        info(link, known, connection, session.and_then(|session| session.rtt()), redial)
     };
     links.into_iter().map(of).collect()
 }
 
-fn info(link: Arc<PeerLink>, connection: Option<&SessionInfo>, rtt: Option<Duration>, redial: Redial) -> PeerInfo {
+fn info(
+    link: Arc<PeerLink>,
+    known: bool,
+    connection: Option<&SessionInfo>,
+    rtt: Option<Duration>,
+    redial: Redial,
+) -> PeerInfo {
     let (id, advertised) = (link.id, link.advertised());
     let stats = PeerHandle::new(link).stats();
     PeerInfo {
         id,
+        known,
         conn: connection.map(|info| info.conn),
         kind: connection.map(|info| info.kind),
         status: connection.map(|info| info.status),

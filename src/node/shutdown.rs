@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use crate::connections::{Connections, Shared};
-use crate::error::CloseReason;
+use crate::error::{CloseReason, RequestError};
 use crate::ident::{ConnectionId, PeerId};
 use crate::node::events::Changes;
 use crate::node::receive::Inlet;
@@ -217,7 +217,10 @@ fn run(node: &Closing, connections: Connections, deadline: Instant) -> ShutdownR
     connections.stop();
     // With those of peers that came meanwhile.
     let mut links = registry.links();
-    links.iter().for_each(|link| link.outbox.close());
+    for link in &links {
+        link.outbox.close();
+        link.requests.close();
+    }
     let goodbye_by = deadline - share / 2;
     loop {
         let seen = node.changes.count();
@@ -249,6 +252,7 @@ fn run(node: &Closing, connections: Connections, deadline: Instant) -> ShutdownR
     for link in &links {
         let (_, state) = node.shared.secrets.next();
         left.push(link.end(state));
+        link.requests.lose_all(&RequestError::ShuttingDown);
     }
     let mut report = ShutdownReport { finished: true, threads, ..ShutdownReport::default() };
     for (link, (unsent, unknown)) in links.into_iter().zip(left) {

@@ -25,7 +25,7 @@ impl PeerLink {
     /// Sends a message as its options say; whoever is given the receipt hears of it.
     pub(super) fn send_with(&self, payload: Vec<u8>, options: &SendOptions) -> Result<Receipt, SendError> {
         let state = Arc::new(ReceiptState::new());
-        let label = Label { kind: options.kind, lane: options.priority.unwrap_or_default().lane() };
+        let label = Label { kind: options.kind, lane: self.priority_of(options).lane() };
         self.send_asked(payload, options, Asker::Receipt(state.clone()))?;
         Ok(Receipt::new(state, self.settings.undelivered.clone(), self.id, label))
     }
@@ -55,6 +55,29 @@ impl PeerLink {
         self.push_entry(heading, payload, options, policy, options.ttl.or(defaults.ttl), asker)
     }
 
+    /// Sends question `number`, which is wanted from its first time to its second one. Inside a handler it does not wait
+    /// for room.
+    pub(super) fn push_question(
+        &self,
+        number: u64,
+        payload: Vec<u8>,
+        (now, deadline): (Instant, Instant),
+        options: &SendOptions,
+    ) -> Result<(), SendError> {
+        let heading = Heading { kind: options.kind, flags: flags::CORRELATED, correlation: Some(number) };
+        let left = deadline.saturating_duration_since(now);
+        let longest = options.timeout.unwrap_or(self.settings.send_deadline).min(left);
+        let policy = match options.overflow.unwrap_or(self.outbox.defaults().overflow) {
+            OverflowPolicy::Block if handling::in_handler() => OverflowPolicy::Fail,
+            policy => policy,
+        };
+        // Its own time may be shorter than that of its answer.
+        let expires = options.ttl.and_then(|ttl| options.created_at.unwrap_or(now).checked_add(ttl));
+        let ttl = expires.map_or(left, |expires| expires.saturating_duration_since(now).min(left));
+        let options = SendOptions { timeout: Some(longest), created_at: Some(now), ..options.clone() };
+        self.push_entry(heading, payload, &options, policy, Some(ttl), Asker::Question(number))
+    }
+
     /// Sends a message that chose nothing, as the peer's defaults say.
     pub(super) fn push_by_defaults(
         &self,
@@ -75,6 +98,11 @@ impl PeerLink {
         self.push_entry(heading, payload, &options, policy, defaults.ttl, Asker::Nobody)
     }
 
+    /// How urgent a message is that is sent so.
+    fn priority_of(&self, options: &SendOptions) -> Priority {
+        options.priority.unwrap_or_else(|| self.settings.kinds.priority(options.kind))
+    }
+
     /// Appends a message that waits by itself.
     pub(super) fn push_entry(
         &self,
@@ -87,7 +115,7 @@ impl PeerLink {
     ) -> Result<(), SendError> {
         let best_effort = options.delivery == Delivery::BestEffort;
         let longest = if best_effort { BEST_EFFORT_MOST } else { usize::MAX }.min(self.settings.max_message);
-        if payload.len() > longest {
+        if payload.len() > longest || !self.settings.kinds.allows(heading.kind, payload.len()) {
             return Err(SendError { kind: SendErrorKind::TooLarge, payload });
         }
         let now = Instant::now();
@@ -102,16 +130,18 @@ impl PeerLink {
             since: now,
         };
         debug_assert!(heading.correlation.is_some() == (heading.flags & flags::CORRELATED != 0));
-        let lane = options.priority.unwrap_or_default().lane();
+        let lane = self.priority_of(options).lane();
         let wait = options.timeout.unwrap_or(self.settings.send_deadline);
         let inline = !handling::more_to_come(self.address());
         let reads = self.reads.load(Ordering::Relaxed);
         let mut ended = Vec::new();
         let pushed = self.outbox.push_entry(lane, entry, asker, policy, wait, inline, reads, &mut ended);
         let sent = match pushed {
-            Ok(Kick::No) => Ok(()),
             Ok(kick) => {
-                self.act(kick, false);
+                if !matches!(kick, Kick::No) {
+                    self.act(kick, false);
+                }
+                self.by_kind.sent(heading.kind);
                 Ok(())
             }
             Err(refused) => Err(SendError { kind: refused.kind, payload: refused.payload }),
@@ -133,6 +163,7 @@ impl PeerLink {
                     }
                 }
                 Asker::Collector(slot, tag) => collected.add(slot, tag, label, outcome),
+                Asker::Question(number) => self.requests.told(number, outcome),
             }
         }
         for (label, outcome) in collected.send() {
@@ -165,6 +196,11 @@ impl PeerLink {
     /// Ends messages that waited until they expired.
     pub(crate) fn expire(&self, now: Instant) {
         self.tell(self.outbox.expire(now));
+    }
+
+    /// Ends messages that came by `limit` and wait for a peer that is still not known.
+    pub(crate) fn end_unknown(&self, limit: Instant) {
+        self.tell(self.outbox.end_unknown(limit));
     }
 
     /// The resume window ended; `state_id` as in [`LinkCore::give_up`]. Returns how many messages ended.

@@ -209,11 +209,11 @@ impl Batch {
         self
     }
 
-    fn finish(&self, part: &Part, taken: u32) {
+    fn finish(&self, part: &Part, taken: u32, rejected: Option<(u64, RejectCause)>) {
         if !part.is_numbered() {
             return;
         }
-        self.credit.link().finish(part.generation, part.lane, part.first + u64::from(taken), 0, None);
+        self.credit.link().finish(part.generation, part.lane, part.first + u64::from(taken), 0, rejected);
     }
 }
 
@@ -221,55 +221,88 @@ impl Iterator for Batch {
     type Item = Message<'static>;
 
     fn next(&mut self) -> Option<Message<'static>> {
+        loop {
+            match self.take()? {
+                (message, None) => return Some(message),
+                (message, Some(cause)) => drop(message.reject(cause)),
+            }
+        }
+    }
+}
+
+impl Batch {
+    /// The next message, and why it is not handed over if it is not.
+    fn take(&mut self) -> Option<(Message<'static>, Option<RejectCause>)> {
         let part = self.parts.front()?.clone();
         let number = part.first + u64::from(self.taken);
-        let mut extra = Extra::default();
-        let (kind, start, end, credit) = match &part.content {
+        let (kind, start, end, credit, question, expires) = match &part.content {
             PartContent::Frames { flags, bytes } => {
                 let whole = Whole::at(bytes, self.offset, Prefix::len(*flags))?;
                 let start = whole.end - whole.payload.len();
                 let prefix = bytes.get(self.offset + HEADER..).unwrap_or_default();
                 let prefix = Prefix::read(*flags, prefix).unwrap_or_default();
-                extra.expires = prefix.remaining.map(|left| part.arrived + Duration::from_millis(left.into()));
-                extra.question = prefix.correlation;
-                (whole.header.kind, start, whole.end, (whole.end - self.offset) as u64)
+                let expires = prefix.remaining.map(|left| part.arrived + Duration::from_millis(left.into()));
+                let credit = (whole.end - self.offset) as u64;
+                (whole.header.kind, start, whole.end, credit, prefix.correlation, expires)
             }
             PartContent::Whole { kind, expires, question, payload, .. } => {
-                extra = Extra { expires: *expires, question: *question };
-                (*kind, 0, payload.len(), part.credit)
+                (*kind, 0, payload.len(), part.credit, *question, *expires)
             }
         };
         let credit = if part.is_numbered() { credit } else { 0 };
+        if question.is_some() {
+            self.credit.paid(part.lane, credit);
+        }
+        let (extra, credit) = Extra::new(self.credit.link(), (kind, part.lane, credit), question, expires);
         self.taken += 1;
         self.offset = end;
-        if self.per_message {
-            self.finish(&part, self.taken);
+        let refused = self.refusal(kind, end - start).map(|cause| (number, cause));
+        let last = self.taken == part.messages;
+        if self.per_message || last || refused.is_some() {
+            self.finish(&part, self.taken, refused);
         }
-        if self.taken == part.messages {
-            if !self.per_message {
-                self.finish(&part, self.taken);
-            }
+        if last {
             self.parts.pop_front();
             (self.taken, self.offset) = (0, 0);
         }
-        Some(Message {
+        let message = Message {
             kind,
             lane: part.lane,
             number,
             repeat: number < part.repeat_below,
             credit,
-            extra: extra.boxed(),
+            extra,
             // Both fit: a part holds one read's frames, or one message.
             body: Body::Batch { credit: self.credit.clone(), part, start: start as u32, end: end as u32 },
             replied: Cell::new(false),
-        })
+        };
+        Some((message, refused.map(|(_, cause)| cause)))
+    }
+
+    /// Why the next message, of this kind and so many bytes, is not handed over; counts it by its kind.
+    #[inline]
+    fn refusal(&self, kind: u16, len: usize) -> Option<RejectCause> {
+        let link = self.credit.link();
+        if link.settings.kinds.is_empty() {
+            return None;
+        }
+        link.by_kind.received(kind);
+        if link.settings.kinds.allows(kind, len) {
+            return None;
+        }
+        link.traffic.rejected.add(RejectCause::TooLarge);
+        Some(RejectCause::TooLarge)
     }
 }
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        for part in std::mem::take(&mut self.parts) {
-            self.finish(&part, part.messages);
+        loop {
+            // Whoever asked is told that there is no answer.
+            while self.parts.front().is_some_and(|part| part.is_questions()) && self.take().is_some() {}
+            let Some(part) = self.parts.pop_front() else { break };
+            (self.taken, self.offset) = (0, 0);
+            self.finish(&part, part.messages, None);
         }
         self.inbox.next(self.credit.link());
     }

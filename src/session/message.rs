@@ -1,7 +1,7 @@
 //! A message as its receiver meets it, and the answer to it.
 //!
-//! Owns: its payload, or a borrow of the receiver thread's buffer; the question's credit, until it is answered or
-//! dropped. Threads: the handler's, or wherever the application takes it. Locks: the outbox lock in [`Message::reply`].
+//! Owns: its payload, or a borrow of the receiver thread's buffer; a question's [`Responder`], until it is answered, given
+//! away or dropped. Threads: the handler's, or wherever the application takes it. Locks: the outbox lock in [`Message::reply`].
 //! Blocks on: nothing.
 //! Upholds: a reply never blocks, and one up to the question's size always fits, because the question's credit is
 //! returned only when its reply is written or the message is dropped.
@@ -11,11 +11,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::error::SendError;
+use crate::error::{RejectCause, SendError, SendErrorKind};
 use crate::ident::PeerId;
 use crate::memory::Charge;
 use crate::session::outbox::Wait;
 use crate::session::peer_link::PeerLink;
+use crate::session::responder::Responder;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::wire::{Heading, LANES, Lane};
 
@@ -37,18 +38,33 @@ pub struct Message<'a> {
 }
 
 /// What stood in front of the payload.
-#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Extra {
     /// When the message is no longer wanted.
-    pub(super) expires: Option<Instant>,
-    /// The question it is.
-    pub(super) question: Option<u64>,
+    expires: Option<Instant>,
+    question: Question,
+}
+
+/// Whether a message is a question, and who may answer it.
+enum Question {
+    /// Nobody waits for an answer.
+    No,
+    /// The responder is here, or was given away. It holds the credit, not the message.
+    Yes(Cell<Option<Responder>>),
 }
 
 impl Extra {
-    /// Boxed, if there is any.
-    pub(super) fn boxed(self) -> Option<Box<Self>> {
-        (self.expires.is_some() || self.question.is_some()).then(|| Box::new(self))
+    /// Of a message that came from `link` on `lane`, and the credit it is left with: a question's is its responder's.
+    pub(super) fn new(
+        link: &Arc<PeerLink>,
+        (kind, lane, credit): (u16, Lane, u64),
+        question: Option<u64>,
+        expires: Option<Instant>,
+    ) -> (Option<Box<Self>>, u64) {
+        if question.is_none() {
+            return (expires.map(|_| Box::new(Self { expires, question: Question::No })), credit);
+        }
+        let responder = Responder::new(link.clone(), kind, (lane, credit), question, expires);
+        (Some(Box::new(Self { expires, question: Question::Yes(Cell::new(Some(responder))) })), 0)
     }
 }
 
@@ -110,13 +126,29 @@ impl Message<'_> {
         crate::wire::decode_payload(self.payload())
     }
 
-    /// Answers on the reply lane, to whoever sent this. Works inside a handler.
+    /// Whether whoever sent it waits for an answer: see [`PeerHandle::request`](crate::PeerHandle::request). Dropped
+    /// without one, the message tells it at once that there is none.
+    pub fn is_question(&self) -> bool {
+        self.question().is_some()
+    }
+
+    /// Answers on the reply lane, to whoever sent this. Works inside a handler. The answer to a
+    /// [question](Message::is_question) goes to whoever asked; any other one is a message, which the other side receives
+    /// as such.
     ///
     /// # Errors
-    /// [`SendErrorKind::Full`](crate::error::SendErrorKind::Full): longer than the question, or a second answer to it,
-    /// and the reply lane is full. [`SendErrorKind::ShuttingDown`](crate::error::SendErrorKind::ShuttingDown),
-    /// [`SendErrorKind::TooLarge`](crate::error::SendErrorKind::TooLarge). The answer comes back.
+    /// [`SendErrorKind::Full`]: longer than the message, or a second reply to it, and the reply lane is full.
+    /// [`SendErrorKind::Answered`]: a question, which was answered already, or is to be by a [`Responder`].
+    /// [`SendErrorKind::ShuttingDown`], [`SendErrorKind::TooLarge`]. The answer comes back.
     pub fn reply<P: AsRef<[u8]> + Into<Vec<u8>>>(&self, payload: P) -> Result<(), SendError> {
+        if let Some(question) = self.question() {
+            let Some(responder) = question.take() else {
+                return Err(SendError { kind: SendErrorKind::Answered, payload: payload.into() });
+            };
+            let answered = responder.answer(payload);
+            question.set(Some(responder));
+            return answered;
+        }
         let fits = payload.as_ref().len() as u64 + crate::wire::HEADER as u64 <= self.credit;
         let paid = fits && !self.replied.get() && !matches!(self.body, Body::Kept { .. });
         let wait = if paid {
@@ -128,16 +160,64 @@ impl Message<'_> {
         };
         self.link().push(Lane::Reply, Heading::of_kind(self.kind), payload, wait)?;
         if paid {
-            self.replied.set(true);
-            match &self.body {
-                Body::Handler { replied, .. } => {
-                    replied.fetch_add(self.credit, Ordering::Relaxed);
-                }
-                Body::Batch { credit, .. } => credit.paid(self.lane, self.credit),
-                Body::Kept { .. } => {}
-            }
+            self.take_credit();
         }
         Ok(())
+    }
+
+    /// [`Message::reply`] with the bincode of a typed message.
+    ///
+    /// # Errors
+    /// [`SendErrorKind::Unencodable`]: longer than `max_message`, or the type refuses; else as [`Message::reply`].
+    pub fn reply_msg<T: serde::Serialize>(&self, message: &T) -> Result<(), SendError> {
+        match crate::wire::encode_payload(message, self.link().settings.max_message) {
+            Ok(payload) => self.reply(payload),
+            Err(_) => Err(SendError { kind: SendErrorKind::Unencodable, payload: Vec::new() }),
+        }
+    }
+
+    /// The right to answer, for another time and thread: the message itself may be dropped meanwhile. Whoever asks waits
+    /// until the [`Responder`] answers or is dropped, or until its own deadline; and the peer's window holds the question
+    /// until then.
+    ///
+    /// One of a question that was answered already, or whose responder was taken, only says so.
+    pub fn responder(&self) -> Responder {
+        if let Some(question) = self.question() {
+            let none = || Responder::answered(self.link().clone(), self.kind);
+            return question.take().unwrap_or_else(none);
+        }
+        let credit = if self.replied.get() { 0 } else { self.take_credit() };
+        let expires = self.extra.as_ref().and_then(|extra| extra.expires);
+        Responder::new(self.link().clone(), self.kind, (self.lane, credit), None, expires)
+    }
+
+    /// Whoever sent it is told why it was not handed over; the cause is given back.
+    pub(super) fn reject(self, cause: RejectCause) -> RejectCause {
+        if let Some(responder) = self.question().and_then(Cell::take) {
+            responder.refuse(cause);
+        }
+        cause
+    }
+
+    fn question(&self) -> Option<&Cell<Option<Responder>>> {
+        match &self.extra.as_ref()?.question {
+            Question::Yes(responder) => Some(responder),
+            Question::No => None,
+        }
+    }
+
+    /// The credit is returned by whoever answers.
+    fn take_credit(&self) -> u64 {
+        self.replied.set(true);
+        match &self.body {
+            Body::Handler { replied, .. } => {
+                replied.fetch_add(self.credit, Ordering::Relaxed);
+            }
+            Body::Batch { credit, .. } => credit.paid(self.lane, self.credit),
+            // It was returned when the message was kept.
+            Body::Kept { .. } => return 0,
+        }
+        self.credit
     }
 
     /// Keeps the message beyond the handler's call; copies the payload if it is borrowed.
@@ -202,6 +282,14 @@ pub(crate) enum PartContent {
 }
 
 impl Part {
+    /// Whether its messages are questions, which their responders hold the credit of.
+    pub(super) fn is_questions(&self) -> bool {
+        match &self.content {
+            PartContent::Frames { flags, .. } => flags & crate::wire::flags::CORRELATED != 0,
+            PartContent::Whole { question, .. } => question.is_some(),
+        }
+    }
+
     /// Whether its messages have numbers; if not, they are best effort.
     pub(super) fn is_numbered(&self) -> bool {
         match &self.content {

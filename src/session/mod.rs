@@ -12,11 +12,13 @@
 //!  socket -> decoder -> link core (claims) -> handler, or inbox -> channel -> recv      rx-<peer>
 //! ```
 
+mod asking;
 mod beat;
 mod fate;
 mod gate;
 mod handling;
 mod inbox;
+mod kinds;
 mod message;
 mod options;
 mod outbox;
@@ -26,6 +28,9 @@ mod presence;
 mod receipt;
 mod receiver;
 mod redial;
+mod requests;
+mod responder;
+mod routes;
 mod sender;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;
@@ -49,15 +54,22 @@ use crate::threads::{self, Thread};
 use crate::transport::{Connection, ReadHalf};
 use crate::wire::Decoder;
 
+pub use asking::{Answers, Pending};
 pub(crate) use handling::in_handler;
 pub use inbox::Batch;
-pub(crate) use inbox::{Consumer, Handler, Peer};
+pub(crate) use inbox::{Consumer, Peer};
+pub use kinds::Kind;
+pub(crate) use kinds::Kinds;
 pub use message::Message;
 pub use options::{BEST_EFFORT_MOST, Delivery, OverflowPolicy, Priority, SendOptions};
-pub(crate) use outbox::QueueLimits;
+pub(crate) use outbox::{Backlog, Level, QueueLimits};
 pub use peer::{LinkStats, PeerHandle};
 pub(crate) use peer_link::{PeerLink, SessionSettings};
 pub use receipt::{Collector, OutcomeBatch, Receipt, WaitError};
+pub use requests::{Answer, Answered};
+pub(crate) use requests::{Askers, RequestLimits};
+pub use responder::Responder;
+pub(crate) use routes::KindsBuilder;
 pub(crate) use state::{OnEnd, Pulse, Session, SessionEnded};
 
 pub(crate) use undelivered::Undeliverable;

@@ -24,7 +24,7 @@ use crate::wire::{self, Heading, Lane};
 /// A peer of a node, to send to. Cheap to clone; keep one per peer, it is the fast path.
 #[derive(Clone)]
 pub struct PeerHandle {
-    link: Arc<PeerLink>,
+    pub(super) link: Arc<PeerLink>,
 }
 
 /// What became of the messages of one peer, and what waits. Counts are exact.
@@ -43,6 +43,16 @@ pub struct LinkStats {
     pub written: u64,
     /// Messages that came from the peer.
     pub received: u64,
+    /// Questions that were asked; they are among the messages accepted.
+    pub requests: u64,
+    /// Of these, answered in time.
+    pub answers: u64,
+    /// Of these, those that wait for their answer, and those whose end nobody has taken.
+    pub open_requests: usize,
+    /// Answers that came after their question had ended, and were thrown away.
+    pub late_answers: u64,
+    /// Answers to no question of this process: thrown away.
+    pub unknown_answers: u64,
     /// Bytes written to its connections, frames and repeats included.
     pub bytes_sent: u64,
     /// Bytes read from its connections.
@@ -103,7 +113,7 @@ impl PeerHandle {
         if self.link.push_fast(Lane::Normal, kind, payload.as_ref()) {
             return Ok(());
         }
-        self.link.push(Lane::Normal, Heading::of_kind(kind), payload, Wait::UpTo(self.link.settings.send_deadline))
+        self.push(kind, payload, Wait::UpTo(self.link.settings.send_deadline))
     }
 
     /// Sends a message if there is room now. Works inside a handler.
@@ -111,7 +121,7 @@ impl PeerHandle {
     /// # Errors
     /// [`SendErrorKind::Full`], or as [`PeerHandle::send`]. The message comes back.
     pub fn try_send<P: AsRef<[u8]> + Into<Vec<u8>>>(&self, payload: P) -> Result<(), SendError> {
-        self.link.push(Lane::Normal, Heading::of_kind(0), payload, Wait::No)
+        self.push(0, payload, Wait::No)
     }
 
     /// Sends a message, waiting for room no longer than `timeout`.
@@ -128,7 +138,7 @@ impl PeerHandle {
         if handling::in_handler() {
             return Err(SendError { kind: SendErrorKind::WouldBlock, payload: payload.into() });
         }
-        self.link.push(Lane::Normal, Heading::of_kind(0), payload, Wait::UpTo(timeout))
+        self.push(0, payload, Wait::UpTo(timeout))
     }
 
     /// Sends a message as `options` say, and gives a receipt for its outcome.
@@ -187,6 +197,15 @@ impl PeerHandle {
         }
     }
 
+    fn push<P: AsRef<[u8]> + Into<Vec<u8>>>(&self, kind: u16, payload: P, wait: Wait) -> Result<(), SendError> {
+        self.link.push(self.link.settings.kinds.priority(kind).lane(), Heading::of_kind(kind), payload, wait)
+    }
+
+    /// A message of this kind came.
+    pub(super) fn count_received(&self, kind: u16) {
+        self.link.by_kind.received(kind);
+    }
+
     /// Whether a session is attached now.
     pub fn is_connected(&self) -> bool {
         self.link.core.lock().attached().is_some()
@@ -198,6 +217,7 @@ impl PeerHandle {
         let core = self.link.core.lock();
         let queued = self.link.outbox.counts();
         let counts = core.counts();
+        let asked = self.link.requests.counts();
         LinkStats {
             accepted: queued.accepted,
             acked: counts.acked,
@@ -205,6 +225,11 @@ impl PeerHandle {
             unknown: counts.unknown + queued.unknown,
             written: queued.written,
             received: self.link.traffic.received.value(),
+            requests: asked.asked,
+            answers: asked.answered,
+            open_requests: asked.open,
+            late_answers: asked.late,
+            unknown_answers: asked.unknown,
             bytes_sent: self.link.traffic.sent.value(),
             bytes_received: self.link.traffic.read.value(),
             queued_messages: queued.messages,
@@ -226,10 +251,15 @@ impl PeerHandle {
             messages_returned: stats.returned,
             messages_unknown: stats.unknown,
             messages_received: stats.received,
+            requests: stats.requests,
+            answers: stats.answers,
+            late_answers: stats.late_answers,
+            unknown_answers: stats.unknown_answers,
             bytes_sent: stats.bytes_sent,
             bytes_received: stats.bytes_received,
             returned_by: self.link.traffic.returned.snapshot(),
             rejected_by: self.link.traffic.rejected.snapshot(),
+            kinds: self.link.by_kind.snapshot(),
         }
     }
 }

@@ -16,15 +16,16 @@ use crate::ident::{ConnectionId, PeerId};
 use crate::link::{AckDue, Acked, LARGE, LinkCore, Segment};
 use crate::memory::{Budget, Charge};
 use crate::session::handling;
-use crate::session::options::Defaults;
+use crate::session::kinds::{KindCounters, Kinds};
 use crate::session::outbox::{Item, Kick, Outbox, QueueLimits, Wait};
 use crate::session::redial::RedialNote;
+use crate::session::requests::{self, Askers, Creditor, RequestLimits, Requests};
 use crate::session::traffic::LinkTraffic;
 use crate::session::undelivered::Undeliverable;
 use crate::session::writer::Writer;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex};
-use crate::wire::{Heading, LANES, Lane};
+use crate::wire::{Heading, LANES, Lane, flags};
 
 /// Times and sizes of sessions.
 #[derive(Debug, Clone)]
@@ -44,6 +45,11 @@ pub(crate) struct SessionSettings {
     /// Stack of a receiver thread, by whether a handler runs on it.
     pub(crate) rx_stack: usize,
     pub(crate) tx_stack: usize,
+    pub(crate) requests: RequestLimits,
+    /// What the application registered.
+    pub(crate) kinds: Arc<Kinds>,
+    /// Links of the node that have questions.
+    pub(crate) askers: Arc<Askers>,
 }
 
 /// What threads share about one peer.
@@ -71,6 +77,12 @@ pub(crate) struct PeerLink {
     inbound: Mutex<Option<Charge>>,
     /// When the peer is dialled again: noted here for those who look.
     pub(crate) redial: RedialNote,
+    /// Questions of ours that wait for answers.
+    pub(crate) requests: Arc<Requests>,
+    /// Messages by kind.
+    pub(super) by_kind: KindCounters,
+    /// The longest message that needs nothing beyond appending; none if kinds are to be looked up.
+    fast_limit: Option<usize>,
 }
 
 impl std::fmt::Debug for PeerLink {
@@ -82,8 +94,13 @@ impl std::fmt::Debug for PeerLink {
 impl PeerLink {
     /// A link that has never been attached.
     pub(crate) fn new(core: LinkCore, id: PeerId, token: [u8; 16], settings: Arc<SessionSettings>) -> Self {
+        let first = requests::first_number(core.state_id());
+        let requests = Requests::new(first, settings.requests, settings.memory.clone(), settings.askers.clone());
         Self {
             id,
+            requests,
+            by_kind: KindCounters::new(settings.kinds.clone()),
+            fast_limit: settings.kinds.is_empty().then_some(LARGE.min(settings.max_message)),
             core: Mutex::new(core),
             delivered: Condvar::new(),
             outbox: Outbox::new(settings.queue, settings.memory.clone()),
@@ -102,7 +119,7 @@ impl PeerLink {
     /// Appends a small message to a busy peer; false has done nothing.
     #[inline]
     pub(crate) fn push_fast(&self, lane: Lane, kind: u16, payload: &[u8]) -> bool {
-        payload.len() <= LARGE.min(self.settings.max_message) && self.outbox.push_fast(lane, kind, payload)
+        self.fast_limit.is_some_and(|most| payload.len() <= most) && self.outbox.push_fast(lane, kind, payload)
     }
 
     /// Appends a message and sees to it that somebody writes it.
@@ -117,12 +134,13 @@ impl PeerLink {
         P: AsRef<[u8]> + Into<Vec<u8>>,
     {
         let len = payload.as_ref().len();
-        if len > self.settings.max_message {
+        // An answer has the kind of its question, and no bound of it.
+        let is_answer = lane == Lane::Reply && heading.flags & flags::CORRELATED != 0;
+        if len > self.settings.max_message || !(is_answer || self.settings.kinds.allows(heading.kind, len)) {
             return Err(SendError { kind: SendErrorKind::TooLarge, payload: payload.into() });
         }
         if lane != Lane::Reply {
-            let defaults = self.outbox.defaults();
-            if defaults != Defaults::default() {
+            if let Some(defaults) = self.outbox.one_by_one() {
                 return self.push_by_defaults(lane, heading, payload.into(), wait, defaults);
             }
         }
@@ -150,6 +168,9 @@ impl PeerLink {
         match kick {
             Kick::No => {}
             kick => self.act(kick, false),
+        }
+        if !is_answer {
+            self.by_kind.sent(heading.kind);
         }
         Ok(())
     }
@@ -299,5 +320,18 @@ impl PeerLink {
     /// Whether everything accepted has ended at the other side.
     pub(crate) fn is_drained(&self) -> bool {
         self.core.lock().kept_bytes() == 0 && self.outbox.counts().messages == 0
+    }
+}
+
+impl Creditor for PeerLink {
+    fn keep(&self) {
+        self.outbox.crowd(true);
+    }
+
+    fn give_back(&self, credit: u64) {
+        self.outbox.crowd(false);
+        let mut all = [0; LANES];
+        all[Lane::Reply.index()] = credit;
+        self.release(all);
     }
 }

@@ -34,6 +34,15 @@ pub(crate) enum Asker {
     Receipt(Arc<ReceiptState>),
     /// A collector, by the sender's own name for the message.
     Collector(Slot, u64),
+    /// Whoever asked the question of this number.
+    Question(u64),
+}
+
+impl Asker {
+    /// Whether it is a question that is asked.
+    pub(crate) fn is_question(&self) -> bool {
+        matches!(self, Self::Question(_))
+    }
 }
 
 /// A message that ended, and who hears of it.

@@ -6,13 +6,14 @@
 //! Upholds: what is delivered was claimed first; a stale session claims nothing; a panic of the handler rejects that
 //! message and ends that peer's session only; the last thing is the report of the session's end.
 
+mod answers;
 mod deliver;
 
 use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{CloseReason, DisconnectReason};
+use crate::error::{CloseReason, DisconnectReason, RequestError};
 use crate::link::{LinkCore, NoClaim};
 use crate::session::inbox::{Peer, Sink};
 use crate::session::outbox::Goodbye;
@@ -195,6 +196,10 @@ impl Receiver<'_> {
         let reason = CloseReason::from_code(goodbye.reason);
         self.retry_after = Duration::from_millis(goodbye.retry_after_ms.into());
         self.session.gate.note(DisconnectReason::Remote(reason));
+        if reason == CloseReason::Shutdown {
+            // This is the last it says: the questions it has are not answered any more.
+            self.link.requests.lose_handed(&RequestError::PeerLost);
+        }
         // What was handed over is acknowledged before the stream ends; then the other side's end of stream comes.
         self.session.parting.store(true, Ordering::Relaxed);
         self.link.outbox.ask_goodbye(self.session.conn, Goodbye::Answer).wake();

@@ -85,7 +85,7 @@ pub(crate) struct SessionEnded {
     /// Bytes written and not acknowledged when it ended.
     pub(crate) unacked_bytes: usize,
     /// What the link wants done about other connections.
-    pub(crate) decision: Decision,
+    pub(crate) decision: Box<Decision>,
 }
 
 impl Session {
@@ -166,7 +166,8 @@ impl Session {
         let decision = core.gone(self.conn, link.token);
         drop(core);
         link.delivered.notify_all();
-        let report = SessionEnded { session: self.clone(), reason, retry_after, unacked_bytes, decision };
+        let report =
+            SessionEnded { session: self.clone(), reason, retry_after, unacked_bytes, decision: Box::new(decision) };
         on_end(report);
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::outbox::{Item, Outbox, QueueLimits, Token, Wait};
 use super::peer_link::{PeerLink, SessionSettings};
+use super::requests::RequestLimits;
 use super::undelivered::Undeliverable;
 use super::writer::Writer;
 use crate::ident::{ConnectionId, PeerId};
@@ -50,6 +51,9 @@ fn attached_link() -> Arc<PeerLink> {
         heartbeat: LONG,
         rx_stack: 0,
         tx_stack: 0,
+        requests: RequestLimits { requests: 100, bytes: 1 << 20 },
+        kinds: Arc::default(),
+        askers: Arc::default(),
     };
     let ids = [1, 2].map(|id| PeerId::from_bytes([id; 32]));
     let limits = LinkLimits { window_bytes: 64 << 20, max_message: 16 << 20 };

@@ -33,7 +33,8 @@
 //!       0x10 ACK_NOW    somebody waits for this acknowledgement
 //!       0x20 ASK        of an ALIVE: a question; answer at once by an ALIVE of the same kind without this flag
 //!       0x40 CORRELATED on the reply lane the answer to a question of that number, on any other lane the question
-//!       0x80 FAILED     of an answer: there is none, and kind says why
+//!       0x80 FAILED     of an answer: there is none, and kind says why: 0 nobody answered, 0xffff the application, by
+//!                       the u16 in the payload; else the cause that an acknowledgement would give
 //!
 //!  lane 0 control  1 reply  2 urgent  3 normal  4 bulk
 //! ```
@@ -163,6 +164,14 @@ pub mod flags {
     pub const FAILED: u8 = 0x80;
     /// A whole message in one frame.
     pub const WHOLE: u8 = FIRST | LAST;
+}
+
+/// What the kind of a FAILED answer says, beside the codes of `error::RejectCause`.
+pub mod failed {
+    /// The question was dropped without an answer.
+    pub const NO_ANSWER: u16 = 0;
+    /// The application says so; its code is the payload, a u16.
+    pub const APPLICATION: u16 = 0xffff;
 }
 
 /// The eight bytes in front of every body.

@@ -12,7 +12,7 @@ use super::Acceptor;
 use crate::connections::admission::Refusal;
 use crate::connections::pending::{Over, Pending, Stage};
 use crate::connections::shared::{Report, Started};
-use crate::error::{CloseReason, DialCause, DialStage};
+use crate::error::{CloseReason, DialCause, DialStage, RequestError};
 use crate::ident::ConnectionId;
 use crate::link::{Decision, Fault, Offer};
 use crate::registry::{Entry, SessionsError};
@@ -157,6 +157,10 @@ impl Acceptor {
             advertised: proven.advertised,
         };
         self.shared.metrics.sessions_started.add(kind);
+        if restarted {
+            // Before anything of its new life is read: what that answers is not ended here.
+            peer.link.requests.lose_handed(&RequestError::Restarted);
+        }
         let prepared = session::prepare(&peer, conn, kind, connection, &out);
         let session = prepared.session.clone();
         peer.link.note_advertised(started.advertised);

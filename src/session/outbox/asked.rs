@@ -38,9 +38,7 @@ impl Outbox {
     pub(crate) fn change_defaults(&self, change: impl FnOnce(&mut Defaults)) {
         let mut state = self.state.lock();
         change(&mut state.defaults);
-        let special = state.defaults != Defaults::default();
-        state.special = state.closed || self.limits.offline == Offline::Return || special;
-        self.has_defaults.store(special, Ordering::Relaxed);
+        self.note_special(&mut state);
     }
 
     /// Appends a message that waits by itself, as its policy says. What that ends is added to `ended`, accepted or not.
@@ -67,16 +65,17 @@ impl Outbox {
             if let Some(refusal) = state.refusal(self.limits) {
                 return refuse(refusal, entry);
             }
-            let queue = &mut state.lanes[lane.index()];
+            let queue = &state.lanes[lane.index()];
             if let Some(old) = entry.key.and_then(|key| queue.entries().of_key(key)).map(Entry::len)
-                && queue.has_room_instead(len, old, self.limits)
+                && state.has_room_instead(lane, len, old, self.limits)
             {
                 return Ok(self.replace(&mut state, lane, entry, asker, inline, reads, ended));
             }
-            let has_room = queue.has_room(len, self.limits);
+            let has_room = state.has_room(lane, len, self.limits);
             if has_room && self.affords(&mut state, len) {
                 break;
             }
+            let never_fits = state.never_fits(len);
             let queue = &mut state.lanes[lane.index()];
             match policy {
                 OverflowPolicy::Fail => return refuse(SendErrorKind::Full, entry),
@@ -86,10 +85,17 @@ impl Outbox {
                     ended.push(state.end(lane, entry, ReturnReason::DroppedNewest));
                     return Ok(Kick::No);
                 }
+                // Nothing is dropped for what does not fit all the same.
+                OverflowPolicy::DropOldest | OverflowPolicy::Conflate(_) if never_fits => {
+                    return refuse(SendErrorKind::Full, entry);
+                }
                 OverflowPolicy::DropOldest | OverflowPolicy::Conflate(_) => match queue.drop_oldest() {
                     Some(oldest) => ended.push(state.end(lane, oldest, ReturnReason::DroppedOldest)),
                     None => return refuse(SendErrorKind::Full, entry),
                 },
+                OverflowPolicy::Block if asker.is_question() && self.crowded.load(Ordering::Relaxed) > 0 => {
+                    return refuse(SendErrorKind::TooManyRequests, entry);
+                }
                 OverflowPolicy::Block if has_room => {
                     let deadline = *deadline.get_or_insert_with(|| Instant::now() + longest);
                     match self.wait_for_memory(state, len, deadline) {
@@ -102,13 +108,14 @@ impl Outbox {
                     state.blocked += 1;
                     let late = self.room.wait_until(&mut state, deadline).timed_out();
                     state.blocked -= 1;
-                    if late && !state.closed && !state.lanes[lane.index()].has_room(len, self.limits) {
+                    if late && !state.closed && !state.has_room(lane, len, self.limits) {
                         return refuse(SendErrorKind::TimedOut, entry);
                     }
                 }
             }
         }
         state.accepted += 1;
+        self.waits.store(true, Ordering::Relaxed);
         let state = &mut *state;
         entry.ticket = Some(state.tickets.put(Ticket::of(lane, &entry, asker)));
         if entry.expires.is_some() {
@@ -139,6 +146,21 @@ impl Outbox {
             Err(entry) => state.lanes[lane.index()].put_entry(entry),
         }
         state.kick_unless_starved(lane, inline, reads)
+    }
+
+    /// One more answer waits to be taken and keeps its credit, or one less.
+    pub(crate) fn crowd(&self, more: bool) {
+        let state = self.state.lock();
+        if more {
+            self.crowded.fetch_add(1, Ordering::Relaxed)
+        } else {
+            self.crowded.fetch_sub(1, Ordering::Relaxed)
+        };
+        let wake = more && state.blocked > 0;
+        drop(state);
+        if wake {
+            self.room.notify_all();
+        }
     }
 
     /// Messages were written whole, for the first time or again.
@@ -235,6 +257,8 @@ impl Outbox {
         }
         let more = state.lanes.iter().any(|queue| queue.entries().next_expiry().is_some());
         self.expiring.store(more, Ordering::Relaxed);
+        // Of a peer that is away nobody else gives it back.
+        self.give_back(state);
         let wake = state.blocked > 0 && !ended.is_empty();
         drop(guard);
         if wake {
@@ -261,6 +285,7 @@ impl Outbox {
                 ended.push(state.end(lane, entry, reason));
             }
         }
+        self.give_back(state);
         let wake = state.blocked > 0;
         drop(guard);
         if wake {

@@ -164,10 +164,30 @@ impl Entries {
     pub(super) fn drop_oldest(&mut self) -> Option<Entry> {
         while let Some(place) = self.droppable.pop_front() {
             if self.at(place).is_some_and(|entry| entry.droppable) {
-                return self.remove(place);
+                let dropped = self.remove(place);
+                self.trim();
+                return dropped;
             }
         }
         None
+    }
+
+    /// Takes the messages out that came by `limit`.
+    pub(super) fn take_older(&mut self, limit: Instant) -> Vec<Entry> {
+        // One that took another's place is younger than those behind it.
+        let is_older = |entry: &Option<Entry>| entry.as_ref().is_some_and(|entry| entry.since <= limit);
+        let older = (self.first..).zip(&self.places).filter(|(_, entry)| is_older(entry));
+        let older: Vec<u64> = older.map(|(place, _)| place).collect();
+        let taken = older.into_iter().filter_map(|place| self.remove(place)).collect();
+        self.trim();
+        taken
+    }
+
+    /// Forgets places at the front whose messages have ended: for a peer that is away nobody else does.
+    fn trim(&mut self) {
+        while let Some(None) = self.places.front() {
+            self.pop();
+        }
     }
 
     /// Takes the messages out that have expired.
@@ -181,6 +201,7 @@ impl Entries {
                 expired.extend(self.remove(place));
             }
         }
+        self.trim();
         expired
     }
 

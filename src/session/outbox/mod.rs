@@ -16,11 +16,13 @@
 
 mod account;
 mod asked;
+mod backlog;
 mod entries;
 mod queue;
 mod spares;
 mod tickets;
 mod token;
+mod unknown;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,11 +36,12 @@ use crate::outcome::ReturnReason;
 use crate::session::options::{Defaults, OverflowPolicy};
 use crate::session::receipt::Ended;
 use crate::session::writer::Writer;
-use crate::sync::atomic::AtomicBool;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::channel::{Receiver, bounded};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::wire::{HEADER, Heading, LANES, Lane};
 
+pub(crate) use backlog::{Backlog, Level};
 pub(crate) use entries::Entry;
 pub(crate) use queue::{Item, QueueLimits};
 #[cfg(all(test, shuttle))]
@@ -59,8 +62,13 @@ pub(crate) struct Outbox {
     memory: Arc<Budget>,
     /// Some of what waits expires.
     expiring: AtomicBool,
-    /// Messages that choose nothing are not sent as `send` alone would.
+    /// Messages that choose nothing are not sent as `send` alone would: they wait one by one.
     has_defaults: AtomicBool,
+    /// Answers that nobody has taken, and that keep further ones from coming: a question that waited for room here could
+    /// wait for them.
+    crowded: AtomicUsize,
+    /// Something may wait; see [`Outbox::may_wait`].
+    waits: AtomicBool,
     pub(crate) spares: Spares,
     /// What a model check leaves out, to prove that it would be missed.
     #[cfg(all(test, shuttle))]
@@ -79,6 +87,8 @@ struct State {
     closed: bool,
     /// Plain messages do not take the short path: they wait one by one, or are refused.
     special: bool,
+    /// The peer is not known yet: so many bytes may wait for it, over all lanes.
+    awaited: Option<usize>,
     defaults: Defaults,
     accepted: u64,
     /// Messages that ended here, before they had a number.
@@ -116,6 +126,7 @@ impl Outbox {
             blocked: 0,
             closed: false,
             special: limits.offline == Offline::Return || limits.ttl.is_some(),
+            awaited: None,
             defaults: Defaults { overflow: OverflowPolicy::Block, ttl: limits.ttl },
             accepted: 0,
             returned: 0,
@@ -133,6 +144,8 @@ impl Outbox {
             memory,
             expiring: AtomicBool::new(false),
             has_defaults: AtomicBool::new(limits.ttl.is_some()),
+            crowded: AtomicUsize::new(0),
+            waits: AtomicBool::new(false),
             spares: Spares::new(),
             #[cfg(all(test, shuttle))]
             omission: None,
@@ -167,6 +180,7 @@ impl Outbox {
             _ if queue.starved => {}
             _ => return false,
         }
+        debug_assert!(queue.messages > 0, "an open buffer has messages in it: the hint that something waits is up");
         queue.append(lane, Heading::of_kind(kind), payload);
         queue.messages += 1;
         queue.bytes += len;
@@ -226,6 +240,7 @@ impl Outbox {
             }
         }
         state.accepted += 1;
+        self.waits.store(true, Ordering::Relaxed);
         let debt = if let Wait::Paid(debt) = wait { debt } else { [0; LANES] };
         let queue = &mut state.lanes[lane.index()];
         match item {

@@ -195,10 +195,18 @@ impl Queue {
         expired
     }
 
+    /// Takes the messages out that wait one by one and came by `limit`.
+    pub(super) fn take_older(&mut self, limit: Instant) -> Vec<Entry> {
+        let older = self.entries.take_older(limit);
+        older.iter().for_each(|entry| self.left(entry));
+        older
+    }
+
     /// Takes everything out.
     pub(super) fn drain(&mut self) -> (Vec<Segment>, Vec<Entry>) {
         self.seal_end();
-        let sealed = self.front.take().into_iter().chain(self.sealed.1.try_iter());
+        let rest = std::iter::from_fn(|| self.sealed.1.try_recv().ok());
+        let sealed = self.front.take().into_iter().chain(rest);
         let segments = sealed.filter_map(|sealed| match sealed {
             Sealed::Segment(taken) => Some(taken.segment),
             Sealed::Entries(_) => None,

@@ -22,6 +22,8 @@ pub(in crate::session) enum Omission {
     FenceAtPutBack,
     /// Nobody who waits for room hears that there is some.
     WakeForRoom,
+    /// Nobody who waits for memory hears of some.
+    WakeForMemory,
     /// Nobody who waits for room hears of the end.
     WakeAtClose,
 }

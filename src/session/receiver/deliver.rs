@@ -9,6 +9,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use super::answers::{is_answer, prefix_at};
 use super::{End, Receiver};
 use crate::error::{CloseReason, DisconnectReason, RejectCause};
 use crate::link::{Claim, Piece, Reassembly};
@@ -16,8 +17,9 @@ use crate::memory::Charge;
 use crate::session::handling;
 use crate::session::inbox::{Handler, Sink};
 use crate::session::message::{Body, Extra, Message, Part, PartContent};
+use crate::session::responder::Responder;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::wire::{Decoder, FrameHeader, HEADER, Lane, Prefix, Run, Whole, flags};
+use crate::wire::{Decoder, FrameHeader, Lane, Prefix, Run, Whole, flags};
 
 /// A reassembly buffer up to this size is kept for the next big message.
 const KEPT_BUFFER: usize = 4 * 1024 * 1024;
@@ -56,6 +58,9 @@ impl Receiver<'_> {
             return self.reject_run(&claimed, bytes, RejectCause::Expired);
         }
         self.link.traffic.received.more(run.frames.into());
+        if is_answer(run.lane, run.flags) {
+            return self.take_answers(run, generation, claim, bytes);
+        }
         match self.sink {
             Sink::Handler(handler) => self.handle_run(handler, &claimed, bytes, more),
             Sink::Inbox(inbox) => {
@@ -85,28 +90,34 @@ impl Receiver<'_> {
         let Run { lane, frames, prefix, .. } = run;
         let arrived = if run.flags & flags::EXPIRY != 0 { Some(Instant::now()) } else { None };
         let replied = AtomicU64::new(0);
-        // Position of the message being handled: offset in `bytes`, index in the run.
-        let at = Cell::new((0usize, 0u32));
+        // Position of the message being handled: offset in `bytes`, index in the run; and its kind.
+        let at = Cell::new((0usize, 0u32, 0u16));
         let mut panicked = false;
         self.link.busy.store(true, Ordering::Relaxed);
         handling::mark(self.link.address(), true);
         while at.get().1 < frames {
             let verdict = catch_unwind(AssertUnwindSafe(|| {
                 while at.get().1 < frames {
-                    let (offset, index) = at.get();
+                    let (offset, index, _) = at.get();
                     let Some(whole) = Whole::at(bytes, offset, prefix) else { break };
-                    at.set((whole.end, index + 1));
+                    let kind = whole.header.kind;
+                    at.set((whole.end, index + 1, kind));
                     if index + 1 == frames {
                         handling::mark(self.link.address(), more);
                     }
                     let number = claim.first + u64::from(index);
-                    let extra = if prefix > 0 { extra_of(run.flags, bytes, offset, arrived) } else { None };
+                    let credit = claimed.credit(whole.end - offset);
+                    let (extra, credit) = if prefix > 0 {
+                        self.extra_of(run.flags, bytes, offset, (kind, lane, credit), arrived)
+                    } else {
+                        (None, credit)
+                    };
                     let message = Message {
-                        kind: whole.header.kind,
+                        kind,
                         lane,
                         number,
                         repeat: number < claim.repeat_below,
-                        credit: claimed.credit(whole.end - offset),
+                        credit,
                         extra,
                         body: Body::Handler { link: self.link, payload: whole.payload, replied: &replied },
                         replied: Cell::new(false),
@@ -123,12 +134,16 @@ impl Receiver<'_> {
                     RejectCause::HandlerPanicked
                 }
             };
-            self.reject(run.is_numbered(), generation, lane, claim.first + u64::from(at.get().1) - 1, 0, cause);
+            let (_, handled, kind) = at.get();
+            let number = claim.first + u64::from(handled) - 1;
+            self.reject(run.is_numbered(), generation, (lane, kind, number), 0, cause);
         }
         handling::mark(0, false);
         self.link.busy.store(false, Ordering::Relaxed);
         if run.is_numbered() {
-            let credit = (bytes.len() as u64).saturating_sub(replied.into_inner());
+            // That of questions returns by their responders.
+            let held = if run.flags & flags::CORRELATED != 0 { 0 } else { bytes.len() as u64 };
+            let credit = held.saturating_sub(replied.into_inner());
             let upto = claim.first + u64::from(frames);
             self.link.finish_delivery(self.session.conn, generation, lane, upto, credit);
         } else {
@@ -137,15 +152,33 @@ impl Receiver<'_> {
         if panicked { Err(End::Cause(DisconnectReason::Local(CloseReason::HandlerPanicked))) } else { Ok(()) }
     }
 
+    /// What few messages have, and the credit that the message is left with.
+    #[cold]
+    fn extra_of(
+        &self,
+        flag_bits: u8,
+        bytes: &[u8],
+        offset: usize,
+        message: (u16, Lane, u64),
+        arrived: Option<Instant>,
+    ) -> (Option<Box<Extra>>, u64) {
+        let told = prefix_at(flag_bits, bytes, offset);
+        let expires = arrived.zip(told.remaining).map(|(from, left)| from + ms(left));
+        Extra::new(self.link, message, told.correlation, expires)
+    }
+
     /// Rejects all messages of a claimed run.
     fn reject_run(&self, claimed: &Claimed, bytes: &[u8], cause: RejectCause) -> Result<(), End> {
         let Run { frames, prefix, lane, .. } = claimed.run;
         let mut offset = 0;
         for number in (claimed.claim.first..).take(frames as usize) {
             let Some(whole) = Whole::at(bytes, offset, prefix) else { break };
-            let credit = claimed.credit(whole.end - offset);
+            let (kind, credit) = (whole.header.kind, claimed.credit(whole.end - offset));
+            let told = prefix_at(claimed.run.flags, bytes, offset);
+            let question = told.correlation.filter(|_| !is_answer(lane, claimed.run.flags));
+            let credit = self.refuse((kind, lane, credit), question, cause);
             offset = whole.end;
-            self.reject(claimed.run.is_numbered(), claimed.generation, lane, number, credit, cause);
+            self.reject(claimed.run.is_numbered(), claimed.generation, (lane, kind, number), credit, cause);
         }
         self.delivered();
         Ok(())
@@ -164,6 +197,10 @@ impl Receiver<'_> {
         let (Piece::More(offset) | Piece::Whole(offset)) = piece else {
             if let Piece::Rejected(cause) = piece {
                 self.link.traffic.rejected.add(cause);
+                // Its credit has returned.
+                if let Some(big) = big {
+                    self.refuse_big(lane, &big, cause);
+                }
             }
             let due = self.link.core.lock().ack_due();
             self.delivered();
@@ -200,10 +237,19 @@ impl Receiver<'_> {
         big: Reassembly,
         more: bool,
     ) -> Result<(), End> {
-        let Reassembly { kind, bytes: payload, expires, correlation: question, credit, charge, .. } = big;
+        let Reassembly {
+            kind, bytes: payload, expires, correlation: question, credit, flags: flag_bits, charge, ..
+        } = big;
         let Claim { first: number, repeat_below } = claim;
+        if is_answer(lane, flag_bits) {
+            self.link.traffic.received.add();
+            let kept = self.take_big_answer(question.unwrap_or_default(), kind, payload, (credit, charge));
+            self.link.finish_delivery(self.session.conn, generation, lane, number + 1, credit - kept);
+            return Ok(());
+        }
         if expires.is_some_and(|expires| expires <= Instant::now()) {
-            self.reject(true, generation, lane, number, credit, RejectCause::Expired);
+            let credit = self.refuse((kind, lane, credit), question, RejectCause::Expired);
+            self.reject(true, generation, (lane, kind, number), credit, RejectCause::Expired);
             self.delivered();
             return Ok(());
         }
@@ -219,6 +265,7 @@ impl Receiver<'_> {
                 return Ok(());
             }
         };
+        let (extra, credit) = Extra::new(self.link, (kind, lane, credit), question, expires);
         let replied = AtomicU64::new(0);
         self.link.busy.store(true, Ordering::Relaxed);
         handling::mark(self.link.address(), more);
@@ -229,7 +276,7 @@ impl Receiver<'_> {
                 number,
                 repeat: number < repeat_below,
                 credit,
-                extra: Extra { expires, question }.boxed(),
+                extra,
                 body: Body::Handler { link: self.link, payload: &payload, replied: &replied },
                 replied: Cell::new(false),
             };
@@ -240,8 +287,8 @@ impl Receiver<'_> {
         let credit = credit - replied.into_inner();
         match &verdict {
             Ok(Ok(())) => self.link.finish_delivery(self.session.conn, generation, lane, number + 1, credit),
-            Ok(Err(cause)) => self.reject(true, generation, lane, number, credit, *cause),
-            Err(_) => self.reject(true, generation, lane, number, credit, RejectCause::HandlerPanicked),
+            Ok(Err(cause)) => self.reject(true, generation, (lane, kind, number), credit, *cause),
+            Err(_) => self.reject(true, generation, (lane, kind, number), credit, RejectCause::HandlerPanicked),
         }
         self.delivered();
         if payload.capacity() <= KEPT_BUFFER {
@@ -254,26 +301,35 @@ impl Receiver<'_> {
         }
     }
 
+    /// Whoever asked the question, if it is one, is told why it was not handed over. Returns what is left of its credit.
+    fn refuse(&self, (kind, lane, credit): (u16, Lane, u64), question: Option<u64>, cause: RejectCause) -> u64 {
+        if question.is_none() {
+            return credit;
+        }
+        Responder::new(self.link.clone(), kind, (lane, credit), question, None).refuse(cause);
+        0
+    }
+
     /// Message `number`, and with it all before it, is over; its sender hears of the cause if it has a number.
-    fn reject(&self, numbered: bool, generation: u32, lane: Lane, number: u64, credit: u64, cause: RejectCause) {
+    fn reject(
+        &self,
+        numbered: bool,
+        generation: u32,
+        (lane, kind, number): (Lane, u16, u64),
+        credit: u64,
+        cause: RejectCause,
+    ) {
         let level = if cause == RejectCause::HandlerPanicked { log::Level::Error } else { log::Level::Debug };
         log::log!(
             target: "threadwire::session", level,
-            "{} {}: message {number} of lane {lane:?}: {cause}", self.link.id.short(), self.session.conn
+            "{} {}: message {number} of lane {lane:?} ({}): {cause}",
+            self.link.id.short(), self.session.conn, self.link.settings.kinds.label(kind)
         );
         self.link.traffic.rejected.add(cause);
         if numbered {
             self.link.finish(generation, lane, number + 1, credit, Some((number, cause)));
         }
     }
-}
-
-/// What stands in front of the payload of the frame that begins at `offset`: the decoder has seen that it is there.
-#[cold]
-fn extra_of(flag_bits: u8, bytes: &[u8], offset: usize, arrived: Option<Instant>) -> Option<Box<Extra>> {
-    let told = Prefix::read(flag_bits, bytes.get(offset + HEADER..).unwrap_or_default()).unwrap_or_default();
-    let expires = arrived.zip(told.remaining).map(|(from, left)| from + ms(left));
-    Extra { expires, question: told.correlation }.boxed()
 }
 
 fn ms(left: u32) -> Duration {

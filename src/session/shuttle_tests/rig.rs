@@ -20,6 +20,7 @@ use crate::link::{LinkCore, LinkLimits, Offer, Piece, Segment, Taken};
 use crate::memory::{Budget, Charge};
 use crate::session::outbox::{QueueLimits, Wait};
 use crate::session::peer_link::{PeerLink, SessionSettings};
+use crate::session::requests::RequestLimits;
 use crate::session::sender::send_loop;
 use crate::session::state::{OnEnd, Session};
 use crate::session::undelivered::Undeliverable;
@@ -218,7 +219,7 @@ impl Far {
     pub(super) fn write(&mut self, runs: &[&[u8]]) -> Vec<u8> {
         let mut runs = runs.iter();
         let mut bytes = Vec::new();
-        while let Some((_, chunk)) = self.core.next_chunk(self.conn, &mut bytes, |lane| {
+        while let Some((_, chunk)) = self.core.next_chunk(self.conn, Instant::now(), &mut bytes, |lane| {
             let run = if lane == Lane::Normal { runs.next()? } else { return None };
             let header = FrameHeader::on_lane(FrameType::Data, Lane::Normal, flags::NUMBERED | flags::WHOLE, 0, 1);
             let frames = run.iter().flat_map(|payload| header.to_bytes().into_iter().chain([*payload])).collect();
@@ -245,7 +246,8 @@ pub(super) fn link_with(decides: bool, queue: usize, window_bytes: usize, ack_de
     let limits = LinkLimits { window_bytes, max_message: 1 << 20 };
     let settings = SessionSettings {
         queue: QueueLimits::bounds(queue, 1 << 20),
-        memory: Arc::new(Budget::new(1 << 30)),
+        // The floor of the link, and one message beyond it.
+        memory: Arc::new(Budget::new(1)),
         max_message: 1 << 20,
         window_bytes: 4 << 20,
         holds_inbound: false,
@@ -255,6 +257,9 @@ pub(super) fn link_with(decides: bool, queue: usize, window_bytes: usize, ack_de
         heartbeat: LONG,
         rx_stack: 0,
         tx_stack: 0,
+        requests: RequestLimits { requests: 100, bytes: 1 << 20 },
+        kinds: Arc::default(),
+        askers: Arc::default(),
     };
     let core = LinkCore::new(near_id, far_id, limits, 1);
     let there = LinkCore::new(far_id, near_id, limits, 2);
@@ -321,7 +326,8 @@ impl fmt::Debug for Ends {
 pub(super) fn run(link: &Arc<PeerLink>, conn: u64) -> Running {
     let (conn, line, ends) = (ConnectionId(conn), Arc::new(Line::default()), Ends::default());
     let session = Arc::new(Session::new(conn, link.id, SessionKind::Outbound, line.clone()));
-    let wake = link.outbox.attach(Box::new(Writer::new(conn, line.clone(), Instant::now())));
+    let (wake, ended) = link.outbox.attach(Box::new(Writer::new(conn, line.clone(), Instant::now())));
+    link.tell(ended);
     let tx = {
         let (link, session, ends) = (link.clone(), session.clone(), ends.clone());
         thread::spawn(move || send_loop(&link, &session, &wake, &ends.on_end()))

@@ -14,8 +14,11 @@ use super::rig::{Far, LONG, SMALL, append, assert_in_order, attach, check, link,
 use crate::error::SendErrorKind;
 use crate::ident::ConnectionId;
 use crate::link::LARGE;
+use crate::outcome::ReturnReason;
+use crate::session::options::SendOptions;
 use crate::session::outbox::{Omission, Wait};
 use crate::session::peer_link::PeerLink;
+use crate::session::receipt::Asker;
 use crate::wire::{Heading, Lane};
 
 const WIDE: usize = 8 << 20;
@@ -89,6 +92,40 @@ fn shuttle_room_wakes_who_waits_for_it() {
 #[should_panic(expected = "deadlock")]
 fn shuttle_finds_room_that_nobody_hears_of() {
     check(20_000, || crowding(Some(Omission::WakeForRoom)));
+}
+
+/// Two messages of which the node has memory for one; the first ends, and its memory comes back.
+fn sharing(omission: Option<Omission>, asked: bool) {
+    let (mut near, _) = link(true, 10, WIDE);
+    near.outbox.omission = omission;
+    let near = Arc::new(near);
+    let big = |kind: u8| vec![kind; crate::config::LINK_FLOOR + 1];
+    near.push(Lane::Normal, Heading::of_kind(1), big(1), Wait::No).unwrap();
+    let second = {
+        let near = near.clone();
+        thread::spawn(move || match asked {
+            true => near.send_asked(big(2), &SendOptions::new().kind(2), Asker::Nobody).unwrap(),
+            false => near.push(Lane::Normal, Heading::of_kind(2), big(2), Wait::UpTo(LONG)).unwrap(),
+        })
+    };
+    let mut ended = near.outbox.return_all(ReturnReason::ShutDown).len();
+    near.outbox.settle_account(0);
+    second.join().unwrap();
+    ended += near.outbox.return_all(ReturnReason::ShutDown).len();
+    near.outbox.settle_account(0);
+    assert_eq!((ended, near.outbox.counts().accepted, near.settings.memory.used()), (2, 2, 0));
+}
+
+#[test]
+fn shuttle_memory_that_comes_back_wakes_who_waits_for_it() {
+    check(10_000, || sharing(None, false));
+    check(10_000, || sharing(None, true));
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn shuttle_finds_memory_that_nobody_hears_of() {
+    check(20_000, || sharing(Some(Omission::WakeForMemory), false));
 }
 
 /// A full queue of a peer that is away; the outbox closes while threads wait for room in it.

@@ -1,0 +1,237 @@
+//! How the parent and its processes talk: JSON lines, orders on standard input and answers on standard output.
+//!
+//! Owns: a [`Process`] owns one child; dropping it ends the child. Threads: one reader for each child.
+//! Locks: none. Blocks on: writes to the pipe.
+//! Upholds: a child ends when its orders end, or its parent does, so that none outlives the parent, not even one that is
+//! stopped.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use crossbeam_channel::Sender;
+use serde::{Deserialize, Serialize};
+use threadwire::PeerId;
+
+use crate::chaos::checker::{Check, Verdict};
+use crate::chaos::plan::{Kind, LinkFault};
+use crate::chaos::sabotage::Sabotage;
+use crate::control::start_thread;
+use crate::failure::{Context, Failure};
+
+/// The hidden subcommand of the other processes.
+pub const PART: &str = "chaos-part";
+
+/// What a process is.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Part {
+    /// A node and its application.
+    Node,
+    /// The proxy of all links.
+    Proxy,
+    /// The checker.
+    Checker,
+}
+
+/// How a node's process is to begin.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Begin {
+    /// Which node.
+    pub index: u8,
+    /// Which of its processes, counted from 0.
+    pub life: u16,
+    /// Its folder, of ledgers and identity.
+    pub folder: PathBuf,
+    /// For what it sends.
+    pub seed: u64,
+    /// Forget what a lost connection left unanswered.
+    pub no_resume: bool,
+}
+
+/// Another node, as a node sees it.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Neighbour {
+    /// Who it is.
+    pub id: PeerId,
+    /// Where to dial it, if it is this node that dials.
+    pub dial: Option<SocketAddr>,
+}
+
+/// What the parent wants. Each kind of process understands its own.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Order {
+    /// To a node: start.
+    Begin(Begin),
+    /// To a node: link with all of these (`None` stands for itself), and send them so many bytes a second each, and no
+    /// more than so many in all.
+    Link { neighbours: Vec<Option<Neighbour>>, bytes_per_second: u64, most_bytes: u64 },
+    /// To a node: harm a message, behind the library.
+    Sabotage(Sabotage),
+    /// To a node: send no more, and tell when the outcome of everything is known.
+    Settle,
+    /// To the proxy: so many links.
+    Forward { links: usize },
+    /// To the proxy: this link leads there; or nowhere.
+    Aim { link: usize, target: Option<SocketAddr> },
+    /// To the proxy: both ends of these links are there again; what was lost meanwhile could not be attached before.
+    Back { links: Vec<usize> },
+    /// To the proxy: these faults, link by link.
+    Harm(Vec<Vec<LinkFault>>),
+    /// To the proxy: tell when something is under way on one of these links, or that nothing is after so long.
+    Probe { links: Vec<usize>, patience: Duration },
+    /// To the checker.
+    Check(Check),
+    /// To nodes and the proxy: end.
+    Finish,
+}
+
+/// What a process has to say.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// A node listens.
+    Ready { id: PeerId, addr: SocketAddr },
+    /// A node dials and sends.
+    Linked,
+    /// A node did the harm it was told to.
+    Sabotaged,
+    /// A node knows the outcome of everything it sent.
+    Settled(Settled),
+    /// A node has shut down.
+    Ended,
+    /// Where the proxy is dialled, link by link.
+    Forwarding(Vec<SocketAddr>),
+    /// A fault has happened to a link: so many bytes were held, so many frames not acknowledged.
+    Harmed { kind: Kind, held: u64, frames: u64 },
+    /// So many frames are not acknowledged.
+    Probed { frames: u64 },
+    /// The proxy has ended.
+    Passed(Passed),
+    /// The checker is through.
+    Checked(Verdict),
+    /// The process gives up.
+    Failed(String),
+}
+
+/// The library's own counts, of all links of a process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settled {
+    /// Messages that it took.
+    pub accepted: u64,
+    /// Of these, those whose outcome it knows.
+    pub known: u64,
+    /// Messages in the ledgers of this process that the library took.
+    pub recorded: u64,
+    /// Bytes sent to all nodes together.
+    pub bytes: u64,
+}
+
+/// What the proxy saw of connections.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Passed {
+    /// How often a link that had been lost was attached again.
+    pub reconnects: u64,
+    /// From the loss, or from when both ends and the listener between them were there again, to the attach.
+    pub reconnect_p50_ms: f64,
+    /// The same.
+    pub reconnect_p99_ms: f64,
+    /// The same.
+    pub reconnect_max_ms: f64,
+}
+
+/// A process of the run. It is killed when this is dropped and it still runs.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    orders: ChildStdin,
+}
+
+impl Process {
+    /// Starts this program again as a part of the run; what it says goes to `answers` under its number, `None` for its
+    /// end or nonsense.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(
+        part: Part,
+        log: &str,
+        number: usize,
+        answers: Sender<(usize, Option<Answer>)>,
+    ) -> Result<Self, Failure> {
+        let doing = format!("starting process {number}");
+        let name = part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        let program = std::env::current_exe().context(&doing)?;
+        let mut command = Command::new(program);
+        command.args([PART, &name, "--log", log]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().context(&doing)?;
+        log::info!("the {name} {number} is process {}", child.id());
+        let (Some(orders), Some(said)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(Failure::new(format!("{doing}: no pipes")));
+        };
+        let process = Self { child, orders };
+        start_thread("answers", move || {
+            let lines = BufReader::new(said).lines().map_while(Result::ok);
+            let answers_of = lines.map_while(|line| serde_json::from_str(&line).ok());
+            if answers_of.map(Some).all(|answer| answers.send((number, answer)).is_ok()) {
+                let _ = answers.send((number, None));
+            }
+        })?;
+        Ok(process)
+    }
+
+    /// Gives an order.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn order(&mut self, order: &Order) -> Result<(), Failure> {
+        let mut line = serde_json::to_vec(order).context("encoding an order")?;
+        line.push(b'\n');
+        self.orders.write_all(&line).and_then(|()| self.orders.flush()).context("giving an order")
+    }
+
+    /// Stops it, or lets a stopped one go on.
+    ///
+    /// # Errors
+    /// The system refused.
+    pub fn freeze(&self, frozen: bool) -> Result<(), Failure> {
+        let signal = if frozen { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
+        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let pid = pid.ok_or_else(|| Failure::new("a process without a number"))?;
+        rustix::process::kill_process(pid, signal).context("signalling a node")
+    }
+
+    /// Kills it, stopped or not, and waits for its end.
+    ///
+    /// # Errors
+    /// The system refused.
+    pub fn kill(mut self) -> Result<(), Failure> {
+        self.child.kill().and_then(|()| self.child.wait()).map(drop).context("killing a node")
+    }
+
+    /// Waits for the end of a process that has closed its standard output.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn wait(mut self) -> Result<(), Failure> {
+        let status = self.child.wait().context("waiting for a process")?;
+        if status.success() { Ok(()) } else { Err(Failure::new(format!("a process ended with {status}"))) }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // After `wait` the child is gone and both calls do nothing; an error here leaves nothing more to try.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// In a child: it dies with its parent, also while it is stopped and cannot see that its orders have ended.
+pub fn die_with_parent() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)) {
+        log::warn!("this process may outlive its parent: {error}");
+    }
+}

@@ -1,0 +1,307 @@
+//! The result of a run: one JSON line for programs, a table for people.
+//!
+//! Owns: nothing. Threads: the parent's. Locks: none. Blocks on: nothing.
+//! Upholds: `ok` and the reasons why not come from one list.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::chaos::Options;
+use crate::chaos::parent::{Findings, Tally};
+use crate::chaos::plan::Kind;
+use crate::chaos::sabotage::Sabotage;
+
+/// What a run was, and how it ended. The checker's figures are explained there.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    workload: &'static str,
+    /// Faults that happened.
+    cuts: u64,
+    faults: BTreeMap<Kind, u64>,
+    accepted: u64,
+    acked: u64,
+    returned: u64,
+    unknown: u64,
+    delivered: u64,
+    lost: u64,
+    duplicated: u64,
+    repeats_marked: u64,
+    reordered: u64,
+    corrupted: u64,
+    reconnects: u64,
+    reconnect_p99_ms: f64,
+    seconds: f64,
+    /// Whether everything is as it must be.
+    pub ok: bool,
+    /// Why it is not.
+    pub reasons: Vec<String>,
+    /// Of the faults, those with bytes in flight.
+    in_flight: BTreeMap<Kind, u64>,
+    cuts_per_s: f64,
+    accepted_by_killed: u64,
+    delivered_of_killed: u64,
+    announced: u64,
+    unexpected: u64,
+    unknown_without_kills: u64,
+    announced_without_restart: u64,
+    returned_and_delivered: u64,
+    returned_damaged: u64,
+    wrong_outcomes: u64,
+    resent: u64,
+    refused: u64,
+    best_effort_accepted: u64,
+    best_effort_written: u64,
+    best_effort_returned: u64,
+    best_effort_unknown: u64,
+    best_effort_delivered: u64,
+    best_effort_accepted_by_killed: u64,
+    /// Sent by the nodes' last processes.
+    bytes: u64,
+    reconnect_p50_ms: f64,
+    reconnect_max_ms: f64,
+    nodes: usize,
+    /// Processes that the nodes were, one after the other.
+    processes: u64,
+    seed: u64,
+    resume: bool,
+    sabotage: Option<Sabotage>,
+}
+
+impl Summary {
+    /// Puts together what was seen.
+    pub fn new(options: &Options, found: &Findings) -> Self {
+        let Findings { verdict, passed, .. } = found;
+        let of_each =
+            |field: fn(&Tally) -> u64| found.faults.iter().map(|(kind, tally)| (*kind, field(tally))).collect();
+        let cuts = found.faults.values().map(|tally| tally.count).sum();
+        let mut summary = Self {
+            workload: "chaos",
+            cuts,
+            faults: of_each(|tally| tally.count),
+            accepted: verdict.accepted,
+            acked: verdict.acked,
+            returned: verdict.returned,
+            unknown: verdict.unknown,
+            delivered: verdict.delivered,
+            lost: verdict.lost,
+            duplicated: verdict.duplicated,
+            repeats_marked: verdict.repeats_marked,
+            reordered: verdict.reordered,
+            corrupted: verdict.corrupted,
+            reconnects: passed.reconnects,
+            reconnect_p99_ms: passed.reconnect_p99_ms,
+            seconds: found.seconds,
+            ok: false,
+            reasons: Vec::new(),
+            in_flight: of_each(|tally| tally.in_flight),
+            cuts_per_s: cuts as f64 / found.seconds.max(0.001),
+            accepted_by_killed: verdict.accepted_by_killed,
+            delivered_of_killed: verdict.delivered_of_killed,
+            announced: verdict.announced,
+            unexpected: verdict.unexpected,
+            unknown_without_kills: verdict.unknown_without_kills,
+            announced_without_restart: verdict.announced_without_restart,
+            returned_and_delivered: verdict.returned_and_delivered,
+            returned_damaged: verdict.returned_damaged,
+            wrong_outcomes: verdict.wrong_outcomes,
+            resent: verdict.resent,
+            refused: verdict.refused,
+            best_effort_accepted: verdict.effort_accepted,
+            best_effort_written: verdict.effort_written,
+            best_effort_returned: verdict.effort_returned,
+            best_effort_unknown: verdict.effort_unknown,
+            best_effort_delivered: verdict.effort_delivered,
+            best_effort_accepted_by_killed: verdict.effort_accepted_by_killed,
+            bytes: found.settled.iter().map(|settled| settled.bytes).sum(),
+            reconnect_p50_ms: passed.reconnect_p50_ms,
+            reconnect_max_ms: passed.reconnect_max_ms,
+            nodes: options.nodes,
+            processes: found.lives.iter().map(|lives| u64::from(*lives)).sum(),
+            seed: options.seed,
+            resume: !options.no_resume,
+            sabotage: options.sabotage,
+        };
+        summary.reasons = summary.faults_of(options, found);
+        summary.ok = summary.reasons.is_empty();
+        summary
+    }
+
+    /// Everything that must hold and does not.
+    fn faults_of(&self, options: &Options, found: &Findings) -> Vec<String> {
+        let mut reasons = Vec::new();
+        let mut must = |holds: bool, reason: String| {
+            if !holds {
+                reasons.push(reason);
+            }
+        };
+        for (count, what) in [
+            (self.lost, "messages lost"),
+            (self.duplicated, "messages duplicated"),
+            (self.reordered, "messages reordered"),
+            (self.corrupted, "messages corrupted"),
+            (self.unexpected, "messages that nobody sent"),
+            (self.unknown_without_kills, "messages unknown without the kills it takes"),
+            (self.announced_without_restart, "messages announced as repeats to a receiver that never restarted"),
+            (self.returned_and_delivered, "messages returned as not handed over, and yet delivered"),
+            (self.returned_damaged, "messages given back with other bytes"),
+            (self.wrong_outcomes, "outcomes that are nobody's, or second ones"),
+            (self.resent, "numbers used twice by the application"),
+        ] {
+            must(count == 0, format!("{what}: {count}"));
+        }
+        let known = self.acked + self.returned + self.unknown;
+        must(self.accepted == known, format!("{} messages accepted, the outcome of {known} known", self.accepted));
+        let (accepted, known) = (
+            self.best_effort_accepted,
+            self.best_effort_written + self.best_effort_returned + self.best_effort_unknown,
+        );
+        must(accepted == known, format!("{accepted} best effort messages accepted, the outcome of {known} known"));
+        for settled in &found.settled {
+            let (accepted, known) = (settled.accepted, settled.known);
+            must(accepted == known, format!("a node accepted {accepted} messages and knows the outcome of {known}"));
+            let recorded = settled.recorded;
+            must(accepted == recorded, format!("a node accepted {accepted} messages, its application {recorded}"));
+        }
+        let asked = options.cuts as u64;
+        must(self.cuts == asked, format!("{} of {asked} faults happened", self.cuts));
+        for kind in Kind::ALL {
+            let tally = found.faults.get(&kind).copied().unwrap_or_default();
+            must(tally.count > 0, format!("no {kind:?} happened"));
+            let Tally { count, in_flight } = tally;
+            must(in_flight == count, format!("{kind:?}: {in_flight} of {count} with bytes in flight"));
+        }
+        must(self.delivered > 0, "nothing was delivered".to_owned());
+        must(self.reconnects > 0, "nothing was connected again".to_owned());
+        must(self.sabotage.is_none() || found.sabotaged, "the sabotage asked for was not done".to_owned());
+        reasons
+    }
+
+    /// For people.
+    pub fn lines(&self) -> Vec<String> {
+        let line = |name: &str, figure: String| format!("  {name:<22}{figure}");
+        let faults: Vec<String> = self.faults.iter().map(|(kind, count)| format!("{kind:?} {count}")).collect();
+        let mut lines = vec![
+            format!(
+                "chaos, {} nodes that were {} processes, {} faults in {:.1} s, seed {}",
+                self.nodes, self.processes, self.cuts, self.seconds, self.seed
+            ),
+            line("faults", faults.join(", ")),
+            line("accepted", self.accepted.to_string()),
+            line("  acknowledged", self.acked.to_string()),
+            line("  returned", self.returned.to_string()),
+            line("  outcome unknown", self.unknown.to_string()),
+            line(
+                "  by killed processes",
+                format!("{} more, {} delivered", self.accepted_by_killed, self.delivered_of_killed),
+            ),
+            line("delivered", self.delivered.to_string()),
+            line("  lost", self.lost.to_string()),
+            line("  duplicated", self.duplicated.to_string()),
+            line("  marked repeats", self.repeats_marked.to_string()),
+            line("  reordered", self.reordered.to_string()),
+            line("  corrupted", self.corrupted.to_string()),
+            line(
+                "best effort",
+                format!("{} accepted, {} delivered", self.best_effort_accepted, self.best_effort_delivered),
+            ),
+            line(
+                "reconnects",
+                format!(
+                    "{}, p50 {:.0} ms, p99 {:.0} ms, at most {:.0} ms",
+                    self.reconnects, self.reconnect_p50_ms, self.reconnect_p99_ms, self.reconnect_max_ms
+                ),
+            ),
+        ];
+        lines.push(line("ok", self.ok.to_string()));
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chaos::checker::Verdict;
+    use crate::chaos::control::{Passed, Settled};
+
+    fn options() -> Options {
+        Options { cuts: 10, ..Options::default() }
+    }
+
+    fn good() -> Findings {
+        Findings {
+            faults: Kind::ALL.into_iter().map(|kind| (kind, Tally { count: 1, in_flight: 1 })).collect(),
+            settled: vec![Settled { accepted: 5, known: 5, recorded: 5, bytes: 9 }],
+            lives: vec![1, 2],
+            passed: Passed { reconnects: 9, ..Passed::default() },
+            verdict: Verdict { accepted: 7, acked: 4, returned: 2, unknown: 1, delivered: 5, ..Verdict::default() },
+            sabotaged: false,
+            seconds: 2.0,
+        }
+    }
+
+    #[test]
+    fn a_good_run_is_ok_and_each_single_defect_makes_it_not_ok() {
+        assert_eq!(Summary::new(&options(), &good()).reasons, Vec::<String>::new());
+        let defects: [fn(&mut Findings); 18] = [
+            |found| found.verdict.lost = 1,
+            |found| found.verdict.duplicated = 1,
+            |found| found.verdict.reordered = 1,
+            |found| found.verdict.corrupted = 1,
+            |found| found.verdict.unexpected = 1,
+            |found| found.verdict.unknown_without_kills = 1,
+            |found| found.verdict.announced_without_restart = 1,
+            |found| found.verdict.returned_and_delivered = 1,
+            |found| found.verdict.returned_damaged = 1,
+            |found| found.verdict.effort_accepted = 1,
+            |found| found.verdict.wrong_outcomes = 1,
+            |found| found.verdict.resent = 1,
+            |found| found.verdict.acked = 3,
+            |found| found.verdict.delivered = 0,
+            |found| found.settled[0].known = 4,
+            |found| found.settled[0].recorded = 4,
+            |found| found.passed.reconnects = 0,
+            |found| found.faults.entry(Kind::Kill).or_default().in_flight = 0,
+        ];
+        for (number, defect) in defects.into_iter().enumerate() {
+            let mut found = good();
+            defect(&mut found);
+            let summary = Summary::new(&options(), &found);
+            assert!(!summary.ok && summary.reasons.len() == 1, "defect {number}: {:?}", summary.reasons);
+        }
+        let undone = Options { sabotage: Some(Sabotage::Swap), ..options() };
+        assert_eq!(Summary::new(&undone, &good()).reasons, ["the sabotage asked for was not done"]);
+        let mut found = good();
+        found.faults.remove(&Kind::Freeze);
+        assert_eq!(Summary::new(&options(), &found).reasons, ["9 of 10 faults happened", "no Freeze happened"]);
+    }
+
+    #[test]
+    fn the_json_line_has_the_promised_fields_first_and_in_order() {
+        let line = serde_json::to_string(&Summary::new(&options(), &good())).unwrap();
+        let promised = [
+            "workload",
+            "cuts",
+            "faults",
+            "accepted",
+            "acked",
+            "returned",
+            "unknown",
+            "delivered",
+            "lost",
+            "duplicated",
+            "repeats_marked",
+            "reordered",
+            "corrupted",
+            "reconnects",
+            "reconnect_p99_ms",
+            "seconds",
+            "ok",
+        ];
+        let mut rest = line.as_str();
+        for name in promised {
+            rest = rest.split_once(&format!("\"{name}\":")).expect(name).1;
+        }
+        assert!(line.contains("\"faults\":{\"reset\":1,\"half_close\":1,"), "{line}");
+    }
+}

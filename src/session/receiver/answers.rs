@@ -1,0 +1,85 @@
+//! Answers to our questions: from the reply lane to whoever asked, without a handler and without the inbox.
+//!
+//! Owns: nothing beyond its borrow of the receiver. Threads: `rx-<peer>` only. Locks: the link lock, the table of
+//! questions; one after the other. Blocks on: nothing.
+//! Upholds: an answer is over when it is in its asker's channel; it returns its credit then, unless too much waits there.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::{End, Receiver};
+use crate::error::{RejectCause, RequestError};
+use crate::link::{Claim, Reassembly};
+use crate::memory::Charge;
+use crate::session::requests::{Came, Creditor};
+use crate::session::responder::Responder;
+use crate::wire::{HEADER, Lane, Prefix, Run, Whole, flags};
+
+/// Whether what comes with these flags on this lane is an answer to a question.
+pub(super) const fn is_answer(lane: Lane, flag_bits: u8) -> bool {
+    matches!(lane, Lane::Reply) && flag_bits & flags::CORRELATED != 0
+}
+
+impl Receiver<'_> {
+    /// Brings a claimed run of answers to whoever asked.
+    pub(super) fn take_answers(&self, run: Run, generation: u32, claim: Claim, bytes: &[u8]) -> Result<(), End> {
+        let mut offset = 0;
+        let answers = (0..run.frames).map_while(|_| {
+            let whole = Whole::at(bytes, offset, run.prefix)?;
+            let at = std::mem::replace(&mut offset, whole.end);
+            let number = prefix_at(run.flags, bytes, at).correlation.unwrap_or_default();
+            Some(Came {
+                number,
+                kind: whole.header.kind,
+                failed: run.flags & flags::FAILED != 0,
+                payload: Cow::Borrowed(whole.payload),
+                credit: if run.is_numbered() { (whole.end - at) as u64 } else { 0 },
+                charge: None,
+            })
+        });
+        let kept = self.link.requests.answered(self.link.id, answers, || self.creditor());
+        if run.is_numbered() {
+            let upto = claim.first + u64::from(run.frames);
+            let credit = (bytes.len() as u64).saturating_sub(kept);
+            self.link.finish_delivery(self.session.conn, generation, run.lane, upto, credit);
+        } else {
+            self.delivered();
+        }
+        Ok(())
+    }
+
+    /// Brings an answer that came in pieces to whoever asked; returns the credit it keeps.
+    pub(super) fn take_big_answer(
+        &self,
+        number: u64,
+        kind: u16,
+        payload: Vec<u8>,
+        (credit, charge): (u64, Charge),
+    ) -> u64 {
+        let came = Came { number, kind, failed: false, payload: Cow::Owned(payload), credit, charge: Some(charge) };
+        self.link.requests.answered(self.link.id, std::iter::once(came), || self.creditor())
+    }
+
+    /// A question or an answer that came in pieces was thrown away.
+    pub(super) fn refuse_big(&self, lane: Lane, big: &Reassembly, cause: RejectCause) {
+        match big.correlation {
+            Some(number) if is_answer(lane, big.flags) => {
+                self.link.requests.end(number, RequestError::AnswerRefused(cause));
+            }
+            Some(_) => {
+                let link = self.link.clone();
+                Responder::new(link, big.kind, (lane, 0), big.correlation, None).refuse(cause);
+            }
+            None => {}
+        }
+    }
+
+    fn creditor(&self) -> Arc<dyn Creditor> {
+        self.link.clone()
+    }
+}
+
+/// What stands in front of the payload of the frame that begins at `offset`: the decoder has seen that it is there.
+pub(super) fn prefix_at(flag_bits: u8, bytes: &[u8], offset: usize) -> Prefix {
+    Prefix::read(flag_bits, bytes.get(offset + HEADER..).unwrap_or_default()).unwrap_or_default()
+}
