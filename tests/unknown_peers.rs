@@ -107,7 +107,7 @@ fn messages_for_a_peer_that_never_comes_come_back_and_it_is_forgotten() {
     assert_eq!(returned(brief), (b"brief".to_vec(), ReturnReason::Expired));
     assert_eq!(returned(receipt), (b"with a receipt".to_vec(), ReturnReason::PeerUnknown));
     assert!(began.elapsed() >= timeout, "not before its time");
-    let (tag, outcome) = batches.recv_timeout(PATIENCE).unwrap().into_iter().next().unwrap();
+    let (tag, outcome) = batches.recv_timeout(PATIENCE).unwrap().next().unwrap();
     let reason = ReturnReason::PeerUnknown;
     assert_eq!((tag, outcome), (7, Outcome::Returned { payload: b"collected".to_vec(), reason }));
     let mut back: Vec<_> = (0..2).map(|_| undelivered.recv_timeout(PATIENCE).unwrap()).collect();

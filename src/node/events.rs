@@ -107,8 +107,8 @@ pub enum Event {
     ///
     /// Nothing is closed or dropped for it: it is the time to send less, to drop what is old
     /// ([`PeerHandle::set_overflow`](crate::PeerHandle::set_overflow)), or to look at the peer. It is always told before
-    /// a session for which something waits is cut with [`Idle`](crate::CloseReason::Idle) or
-    /// [`WriteStalled`](crate::CloseReason::WriteStalled). Told once until [`Event::PeerRecovered`], also if the session
+    /// a session for which something waits is cut with [`Idle`](crate::error::CloseReason::Idle) or
+    /// [`WriteStalled`](crate::error::CloseReason::WriteStalled). Told once until [`Event::PeerRecovered`], also if the session
     /// is lost meanwhile. Each lane of the peer has a queue of its own; the fullest counts.
     #[non_exhaustive]
     PeerSlow {

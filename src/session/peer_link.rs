@@ -139,10 +139,10 @@ impl PeerLink {
         if len > self.settings.max_message || !(is_answer || self.settings.kinds.allows(heading.kind, len)) {
             return Err(SendError { kind: SendErrorKind::TooLarge, payload: payload.into() });
         }
-        if lane != Lane::Reply {
-            if let Some(defaults) = self.outbox.one_by_one() {
-                return self.push_by_defaults(lane, heading, payload.into(), wait, defaults);
-            }
+        if lane != Lane::Reply
+            && let Some(defaults) = self.outbox.one_by_one()
+        {
+            return self.push_by_defaults(lane, heading, payload.into(), wait, defaults);
         }
         let reads = self.reads.load(Ordering::Relaxed);
         let inline = !handling::more_to_come(self.address());
