@@ -104,6 +104,9 @@ wire_reasons! {
         NoResources = 20, "out of threads or descriptors";
         /// Another process with this identity has the session, and it could not be told whether it lives. Come back.
         Undecided = 21, "another process with this identity may still be connected";
+        /// The trust of a node does not cover the other side's key: not listed, no certificate that a root vouches for,
+        /// or no longer.
+        Untrusted = 22, "the other side is not trusted";
     }
 }
 
@@ -188,7 +191,8 @@ pub enum DisconnectReason {
     Remote(CloseReason),
     /// We ended it.
     Local(CloseReason),
-    /// The connection failed or ended without a goodbye.
+    /// The connection failed or ended without a goodbye. Over TLS, `ConnectionAborted` says that the stream was cut
+    /// instead of ended: somebody on the way may have done it.
     Lost(io::ErrorKind),
 }
 

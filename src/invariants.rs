@@ -5,7 +5,7 @@
 //! | thread | runs | blocks on | woken by |
 //! |---|---|---|---|
 //! | `acceptor` x1 | accepts, dials, all handshakes, in one poll | the poll | waker, sockets, the nearest deadline |
-//! | `work-n` x2 | signatures, the application's handshake policy | a job channel | a job; the acceptor's end |
+//! | `work-n` x2 | the arithmetic of TLS, signatures, the application's handshake policy | a job channel | a job; the acceptor's end |
 //! | `resolve-n` | lookups of names | a channel of names; the system's resolver | a name; nothing ends a lookup |
 //! | `supervisor` x1 | ends of sessions, outbound connections, events, a scan each 100 ms (of messages that expire, of unknown peers, of slow ones, of all sessions; where there are more than 500, of so many in turn that each is looked at once a second at the least) | its channel | a report; a timer |
 //! | `tx-<peer>` | `session::sender::send_loop` | its wake channel; the socket | whoever has something for it; timers; the closer |
@@ -54,12 +54,14 @@
 //! | L1 | registry, the one RwLock | a node | finding, counting; appending a message by the shortest path; a peer becomes known, or one that is not is forgotten |
 //! | L2 | link | a peer | a decision: claim, number, acknowledge, attach |
 //! | L3 | outbox | a peer | appending, taking, the write token |
+//! | L4 | the sealer | a connection over TLS | sealing and writing: it is the write token once more, and the reader only tries it |
+//! | L5 | TLS | a connection over TLS | cipher work on at most 64 KiB |
 //!
 //! A thread that holds one takes only those of higher ranks. Nobody holds two locks of the same rank. Leaves, under
 //! which nothing is locked: the inbox, the gate, the heartbeats' clock, the advertised address, the events' count and
 //! what was told of failing peers, how far a shutdown is, the tables of questions and the list of links that have some.
 //!
-//! No guard is held across a blocking send, a join, socket I/O, the destructor of a session or a slot, or user code;
+//! No guard but the sealer's is held across a blocking send, a join, socket I/O, the destructor of a session or a slot, or user code;
 //! none but `Inlet::current` while waiting for anything but its own condition. *Enforced by* the headers of the files,
 //! which name what each locks, by review, and for outbox, token, gate and attach fence by the model checks
 //! (`shuttle_*`).
@@ -188,6 +190,15 @@
 //!
 //! **I-24 A peer that nobody knows costs a bounded place for a bounded time.** *Enforced by* `Registry::forget`,
 //! `Outbox::end_unknown`; `tests/unknown_peers.rs`. *If not:* messages to wrong ids fill the node, or wait for ever.
+//!
+//! **I-25 Nobody waits for a lock of TLS while a socket is waited for.** Sealing happens only under the write token,
+//! opening only on the reader's thread, both under the connection's lock for at most 64 KiB; sockets are read and
+//! written without it. *Enforced by* `transport::tls::cipher`, whose functions are given the socket as a closure and
+//! never call it under the lock; two floods through small buffers in `tests/transport/tls.rs`. *If not:* two sides that
+//! flood each other stand still.
+//!
+//! **I-26 The key of the hello is the key that TLS has seen proven.** *Enforced by* `Pending::secure`,
+//! `Handshake::expect`. *If not:* whoever has a key of its own can hand on the handshake of another.
 //!
 //! # Non-invariants
 //!

@@ -93,6 +93,7 @@
 //! | `NetMessage` (id, label, data) | [`Message::number`], [`Message::kind`], [`Message::payload`] | numbers are given for the wire, per lane |
 //! | `NetMetrics`: sent, received, errors | [`metrics::MetricsSnapshot`], [`metrics::Traffic`] | always on, by cause |
 //! | `NetTransport`, `NetListener`, `NetIncomingRequest`, `NetConnection` | [`transport::Transport`], [`transport::Listener`], [`transport::PendingConnection`], [`transport::Connection`] | halves, so that two threads can block |
+//! | `NetCredential` | [`handshake::Identity`], `transport::tls::Credential`, [`transport::Trust`] | possession of the key is proven in every handshake |
 //! | tracing "with contextual information such as peer ID, message IDs" | log targets and levels: [`invariants`] | the `log` crate; a meaning for each level |
 //! | `shutdown_rx` of every part | [`NodeBuilder::shutdown_signal`], [`Node::shutdown`] | one shutdown, by a deadline, with a report |
 //! | `PeerEvent::SenderStopped` | [`Event::Disconnected`] | with the connection and the reason |
@@ -101,14 +102,15 @@
 //! | protocol id per role (`ACKI_NACKI_DIRECT_PROTOCOL`) | [`error::CloseReason::WrongProtocol`] | in the hello: `threadwire-direct/1` |
 //! | unbounded channels for messages and events | bounded queues and credit; [`Event::Missed`] | what is refused comes back, what is missed is counted |
 //!
-//! Named there and not built yet: `GetPeers`, `AnnounceItems`, `RequestBlock`, `SendInventoryItem`; `NetCredential` and
-//! TLS; delivery phases; live configuration and a live map of peers; `DirectReceiver`, `run_direct_sender`,
+//! Named there and not built yet: `GetPeers`, `AnnounceItems`, `RequestBlock`, `SendInventoryItem`; delivery
+//! phases; live configuration and a live map of peers; `DirectReceiver`, `run_direct_sender`,
 //! `PeerEvent::AddrsResolved` and the tap of outgoing messages; `TransportLayerTransport`, `TransportLayerSocket` and
 //! the rest of the gossip transport.
 //!
-//! What must hold inside, and who sees to it, is in [`invariants`].
+//! What must hold inside, and who sees to it, is in [`invariants`]; what is promised against whom, in [`threats`].
 
 pub mod invariants;
+pub mod threats;
 
 // In rank order: a file imports only lower ranks (tests/layering.rs).
 pub mod address;

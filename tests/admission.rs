@@ -6,6 +6,7 @@
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use threadwire::config::Exposure;
 use threadwire::error::{CloseReason, ConnectError, DialCause, StartError};
 use threadwire::ident::{SessionKind, SessionStatus};
 use threadwire::metrics::Refusal;
@@ -15,7 +16,7 @@ mod common;
 use common::limits::{descriptors, raise_descriptors};
 use common::stranger::Stranger;
 use common::{
-    PATIENCE, addr, alone, handshaking, link, node_threads, nothing_left, quick, reaches, start, wait_event, wait_until,
+    PATIENCE, addr, alone, handshaking, link, node_threads, nothing_left, plain, reaches, start, wait_event, wait_until,
 };
 
 fn ip(text: &str) -> IpAddr {
@@ -42,12 +43,12 @@ fn two_thousand_silent_connections_do_not_keep_a_good_peer_out() {
         println!("scaled down to {count} silent connections: no more than {possible} descriptors here");
     }
     let before = descriptors();
-    let mut config = quick();
+    let mut config = plain();
     // Silence alone does not give a place back while this test runs.
     config.handshake_timeout = Duration::from_secs(300);
     let half_open = config.half_open;
     let bob = start(config);
-    let alice = start(quick());
+    let alice = start(plain());
     let strangers: Vec<_> = (0..count).map(|_| TcpStream::connect(addr(&bob)).unwrap()).collect();
     let full = || bob.metrics().accepted == count && handshaking(&bob) == half_open;
     wait_until("all are accepted, and as many of them kept as there may be", full);
@@ -75,10 +76,10 @@ fn two_thousand_silent_connections_do_not_keep_a_good_peer_out() {
 #[test]
 fn a_full_house_gives_no_place_of_a_session_away_but_those_of_the_silent() {
     let _alone = alone();
-    let mut config = quick();
+    let mut config = plain();
     (config.inbound, config.handshake_timeout) = (2, Duration::from_secs(300));
     let bob = start(config);
-    let nodes: Vec<Node> = (0..3).map(|_| start(quick())).collect();
+    let nodes: Vec<Node> = (0..3).map(|_| start(plain())).collect();
     let mut silent: Vec<Stranger> = (0..2).map(|_| Stranger::dial(addr(&bob))).collect();
     wait_until("both strangers have a place", || handshaking(&bob) == 2);
     nodes[0].connect(addr(&bob)).unwrap();
@@ -108,11 +109,11 @@ fn a_full_house_gives_no_place_of_a_session_away_but_those_of_the_silent() {
 #[test]
 fn one_address_has_no_more_than_its_share_and_others_have_theirs() {
     let _alone = alone();
-    let mut config = quick();
+    let mut config = plain();
     (config.half_open_per_ip, config.inbound_per_ip) = (Some(2), Some(3));
     config.handshake_timeout = Duration::from_secs(300);
     let bob = start(config);
-    let nodes: Vec<Node> = (0..4).map(|_| start(quick())).collect();
+    let nodes: Vec<Node> = (0..4).map(|_| start(plain())).collect();
     let silent: Vec<Stranger> = (0..2).map(|_| Stranger::dial(addr(&bob))).collect();
     wait_until("both strangers have a place", || handshaking(&bob) == 2);
     assert_eq!(refusal(&nodes[0], addr(&bob)), DialCause::Refused(CloseReason::TooMany));
@@ -145,9 +146,9 @@ fn one_address_has_no_more_than_its_share_and_others_have_theirs() {
 #[test]
 fn dials_under_way_count_as_outbound_and_give_their_place_back() {
     let _alone = alone();
-    let mut config = quick();
+    let mut config = plain();
     (config.outbound, config.handshake_timeout) = (1, Duration::from_secs(300));
-    let (alice, bob) = (start(config), start(quick()));
+    let (alice, bob) = (start(config), start(plain()));
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     std::thread::scope(|scope| {
         let under_way = scope.spawn(|| refusal(&alice, silent.local_addr().unwrap()));
@@ -181,10 +182,10 @@ fn session_threads_of(node: &Node) -> usize {
 #[test]
 fn a_thread_budget_of_eight_is_two_peers_and_the_third_is_refused_and_the_others_untouched() {
     let _alone = alone();
-    let mut config = quick();
+    let mut config = plain();
     (config.max_threads, config.handshake_timeout) = (Some(8), Duration::from_secs(300));
     let bob = start(config);
-    let nodes: Vec<Node> = (0..3).map(|_| start(quick())).collect();
+    let nodes: Vec<Node> = (0..3).map(|_| start(plain())).collect();
     nodes[0].connect(addr(&bob)).unwrap();
     // Who says nothing takes the last two threads of the budget, and gives way.
     let mut silent = Stranger::dial(addr(&bob));
@@ -221,7 +222,7 @@ fn a_listen_address_in_use_starts_nothing_and_leaves_nothing() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken_addr = taken.local_addr().unwrap();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut config = quick();
+    let mut config = plain();
     config.listen = vec![free, taken_addr, "127.0.0.1:0".parse().unwrap()];
     match Node::builder().config(config.clone()).start() {
         Err(StartError::Listen { addr, source }) => {
@@ -239,7 +240,7 @@ fn a_listen_address_in_use_starts_nothing_and_leaves_nothing() {
 
 /// Where peers are told to dial a node: what one of them is told.
 fn told_by(node: &Node, dial: SocketAddr) -> Option<SocketAddr> {
-    let peer = start(quick());
+    let peer = start(plain());
     peer.connect(dial).unwrap();
     wait_event(&peer, "it is connected", |event| match event {
         Event::Connected { peer, advertised, .. } if peer == node.id() => Some(advertised),
@@ -257,7 +258,7 @@ fn a_node_listens_to_all_its_addresses_of_both_families() {
         true => listen.push("[::1]:0".parse().unwrap()),
         false => println!("without IPv6: this machine has none"),
     }
-    let mut config = quick();
+    let mut config = plain();
     config.listen = listen.clone();
     let bob = start(config);
     let bound = bob.local_addrs().to_vec();
@@ -265,7 +266,7 @@ fn a_node_listens_to_all_its_addresses_of_both_families() {
     assert!(bound.iter().zip(&listen).all(|(bound, asked)| bound.ip() == asked.ip() && bound.port() > 0), "{bound:?}");
     assert_eq!(bound.len(), listen.len());
     for (n, at) in bound.iter().enumerate() {
-        let node = start(quick());
+        let node = start(plain());
         node.connect(*at).unwrap();
         reaches(&node, &bob);
         let session = bob.sessions().into_iter().find(|session| session.peer == Some(node.id())).unwrap();
@@ -286,8 +287,9 @@ fn peers_are_told_the_advertised_address_or_the_first_bound_one_that_means_somet
     let local: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let at = |node: &Node| SocketAddr::new(local.ip(), addr(node).port());
     let node = |listen: &[SocketAddr], advertise: Option<SocketAddr>| {
-        let mut config = quick();
+        let mut config = plain();
         (config.listen, config.advertise) = (listen.to_vec(), advertise);
+        config.security.public = vec![Exposure::Plain, Exposure::Open];
         start(config)
     };
     let wildcard = node(&[any], None);
@@ -308,14 +310,15 @@ fn both_wildcards_are_listened_to_at_one_port() {
     // A port that is free in both families; another process may be faster, so it is tried again.
     let bob = (0..20).find_map(|_| {
         let port = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
-        let mut config = quick();
+        let mut config = plain();
         config.listen = vec![(ip("0.0.0.0"), port).into(), (ip("::"), port).into()];
+        config.security.public = vec![Exposure::Plain, Exposure::Open];
         Node::builder().config(config).start().ok()
     });
     let bob = bob.expect("both wildcards can be listened to together");
     let port = addr(&bob).port();
     for host in ["127.0.0.1", "::1"] {
-        let node = start(quick());
+        let node = start(plain());
         node.connect(SocketAddr::from((ip(host), port))).unwrap();
         reaches(&node, &bob);
     }
@@ -325,14 +328,15 @@ fn both_wildcards_are_listened_to_at_one_port() {
 fn a_configuration_of_a_list_of_addresses_starts_a_node() {
     let _alone = alone();
     let config = Config::parse("listen = [\"127.0.0.1:0\", \"127.0.0.1:0\"]\n", "x").unwrap();
+    let config = config.plain();
     let bob = start(config);
     let [first, second] = bob.local_addrs() else { panic!("{:?}", bob.local_addrs()) };
     assert_ne!(first, second);
-    let alice = start(quick());
+    let alice = start(plain());
     let to_bob = alice.connect(*second).unwrap();
     to_bob.send("by the second").unwrap();
     assert_eq!(bob.recv_timeout(PATIENCE).unwrap().payload(), b"by the second");
     // And a link that is kept goes to the first.
-    let carol = start(quick());
+    let carol = start(plain());
     link(&carol, &bob);
 }

@@ -21,16 +21,23 @@ fn the_shipped_file_is_the_default_except_for_the_data_folder() {
 fn the_shipped_file_names_every_field_with_a_comment_before_it() {
     let text = std::fs::read_to_string(SHIPPED).unwrap();
     // The refusal of an unknown field lists the known ones: no list to keep here.
-    for (section, end) in
-        [("", "\n["), ("[backoff]\n", "\n["), ("[tcp]\n", "\n["), ("[threads]\n", "\n# ---"), ("[log]\n", "\n# ---")]
-    {
+    for (section, end) in [
+        ("", "\n["),
+        ("[security]\n", "\n["),
+        ("[backoff]\n", "\n["),
+        ("[tcp]\n", "\n["),
+        ("[threads]\n", "\n# ---"),
+        ("[log]\n", "\n# ---"),
+    ] {
         let error = Config::parse(&format!("{section}zzz = 1\n"), "x").unwrap_err();
         let fields: Vec<&str> = error.what.split('`').skip(1).step_by(2).collect();
         assert!(fields.len() >= 2, "{error}");
         let part = &text[text.find(section).unwrap()..];
         let part = &part[..part.find(end).unwrap()];
         let lines: Vec<&str> = part.lines().collect();
-        for field in fields.into_iter().filter(|field| !["backoff", "tcp", "threads", "log", "peer"].contains(field)) {
+        for field in
+            fields.into_iter().filter(|field| !["security", "backoff", "tcp", "threads", "log", "peer"].contains(field))
+        {
             let at = lines.iter().position(|line| line.starts_with(&format!("{field} = ")));
             let at = at.unwrap_or_else(|| panic!("config.toml does not name {section}{field}"));
             assert!(lines[at - 1].starts_with("# "), "config.toml does not explain {section}{field}");
@@ -84,7 +91,9 @@ fn every_unit_and_every_off_is_read() {
 
 #[test]
 fn listen_addresses_are_one_or_a_list_or_none() {
-    let listen = |value: &str| Config::parse(&format!("listen = {value}\n"), "x").unwrap().listen;
+    let listen = |value: &str| {
+        Config::parse(&format!("listen = {value}\nsecurity = {{ public = [\"open\"] }}\n"), "x").unwrap().listen
+    };
     let addrs = |addrs: &[&str]| addrs.iter().map(|addr| addr.parse().unwrap()).collect::<Vec<SocketAddr>>();
     assert_eq!(listen("\"127.0.0.1:1\""), addrs(&["127.0.0.1:1"]));
     assert_eq!(listen("[\"0.0.0.0:1\", \"[::]:1\"]"), addrs(&["0.0.0.0:1", "[::]:1"]));

@@ -16,7 +16,7 @@ mod common;
 use common::ledger::numbered;
 use common::proxy::Proxy;
 use common::stranger::{Stranger, listen_in};
-use common::{PATIENCE, alone, identities, link, nothing_left, quick, settled, start, wait_event, wait_until};
+use common::{PATIENCE, alone, identities, link, nothing_left, plain, settled, start, wait_event, wait_until};
 
 /// Why a dial failed, as its caller and its node's events tell it.
 fn refused(node: &Node, addr: std::net::SocketAddr) -> DialCause {
@@ -42,7 +42,7 @@ fn nothing_came_of_it(node: &Node) {
 #[test]
 fn a_node_that_dials_itself_is_told_so() {
     let _alone = alone();
-    let node = start(quick());
+    let node = start(plain());
     let own = node.local_addr().unwrap();
     assert_eq!(refused(&node, own), DialCause::Refused(CloseReason::SelfConnection));
     // The same through an address that is meant to be somebody else's.
@@ -61,9 +61,9 @@ fn a_node_that_dials_itself_is_told_so() {
 #[test]
 fn a_node_of_another_network_is_refused_and_told_why() {
     let _alone = alone();
-    let mut config = quick();
+    let mut config = plain();
     config.network = "elsewhere".to_owned();
-    let (bob, alice) = (start(quick()), start(config));
+    let (bob, alice) = (start(plain()), start(config));
     assert_eq!(refused(&alice, bob.local_addr().unwrap()), DialCause::Refused(CloseReason::WrongNetwork));
     assert_eq!(refused(&bob, alice.local_addr().unwrap()), DialCause::Refused(CloseReason::WrongNetwork));
     for node in [&alice, &bob] {
@@ -77,7 +77,7 @@ fn a_node_of_another_network_is_refused_and_told_why() {
 fn two_nodes_with_one_key_are_told_that_they_clash() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
-    let mut config = quick();
+    let mut config = plain();
     config.data_dir = Some(folder.path().to_owned());
     let (bob, alice) = (start(config.clone()), start(config));
     assert_eq!(bob.id(), alice.id());
@@ -99,7 +99,7 @@ fn node_at(height: u8, seen: &Seen, lets_in: fn(SessionKind, u8, u8) -> bool) ->
         let ok = lets_in(offer.kind, height, offer.payload[0]);
         if ok { Ok(()) } else { Err(format!("not at height {}", offer.payload[0])) }
     };
-    Node::builder().config(quick()).handshake_payload([height]).handshake_policy(policy).start().unwrap()
+    Node::builder().config(plain()).handshake_payload([height]).handshake_policy(policy).start().unwrap()
 }
 
 #[test]
@@ -142,9 +142,9 @@ fn a_refusal_of_the_acceptor_reaches_the_dialler_however_often_it_dials() {
     let [lower, higher] = identities;
     // The decider speaks right after its confirm, while the other side is about to refuse it.
     let refuses =
-        Node::builder().config(quick()).identity(higher).handshake_policy(|_: &Offer<'_>| Err("no".to_owned()));
+        Node::builder().config(plain()).identity(higher).handshake_policy(|_: &Offer<'_>| Err("no".to_owned()));
     let refuses = refuses.start().unwrap();
-    let dialler = Node::builder().config(quick()).identity(lower).start().unwrap();
+    let dialler = Node::builder().config(plain()).identity(lower).start().unwrap();
     for _ in 0..50 {
         assert_eq!(refused(&dialler, refuses.local_addr().unwrap()), DialCause::Refused(CloseReason::Refused));
     }
@@ -157,9 +157,9 @@ fn whoever_else_answers_at_a_peers_address_gets_none_of_its_messages() {
     let _alone = alone();
     let [expected, other] = identities();
     let expected_id = expected.peer_id();
-    let bob = Node::builder().config(quick()).identity(other).start().unwrap();
+    let bob = Node::builder().config(plain()).identity(other).start().unwrap();
     let proxy = Proxy::to(bob.local_addr().unwrap());
-    let alice = start(quick());
+    let alice = start(plain());
     let to_expected = alice.add_peer(expected_id, [proxy.addr()]).unwrap();
     (0..COUNT).for_each(|number| to_expected.send(numbered(number, 50)).unwrap());
     let (peer, error) = wait_event(&alice, "the dial fails", |event| match event {
@@ -174,7 +174,7 @@ fn whoever_else_answers_at_a_peers_address_gets_none_of_its_messages() {
     let known: Vec<PeerId> = alice.peers().iter().map(|peer| peer.id).collect();
     assert_eq!(known, [expected_id], "who answered is no peer");
     // The right one moves in at that address.
-    let carol = Node::builder().config(quick()).identity(expected).start().unwrap();
+    let carol = Node::builder().config(plain()).identity(expected).start().unwrap();
     proxy.lead_to(carol.local_addr().unwrap());
     for number in 0..COUNT {
         assert_eq!(carol.recv_timeout(PATIENCE).unwrap().payload(), numbered(number, 50));
@@ -187,7 +187,7 @@ fn whoever_else_answers_at_a_peers_address_gets_none_of_its_messages() {
 
 /// A configuration in which a handful of slots that are not given back would lock everybody out.
 fn narrow() -> Config {
-    let mut config = quick();
+    let mut config = plain();
     (config.inbound, config.half_open) = (4, 4);
     config
 }
@@ -195,7 +195,7 @@ fn narrow() -> Config {
 /// The first frames of a handshake of a node with a node like `bob`.
 fn recorded(bob: &Node) -> [Vec<u8>; 2] {
     let between = TcpListener::bind("127.0.0.1:0").unwrap();
-    let alice = start(quick());
+    let alice = start(plain());
     std::thread::scope(|scope| {
         let dial = scope.spawn(|| alice.connect(between.local_addr().unwrap()));
         let frames = listen_in(&between, bob.local_addr().unwrap());
@@ -206,7 +206,7 @@ fn recorded(bob: &Node) -> [Vec<u8>; 2] {
 
 /// The node has all its slots: as many peers as there may be get in, their messages arrive, and they leave nothing.
 fn has_all_its_slots(bob: &Node) {
-    let diallers: Vec<Node> = (0..4).map(|_| start(quick())).collect();
+    let diallers: Vec<Node> = (0..4).map(|_| start(plain())).collect();
     for dialler in &diallers {
         link(dialler, bob).send(dialler.id().as_bytes()).unwrap();
     }
@@ -228,7 +228,7 @@ fn strangers_that_hang_up_at_every_byte_of_a_hello_leave_nothing_behind() {
     wait_until("the recorded connection is over", || settled(&bob));
     let whole = [&hello[..], &confirm].concat();
     let before = bob.metrics();
-    let alice = start(quick());
+    let alice = start(plain());
     for said in 0..=whole.len() {
         for reset in [false, true] {
             let mut stranger = Stranger::dial(bob.local_addr().unwrap());
@@ -310,7 +310,7 @@ fn silent_and_dripping_strangers_are_cut_by_the_deadline_and_good_peers_come_in_
     let mut silent = [Stranger::dial(addr), Stranger::dial(addr)];
     let mut dripping = Stranger::dial(addr);
     wait_until("all three are accepted", || bob.metrics().accepted == 4);
-    let alice = start(quick());
+    let alice = start(plain());
     link(&alice, &bob).send("meanwhile").unwrap();
     assert_eq!(bob.recv_timeout(PATIENCE).unwrap().payload(), b"meanwhile");
     // A byte now and then does not buy time: the deadline is the whole handshake's.
@@ -333,7 +333,7 @@ fn silent_and_dripping_strangers_are_cut_by_the_deadline_and_good_peers_come_in_
 #[test]
 fn whoever_accepts_and_says_nothing_is_given_up_after_the_handshake_timeout() {
     let _alone = alone();
-    let mut config = quick();
+    let mut config = plain();
     config.handshake_timeout = Duration::from_millis(100);
     let alice = start(config);
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -354,7 +354,7 @@ fn the_identity_is_in_the_data_folder_for_its_owner_alone_and_is_the_same_after_
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("not/there/yet");
-    let mut config = quick();
+    let mut config = plain();
     config.data_dir = Some(data_dir.clone());
     let node = start(config.clone());
     let key = data_dir.join("identity.key");

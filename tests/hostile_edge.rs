@@ -14,7 +14,7 @@ use threadwire::{Config, Node};
 mod common;
 use common::mute::Mute;
 use common::stranger::{Stranger, hand_on};
-use common::{PATIENCE, addr, alone, identities, nothing_left, quick, reaches, settled, start, wait_until};
+use common::{PATIENCE, addr, alone, identities, nothing_left, plain, reaches, settled, start, wait_until};
 
 /// What a node waits for when the stranger begins, and who dialled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl State {
 
 /// The frames of a whole handshake of other nodes of the network: the dialler's, and the other side's.
 fn recorded() -> [Vec<Vec<u8>>; 2] {
-    let (alice, carol) = (start(quick()), start(quick()));
+    let (alice, carol) = (start(plain()), start(plain()));
     let between = TcpListener::bind("127.0.0.1:0").unwrap();
     std::thread::scope(|scope| {
         let dial = scope.spawn(|| alice.connect(between.local_addr().unwrap()));
@@ -85,7 +85,7 @@ struct Scene {
 impl Scene {
     fn new(config: Config) -> Self {
         let [dialler, dialled] = recorded();
-        Self { bob: start(config), alice: start(quick()), dialler, dialled }
+        Self { bob: start(config), alice: start(plain()), dialler, dialled }
     }
 
     fn bob_at(&self) -> SocketAddr {
@@ -161,7 +161,7 @@ fn header(state: State, length: u32) -> Vec<u8> {
 #[test]
 fn what_is_no_hello_is_refused_by_its_first_bytes_by_who_was_dialled_and_by_who_dials() {
     let _alone = alone();
-    let scene = Scene::new(quick());
+    let scene = Scene::new(plain());
     for state in [State::DialledAwaitsHello, State::DiallerAwaitsHello] {
         let hello = if state.bob_dials() { &scene.dialled[0] } else { &scene.dialler[0] };
         // Honest up to its magic.
@@ -195,7 +195,7 @@ fn what_is_no_hello_is_refused_by_its_first_bytes_by_who_was_dialled_and_by_who_
 #[test]
 fn a_length_beyond_the_limit_of_its_state_is_refused_by_the_header_alone() {
     let _alone = alone();
-    let scene = Scene::new(quick());
+    let scene = Scene::new(plain());
     for state in State::ALL {
         for length in [state.longest() as u32 + 1, u32::MAX] {
             let (told, cause) = scene.meet(state, |mut stranger| {
@@ -213,7 +213,7 @@ fn a_length_beyond_the_limit_of_its_state_is_refused_by_the_header_alone() {
 #[test]
 fn an_empty_frame_is_refused_in_every_state() {
     let _alone = alone();
-    let scene = Scene::new(quick());
+    let scene = Scene::new(plain());
     for state in State::ALL {
         let (told, cause) = scene.meet(state, |mut stranger| {
             assert!(stranger.say(&header(state, 0)));
@@ -230,7 +230,7 @@ fn an_empty_frame_is_refused_in_every_state() {
 fn a_frame_that_breaks_off_into_silence_is_cut_by_the_deadline_in_every_state() {
     const TIMEOUT: Duration = Duration::from_millis(250);
     let _alone = alone();
-    let mut config = quick();
+    let mut config = plain();
     config.handshake_timeout = TIMEOUT;
     let scene = Scene::new(config);
     for state in State::ALL {
@@ -252,7 +252,7 @@ fn a_frame_that_breaks_off_into_silence_is_cut_by_the_deadline_in_every_state() 
 fn a_byte_each_hundred_milliseconds_does_not_outlive_the_deadline_of_the_whole_handshake() {
     const TIMEOUT: Duration = Duration::from_secs(1);
     let _alone = alone();
-    let mut config = quick();
+    let mut config = plain();
     config.handshake_timeout = TIMEOUT;
     let scene = Scene::new(config);
     for state in [State::DialledAwaitsHello, State::DiallerAwaitsHello] {
@@ -280,7 +280,7 @@ fn a_byte_each_hundred_milliseconds_does_not_outlive_the_deadline_of_the_whole_h
 #[test]
 fn a_node_that_dials_survives_a_hang_up_at_every_byte_of_the_answer() {
     let _alone = alone();
-    let scene = Scene::new(quick());
+    let scene = Scene::new(plain());
     let answer = scene.dialled.concat();
     for said in 0..=answer.len() {
         let reset = said % 2 == 0;
@@ -302,7 +302,7 @@ fn a_node_that_dials_survives_a_hang_up_at_every_byte_of_the_answer() {
 #[test]
 fn a_hang_up_between_proof_and_attach_leaves_both_sides_free() {
     let _alone = alone();
-    let scene = Scene::new(quick());
+    let scene = Scene::new(plain());
     for state in [State::DialledAwaitsAttach, State::DiallerAwaitsAttach] {
         for reset in [false, true] {
             let ((), cause) = scene.meet(state, |stranger| stranger.hang_up(reset));
@@ -323,7 +323,7 @@ fn an_honest_handshake_that_breaks_off_at_any_byte_leaves_nothing_in_a_node_that
         }
         let [of_bob, other] = identities;
         let other = Arc::new(other);
-        let bob = Node::builder().config(quick()).identity(of_bob).start().unwrap();
+        let bob = Node::builder().config(plain()).identity(of_bob).start().unwrap();
         let at = TcpListener::bind("127.0.0.1:0").unwrap();
         let at_addr = at.local_addr().unwrap();
         let meet = |bytes| match dials {
@@ -352,7 +352,7 @@ fn an_honest_handshake_that_breaks_off_at_any_byte_leaves_nothing_in_a_node_that
         println!("dials: {dials}, speaks first: {decides}: broken off at each of {bytes} bytes");
         assert!(bytes > 200, "{bytes}");
         assert_eq!((failed, metrics.sessions_started), (bytes as u64, 1), "{metrics:?}");
-        let alice = start(quick());
+        let alice = start(plain());
         alice.connect(addr(&bob)).unwrap();
         reaches(&alice, &bob);
     }

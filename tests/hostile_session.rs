@@ -13,7 +13,7 @@ mod common;
 use common::ledger::{Ledger, Verdict, numbered};
 use common::mute::Mute;
 use common::proxy::{DRIP, Fault, Harm, Place, Proxy, Way};
-use common::{PATIENCE, addr, alone, link, nothing_left, quick, reaches, start, wait_event, wait_until};
+use common::{PATIENCE, addr, alone, link, nothing_left, plain, reaches, start, wait_event, wait_until};
 
 /// A peer in a session with `node`, which grants it a window and gets one of as much.
 fn established(node: &Node) -> Mute {
@@ -57,7 +57,7 @@ const ALL: [FrameType; 11] = [
 #[test]
 fn what_breaks_the_protocol_in_a_session_ends_that_session_only() {
     let _alone = alone();
-    let (bob, alice) = (start(quick()), start(quick()));
+    let (bob, alice) = (start(plain()), start(plain()));
     link(&alice, &bob);
     let mut cases: Vec<(String, Vec<u8>)> = Vec::new();
     for frame in ALL {
@@ -94,7 +94,7 @@ fn what_breaks_the_protocol_in_a_session_ends_that_session_only() {
 fn garbage_in_a_session_ends_it_one_way_or_the_other() {
     const ROUNDS: u64 = 60;
     let _alone = alone();
-    let mut config = quick();
+    let mut config = plain();
     // What looks like the beginning of a long frame is waited for as long as this.
     (config.heartbeat, config.idle_timeout) = (Duration::from_millis(50), Duration::from_millis(300));
     let bob = start(config.clone());
@@ -128,7 +128,7 @@ fn garbage_in_a_session_ends_it_one_way_or_the_other() {
 fn a_frame_that_breaks_off_into_silence_in_a_session_is_cut_by_the_idle_time() {
     const IDLE: Duration = Duration::from_millis(400);
     let _alone = alone();
-    let mut config = quick();
+    let mut config = plain();
     (config.heartbeat, config.idle_timeout) = (Duration::from_millis(50), IDLE);
     let bob = start(config);
     let cases = [
@@ -156,7 +156,7 @@ fn a_byte_each_hundred_milliseconds_does_not_outlive_the_deadline_of_a_whole_fra
     const BIG: u64 = 3;
     const COUNT: u64 = 8;
     let _alone = alone();
-    let mut config = quick();
+    let mut config = plain();
     config.heartbeat = Duration::from_millis(100);
     let alice = start(config.clone());
     config.idle_timeout = IDLE;
@@ -203,7 +203,7 @@ fn a_byte_each_hundred_milliseconds_does_not_outlive_the_deadline_of_a_whole_fra
 fn a_handler_that_runs_while_a_frame_drips_is_not_taken_for_the_peers_silence() {
     const IDLE: Duration = Duration::from_secs(1);
     let _alone = alone();
-    let mut config = quick();
+    let mut config = plain();
     (config.heartbeat, config.idle_timeout) = (Duration::from_millis(50), IDLE);
     let (started, starts) = crossbeam_channel::bounded(1);
     let bob = Node::builder().config(config.clone()).handler(move |_, message| {

@@ -15,7 +15,7 @@ use threadwire::{Event, Node};
 mod common;
 use common::ledger::{Ledger, Verdict, numbered};
 use common::stranger::{Stranger, listen_in, reason_of};
-use common::{PATIENCE, alone, link, nothing_left, quick, start, wait_until};
+use common::{PATIENCE, alone, link, nothing_left, plain, start, wait_until};
 
 /// The first frames of a handshake of `from` with `to`, which came to nothing.
 fn recorded(from: &Node, to: &Node) -> [Vec<u8>; 2] {
@@ -46,7 +46,7 @@ fn confirm(signature: [u8; 64]) -> Vec<u8> {
 /// While alice and bob exchange messages, `attack` is run with both of them and frames of a handshake of theirs; then
 /// their one session must be as good as before.
 fn under_traffic(attack: impl FnOnce(&Node, &Node, &[Vec<u8>; 2])) {
-    let (alice, bob) = (start(quick()), start(quick()));
+    let (alice, bob) = (start(plain()), start(plain()));
     let frames = recorded(&alice, &bob);
     let nodes = [&alice, &bob];
     let to_bob = link(&alice, &bob);

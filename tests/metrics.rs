@@ -13,7 +13,7 @@ use threadwire::{Config, Node};
 mod common;
 use common::proxy::Proxy;
 use common::stranger::Stranger;
-use common::{PATIENCE, alone, identities, link, quick, start, wait_until};
+use common::{PATIENCE, alone, identities, link, plain, quick, start, wait_until};
 
 /// Every counter by its path, as `sessions_ended_by.local.idle`; without the traffic, and without what is in use.
 fn flat(metrics: &MetricsSnapshot) -> BTreeMap<String, u64> {
@@ -144,7 +144,7 @@ fn slow_to_retry() -> Config {
 #[test]
 fn strangers_count_by_what_was_wrong_with_them() {
     let _alone = alone();
-    let mut config = quick();
+    let mut config = plain();
     config.handshake_timeout = Duration::from_millis(300);
     let bob = start(config);
     let addr = bob.local_addr().unwrap();

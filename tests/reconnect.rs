@@ -15,7 +15,7 @@ use threadwire::{Config, Event, Node, PeerHandle};
 mod common;
 use common::ledger::{Ledger, SHORTEST, Verdict, numbered};
 use common::proxy::{Counts, Fault, Harm, Place, Proxy, Way};
-use common::{NOWHERE, PATIENCE, alone, identities, link, quick, start, wait_event, wait_until};
+use common::{NOWHERE, PATIENCE, alone, identities, link, plain, start, wait_event, wait_until};
 
 /// Two nodes whose messages are entered into ledgers, linked through a proxy.
 struct Pair {
@@ -129,7 +129,7 @@ fn cuts(anywhere: usize, seed: u64) -> Vec<Fault> {
 
 fn a_flood_survives_cuts(dialler_decides: bool) {
     let _alone = alone();
-    let mut config = quick();
+    let mut config = plain();
     config.queue_bytes = 1 << 20;
     let faults = cuts(24, 7);
     let planned = faults.len() as u64;
@@ -169,7 +169,7 @@ fn big_messages_go_on_where_they_were_cut() {
         let way = if n % 2 == 0 { Way::Up } else { Way::Down };
         Fault::cut(way, Place::After(200_000 + n * 17_001))
     });
-    let pair = Pair::new(&quick(), true, faults);
+    let pair = Pair::new(&plain(), true, faults);
     let sent = pair.flood(&[BIG]);
     let counts = pair.settle(sent);
     println!("{sent:?} messages, {counts:?}");
@@ -187,7 +187,7 @@ fn a_stream_that_ends_in_one_direction_only_heals() {
     let _alone = alone();
     let ends = |way, bytes| Fault { way, place: Place::After(bytes), harm: Harm::HalfClose };
     let faults = [Way::Up, Way::Down].into_iter().flat_map(|way| [3, 300, 20_000, 300_000].map(|at| ends(way, at)));
-    let pair = Pair::new(&quick(), false, faults);
+    let pair = Pair::new(&plain(), false, faults);
     let sent = pair.flood(&[64, 1000]);
     let counts = pair.settle(sent);
     assert_eq!(counts.half_closes, 8);
@@ -196,7 +196,7 @@ fn a_stream_that_ends_in_one_direction_only_heals() {
 #[test]
 fn a_path_that_stalls_is_cut_by_the_idle_time_and_heals() {
     let _alone = alone();
-    let mut config = quick();
+    let mut config = plain();
     config.heartbeat = Duration::from_millis(100);
     config.idle_timeout = Duration::from_secs(2);
     let stall = Fault { way: Way::Up, place: Place::After(100_000), harm: Harm::Stall };
@@ -224,11 +224,11 @@ fn what_is_sent_to_a_peer_that_is_away_comes_when_it_does() {
     let ledger = Arc::new(Ledger::default());
     let at_bob = ledger.clone();
     let bob = Node::builder()
-        .config(quick())
+        .config(plain())
         .handler(move |_, message| at_bob.enter(message.payload(), message.possible_repeat()));
     let bob = bob.start().unwrap();
     let proxy = Proxy::away(bob.local_addr().unwrap());
-    let alice = start(quick());
+    let alice = start(plain());
     let to_bob = alice.add_peer(bob.id(), [proxy.addr()]).unwrap();
     for number in 0..COUNT {
         to_bob.send(numbered(number, 100)).unwrap();
@@ -262,7 +262,7 @@ fn what_is_sent_to_a_peer_that_is_away_comes_when_it_does() {
 #[test]
 fn dials_follow_the_backoff_and_stop_at_shutdown() {
     let _alone = alone();
-    let mut config = quick();
+    let mut config = plain();
     config.backoff.base = Duration::from_millis(40);
     config.backoff.cap = Duration::from_millis(160);
     config.backoff.jitter = 0.0;
@@ -303,7 +303,7 @@ fn two_nodes_that_dial_each_other_at_once_end_with_one_session() {
     let nobody = Proxy::away("127.0.0.1:9".parse().unwrap());
     let (mut overlapped, mut replaced) = (0, 0);
     for round in 0..ROUNDS {
-        let nodes = [start(quick()), start(quick())];
+        let nodes = [start(plain()), start(plain())];
         let barrier = Barrier::new(2);
         let handles = std::thread::scope(|scope| {
             let dial = |from: usize| {
@@ -358,7 +358,7 @@ fn two_nodes_that_dial_each_other_at_once_end_with_one_session() {
 fn a_new_connection_supersedes_a_silent_one(dialler_decides: bool) {
     const COUNT: u64 = 2_000;
     let _alone = alone();
-    let pair = Pair::new(&quick(), dialler_decides, []);
+    let pair = Pair::new(&plain(), dialler_decides, []);
     let Pair { dialler, listener, handles, ledgers, proxy } = &pair;
     dialler.wait_connected(listener.id(), PATIENCE).unwrap();
     listener.wait_connected(dialler.id(), PATIENCE).unwrap();

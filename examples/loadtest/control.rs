@@ -33,18 +33,18 @@ pub enum Ask {
     /// Send every raw message of `size` bytes back until the end mark.
     EchoRaw { size: usize },
     /// Start a node that counts what arrives.
-    OpenCounter,
-    /// Count messages of `size` bytes until the end mark; then tell the result.
-    Count { size: usize },
+    OpenCounter { secure: bool },
+    /// Count messages of `size` bytes until the end mark, by that node; then tell the result.
+    Count { size: usize, secure: bool },
     /// Start a node that sends every message back, by `msg.reply` or by a send of its own.
-    OpenEcho { reply: bool },
+    OpenEcho { reply: bool, secure: bool },
     /// Be many peers, and make their identities.
     MakePeers(Cast),
     /// Have them all dial the node of this name, so many at a time, until each is attached or has failed.
     DialPeers { id: String, addr: SocketAddr, at_once: usize },
     /// Tell what they have seen since the last time.
     CountPeers,
-    /// Shut the node down and tell how that went.
+    /// Shut the nodes down and tell how that went.
     Close,
 }
 
@@ -275,8 +275,8 @@ mod tests {
     #[test]
     fn an_end_that_has_gone_is_an_error_not_a_wait() {
         let mut partner = Partner::thread(answers_everything).unwrap();
-        let failure = partner.ask(&Ask::OpenCounter).unwrap_err().to_string();
-        assert_eq!(failure, "OpenCounter: the other end is gone");
+        let failure = partner.ask(&Ask::CountPeers).unwrap_err().to_string();
+        assert_eq!(failure, "CountPeers: the other end is gone");
     }
 
     #[test]
@@ -292,9 +292,9 @@ mod tests {
             Ask::OpenRaw,
             Ask::CountRaw { size: 64, read: 1 << 18 },
             Ask::EchoRaw { size: 64 },
-            Ask::OpenCounter,
-            Ask::Count { size: 64 },
-            Ask::OpenEcho { reply: true },
+            Ask::OpenCounter { secure: true },
+            Ask::Count { size: 64, secure: false },
+            Ask::OpenEcho { reply: true, secure: false },
             Ask::MakePeers(Cast { count: 3, network: "n".to_owned(), heartbeat_ms: 10, hidden: 1, mute: 0 }),
             Ask::DialPeers { id: "00".to_owned(), addr: ([127, 0, 0, 1], 1).into(), at_once: 2 },
             Ask::CountPeers,

@@ -1,4 +1,4 @@
-//! Ours against raw, and raw against raw, in turns.
+//! Ours against raw, over TLS too if that is asked for, and raw against raw, in turns.
 //!
 //! Owns: the order of the runs and the bar that shows them. Threads: the measuring thread.
 //! Locks: none. Blocks on: nothing of its own.
@@ -13,19 +13,23 @@ use crate::failure::{Context, Failure};
 /// Whose turn it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// Threadwire.
+    /// Threadwire over plain TCP.
     Ours,
+    /// Threadwire over TLS.
+    Secure,
     /// The baseline that ours is compared with.
     Raw,
     /// The baseline once more: compared with itself it shows the noise of the machine.
     RawAgain,
 }
 
-/// The three runs of one pair.
+/// The runs of one pair.
 #[derive(Debug)]
 pub struct Pair<T> {
-    /// Threadwire.
+    /// Threadwire over plain TCP.
     pub ours: T,
+    /// Threadwire over TLS, if that is measured.
+    pub secure: Option<T>,
     /// The baseline, next to both others.
     pub raw: T,
     /// The baseline once more.
@@ -36,8 +40,12 @@ pub struct Pair<T> {
 ///
 /// # Errors
 /// The first failure of a run.
-pub fn run<T>(pairs: usize, mut side: impl FnMut(Side) -> Result<T, Failure>) -> Result<Vec<Pair<T>>, Failure> {
-    let bar = bar(3 * pairs as u64)?;
+pub fn run<T>(
+    pairs: usize,
+    secure: bool,
+    mut side: impl FnMut(Side) -> Result<T, Failure>,
+) -> Result<Vec<Pair<T>>, Failure> {
+    let bar = bar((3 + u64::from(secure)) * pairs as u64)?;
     let mut turn = |which| {
         let result = side(which);
         bar.inc(1);
@@ -47,10 +55,13 @@ pub fn run<T>(pairs: usize, mut side: impl FnMut(Side) -> Result<T, Failure>) ->
         .map(|pair| {
             if pair % 2 == 0 {
                 let (ours, raw) = (turn(Side::Ours)?, turn(Side::Raw)?);
-                Ok(Pair { ours, raw, again: turn(Side::RawAgain)? })
+                let secure = secure.then(|| turn(Side::Secure)).transpose()?;
+                Ok(Pair { ours, secure, raw, again: turn(Side::RawAgain)? })
             } else {
-                let (again, raw) = (turn(Side::RawAgain)?, turn(Side::Raw)?);
-                Ok(Pair { ours: turn(Side::Ours)?, raw, again })
+                let again = turn(Side::RawAgain)?;
+                let secure = secure.then(|| turn(Side::Secure)).transpose()?;
+                let (raw, ours) = (turn(Side::Raw)?, turn(Side::Ours)?);
+                Ok(Pair { ours, secure, raw, again })
             }
         })
         .collect();
@@ -73,11 +84,20 @@ mod tests {
     #[test]
     fn raw_lies_between_the_others_and_the_order_turns_around() {
         let mut turns = Vec::new();
-        let pairs = run(2, |side| {
+        let pairs = run(2, false, |side| {
             turns.push(side);
             Ok(turns.len())
         });
         assert_eq!(turns, [Side::Ours, Side::Raw, Side::RawAgain, Side::RawAgain, Side::Raw, Side::Ours]);
+        turns.clear();
+        run(2, true, |side| {
+            turns.push(side);
+            Ok(())
+        })
+        .unwrap();
+        let there = [Side::Ours, Side::Raw, Side::Secure, Side::RawAgain];
+        let back = [Side::RawAgain, Side::Secure, Side::Raw, Side::Ours];
+        assert_eq!(turns, [there, back].concat());
         let sides: Vec<_> = pairs.unwrap().iter().map(|pair| [pair.ours, pair.raw, pair.again]).collect();
         assert_eq!(sides, [[1, 2, 3], [6, 5, 4]]);
     }
@@ -85,7 +105,7 @@ mod tests {
     #[test]
     fn the_first_failure_ends_it() {
         let mut turns = 0;
-        let failed = run::<()>(5, |_| {
+        let failed = run::<()>(5, false, |_| {
             turns += 1;
             Err(Failure::new("no"))
         });

@@ -1,6 +1,6 @@
 //! The other end: does what it is asked until it is asked no more.
 //!
-//! Owns: the other end's raw connection and node, or its many peers. Threads: one, a process's main thread or `receiver`.
+//! Owns: the other end's raw connection and nodes, or its many peers. Threads: one, a process's main thread or `receiver`.
 //! Locks: none. Blocks on: the next question; within a question, on the run it is about.
 //! Upholds: every failure is answered, so that the measuring end shows it with what it was doing.
 
@@ -32,7 +32,8 @@ pub fn serve(mut line: Line) -> Result<(), Failure> {
 #[derive(Default)]
 struct OtherEnd {
     raw: Option<raw::Reader>,
-    node: Option<Responder>,
+    /// Over plain TCP, and over TLS.
+    nodes: [Option<Responder>; 2],
     peers: Option<Host>,
 }
 
@@ -54,10 +55,11 @@ impl OtherEnd {
                 line.send(&Answer::Ready)?;
                 self.raw()?.echo(size).map(|()| Answer::Ready)
             }
-            Ask::OpenCounter => self.open(Responder::counter()?),
-            Ask::OpenEcho { reply } => self.open(Responder::echo(reply)?),
-            Ask::Count { size } => {
-                let node = self.node.as_ref().ok_or_else(|| Failure::new("there is no node yet"))?;
+            Ask::OpenCounter { secure } => self.open(secure, Responder::counter(secure)?),
+            Ask::OpenEcho { reply, secure } => self.open(secure, Responder::echo(reply, secure)?),
+            Ask::Count { size, secure } => {
+                let node =
+                    self.nodes[usize::from(secure)].as_ref().ok_or_else(|| Failure::new("there is no node yet"))?;
                 node.restart(size);
                 line.send(&Answer::Ready)?;
                 node.finish(RUN).map(Answer::Counted)
@@ -72,7 +74,7 @@ impl OtherEnd {
             }
             Ask::CountPeers => self.peers()?.count().map(Answer::Peers),
             Ask::Close => {
-                if let Some(node) = self.node.take() {
+                for node in self.nodes.iter_mut().filter_map(Option::take) {
                     node.close()?;
                 }
                 Ok(Answer::Ready)
@@ -88,9 +90,9 @@ impl OtherEnd {
         self.peers.as_ref().ok_or_else(|| Failure::new("there are no peers yet"))
     }
 
-    fn open(&mut self, node: Responder) -> Result<Answer, Failure> {
+    fn open(&mut self, secure: bool, node: Responder) -> Result<Answer, Failure> {
         let (id, addr) = node.place()?;
-        self.node = Some(node);
+        self.nodes[usize::from(secure)] = Some(node);
         Ok(Answer::Node { id, addr })
     }
 }

@@ -25,6 +25,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long the receiver waits for messages that the end mark has overtaken, before it counts them as lost.
 const LATE: Duration = Duration::from_secs(5);
 
+/// A node on loopback, over TLS or plain TCP.
+fn config(secure: bool) -> Config {
+    if secure { Config::loopback() } else { Config::loopback().plain() }
+}
+
 /// The measuring end's node, linked to the other end's.
 pub struct Linked {
     node: Node,
@@ -37,8 +42,8 @@ impl Linked {
     ///
     /// # Errors
     /// The node did not start or found no link.
-    pub fn sender(there: &Answer) -> Result<Self, Failure> {
-        Self::to(Node::builder().config(Config::loopback()).start().context("starting the sender's node")?, there)
+    pub fn sender(there: &Answer, secure: bool) -> Result<Self, Failure> {
+        Self::to(Node::builder().config(config(secure)).start().context("starting the sender's node")?, there)
     }
 
     fn to(node: Node, there: &Answer) -> Result<Self, Failure> {
@@ -151,11 +156,11 @@ impl Pinger {
     ///
     /// # Errors
     /// The node did not start or found no link.
-    pub fn new(there: &Answer) -> Result<Self, Failure> {
+    pub fn new(there: &Answer, secure: bool) -> Result<Self, Failure> {
         let run: Arc<Mutex<Option<Run>>> = Arc::default();
         let in_handler = Arc::clone(&run);
         let node = Node::builder()
-            .config(Config::loopback())
+            .config(config(secure))
             .handler(move |peer: &PeerHandle, message: Message<'_>| {
                 let mut slot = in_handler.lock();
                 let Some(run) = slot.as_mut() else { return };
@@ -210,12 +215,12 @@ impl Responder {
     ///
     /// # Errors
     /// The node did not start.
-    pub fn counter() -> Result<Self, Failure> {
+    pub fn counter(secure: bool) -> Result<Self, Failure> {
         let checker = Arc::new(SharedChecker::new(NUMBER));
         let (end, ended) = bounded(1);
         let books = Arc::clone(&checker);
         let node = Node::builder()
-            .config(Config::loopback())
+            .config(config(secure))
             .handler(move |_: &PeerHandle, message: Message<'_>| {
                 if let Some(sent) = books.take(message.payload()) {
                     // A second end mark finds the first still there: then the books show a duplicate anyway.
@@ -231,10 +236,10 @@ impl Responder {
     ///
     /// # Errors
     /// The node did not start.
-    pub fn echo(reply: bool) -> Result<Self, Failure> {
+    pub fn echo(reply: bool, secure: bool) -> Result<Self, Failure> {
         let (_, ended) = bounded(1);
         let node = Node::builder()
-            .config(Config::loopback())
+            .config(config(secure))
             .handler(move |peer: &PeerHandle, message: Message<'_>| {
                 let answered = if reply { message.reply(message.payload()) } else { peer.try_send(message.payload()) };
                 if let Err(error) = answered {

@@ -55,6 +55,9 @@ struct Arguments {
     /// Let the last node harm one message after the library delivered it, to see that the checker finds it
     #[arg(long)]
     sabotage: Option<Sabotage>,
+    /// Link the nodes over plain TCP instead of TLS
+    #[arg(long)]
+    plain: bool,
     /// What to log on stderr: off, error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     log: LevelFilter,
@@ -77,14 +80,14 @@ fn main() -> ExitCode {
     // Without a logger the run is the same, only silent.
     let _ = TermLogger::init(arguments.log, simplelog::Config::default(), TerminalMode::Stderr, color);
     match arguments.role {
-        Some(role) => child(role),
+        Some(role) => child(role, arguments.plain),
         None => parent(arguments),
     }
 }
 
-fn child(role: Role) -> ExitCode {
+fn child(role: Role, plain: bool) -> ExitCode {
     let result = match role {
-        Role::Node => node::run(),
+        Role::Node => node::run(plain),
         Role::Proxy => proxy::run(),
         Role::Checker => check(),
     };
@@ -109,7 +112,10 @@ fn parent(arguments: Arguments) -> ExitCode {
         nodes: arguments.nodes.into(),
         keep: arguments.keep,
         sabotage: arguments.sabotage,
-        child_args: vec!["--log".to_owned(), arguments.log.to_string()],
+        child_args: ["--log".to_owned(), arguments.log.to_string()]
+            .into_iter()
+            .chain(arguments.plain.then(|| "--plain".to_owned()))
+            .collect(),
     };
     let (text, ok) = match parent::run(&wishes) {
         Ok(report) if arguments.json => (serde_json::to_string(&report).unwrap_or_else(|e| failed(&e)), report.ok),

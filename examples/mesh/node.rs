@@ -23,9 +23,10 @@ const LINK: Duration = Duration::from_secs(40);
 const SHUTDOWN: Duration = Duration::from_secs(10);
 
 /// The node's process.
-pub fn run() -> Result<(), Failure> {
+pub fn run(plain: bool) -> Result<(), Failure> {
     let orders = orders(|| {})?;
-    let node = Node::builder().config(Config::loopback()).start().context(|| "starting the node".to_owned())?;
+    let config = if plain { Config::loopback().plain() } else { Config::loopback() };
+    let node = Node::builder().config(config).start().context(|| "starting the node".to_owned())?;
     let addr = node.local_addr().ok_or_else(|| Failure::new("the node does not listen"))?;
     say(&Answer::Ready(Place { id: node.id(), addr }))?;
 

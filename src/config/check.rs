@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::fields::{Config, LINK_FLOOR, OWN_THREADS, THREADS_PER_SESSION};
 use super::sections::{Backoff, Peer, Tcp, Threads};
+use super::security::{Channel, Exposure, TrustMode};
 use super::units::{GIB, KIB, show_bytes, show_duration};
 
 /// A value that is not allowed.
@@ -42,6 +43,7 @@ pub(super) fn check(config: &Config) -> Result<(), Fault> {
     }
     check_times(config)?;
     check_bounds(config)?;
+    check_security(config)?;
     check_backoff(&config.backoff)?;
     check_tcp(&config.tcp)?;
     check_threads(&config.threads)?;
@@ -122,6 +124,45 @@ fn check_bounds(config: &Config) -> Result<(), Fault> {
         );
         let other = if config.inbound >= config.outbound { "inbound" } else { "outbound" };
         return contradiction("memory_bytes", show_bytes(config.memory_bytes), allowed, other);
+    }
+    Ok(())
+}
+
+fn check_security(config: &Config) -> Result<(), Fault> {
+    let security = &config.security;
+    let (plain, open) = (security.channel == Channel::Plain, security.trust == TrustMode::Open);
+    if !plain && !cfg!(feature = "tls") {
+        let allowed = "\"plain\": this program was built without the feature `tls` of threadwire";
+        return require(false, "security.channel", "\"tls\"", allowed);
+    }
+    for (field, file) in [("security.roots", &security.roots), ("security.certificate", &security.certificate)] {
+        let Some(file) = file else { continue };
+        let shown = || format!("{file:?}");
+        require(!file.as_os_str().is_empty(), field, shown(), "a file, or \"off\"")?;
+        if plain {
+            return contradiction(field, shown(), "\"off\" without TLS".to_owned(), "security.channel");
+        }
+    }
+    let allowed = || "nobody with trust = \"open\": set trust = \"listed\" if they are to be told apart".to_owned();
+    if open && !security.trusted.is_empty() {
+        let shown = format!("{} ids", security.trusted.len());
+        return contradiction("security.trusted", shown, allowed(), "security.trust");
+    }
+    if let (true, Some(roots)) = (open, &security.roots) {
+        return contradiction("security.roots", format!("{roots:?}"), allowed(), "security.trust");
+    }
+    let public = config.listen.iter().any(|addr| !addr.ip().is_loopback());
+    for (gives_up, exposure, field, value) in
+        [(plain, Exposure::Plain, "security.channel", "plain"), (open, Exposure::Open, "security.trust", "open")]
+    {
+        if public && gives_up && !security.public.contains(&exposure) {
+            let better = if plain && field == "security.channel" { "tls" } else { "listed" };
+            let allowed = format!(
+                "\"{better}\", where `listen` can be reached from other machines; or acknowledge it: \
+                 security.public = [\"{value}\"]"
+            );
+            return contradiction(field, format!("\"{value}\""), allowed, "listen");
+        }
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::sections::{Backoff, Log, Offline, Peer, Tcp, Threads};
+use super::security::{Channel, Security};
 use super::units::{self, GIB, KIB, MIB};
 
 /// All settings of a node.
@@ -26,8 +27,8 @@ pub struct Config {
     /// choose. Empty (`[]` or `"off"`): this node only dials.
     ///
     /// Default `127.0.0.1:50005`, which no other machine reaches. Set `0.0.0.0:50005` to be reached from the network,
-    /// over plain TCP only in a network you trust; beside it `[::]:50005` to be reached over IPv6 as well: an IPv6
-    /// address takes IPv6 alone.
+    /// and say in `security` whom you trust; beside it `[::]:50005` to be reached over IPv6 as well: an IPv6 address
+    /// takes IPv6 alone.
     #[serde(deserialize_with = "units::addrs_or_off")]
     pub listen: Vec<SocketAddr>,
 
@@ -245,6 +246,9 @@ pub struct Config {
     #[serde(deserialize_with = "units::count_or_auto")]
     pub max_threads: Option<usize>,
 
+    /// What protects connections, and whom this node trusts.
+    pub security: Security,
+
     /// Delays between reconnects.
     pub backoff: Backoff,
 
@@ -266,6 +270,14 @@ impl Config {
     /// The defaults, listening on a port of 127.0.0.1 that the system chooses: for tests, examples, first steps.
     pub fn loopback() -> Self {
         Self { listen: vec![(Ipv4Addr::LOCALHOST, 0).into()], ..Self::default() }
+    }
+
+    /// The same over plain TCP, where messages can be read and changed on the way: see
+    /// [the threat model](crate::threats).
+    #[must_use]
+    pub fn plain(mut self) -> Self {
+        self.security.channel = Channel::Plain;
+        self
     }
 }
 
@@ -306,6 +318,7 @@ impl Default for Config {
             half_open_per_ip: None,
             inbound_per_ip: None,
             max_threads: None,
+            security: Security::default(),
             backoff: Backoff::default(),
             tcp: Tcp::default(),
             threads: Threads::default(),

@@ -18,8 +18,10 @@ mod fields;
 mod load;
 mod place;
 mod sections;
+mod security;
 mod units;
 
 pub use fields::Config;
 pub(crate) use fields::{LINK_FLOOR, OWN_THREADS, THREADS_PER_SESSION};
 pub use sections::{Backoff, BackoffPolicy, Log, Offline, Peer, Tcp, Threads};
+pub use security::{Channel, Exposure, Security, TrustMode};

@@ -22,9 +22,9 @@ use crate::connections::admission::{Admission, Caps, EVICTED, Refusal, Verdict};
 use crate::connections::listening::Listeners;
 use crate::connections::pending::{Over, Pending, Progress, Stage};
 use crate::connections::questions::Questions;
-use crate::connections::shared::{Command, DialFailure, DialRequest, Report, Shared};
+use crate::connections::shared::{Command, DialFailure, DialRequest, Report, Shared, Work, WorkDone};
 use crate::error::{DialCause, DialError, DialStage};
-use crate::handshake::{Handshake, Work, random_bytes};
+use crate::handshake::{Handshake, random_bytes};
 use crate::ident::{ConnectionId, PeerId, SessionKind};
 use crate::registry::{SessionInfo, SessionsError};
 use crate::transport::{Listener, PendingConnection, Transport};
@@ -86,8 +86,12 @@ pub(crate) fn accept_loop(mut acceptor: Acceptor) {
             match command {
                 Command::Dial(request) => acceptor.dial(request),
                 Command::Worked(conn, done) => {
-                    if let Some(Pending { stage: Stage::Shaking(handshake), .. }) = acceptor.pending.get_mut(&conn) {
-                        handshake.work_done(done);
+                    match (acceptor.pending.get_mut(&conn), done) {
+                        (Some(pending), WorkDone::Secure(done)) => pending.stream.worked(done),
+                        (Some(Pending { stage: Stage::Shaking(handshake), .. }), WorkDone::Shake(done)) => {
+                            handshake.work_done(done);
+                        }
+                        _ => {}
                     }
                     acceptor.advance(conn);
                 }
@@ -221,7 +225,10 @@ impl Acceptor {
         self.shared.metrics.dials.add();
         let begun = self.transport.connect(request.addr).and_then(|stream| Ok((stream, random_bytes()?)));
         match begun {
-            Ok((stream, nonce)) => {
+            Ok((mut stream, nonce)) => {
+                if let Some(peer) = request.peer {
+                    stream.expect(peer);
+                }
                 let stage = Stage::Dialling(Handshake::dial(self.shared.handshake.clone(), request.peer, nonce));
                 let deadline = now + self.shared.times.connect;
                 let pending = Pending::new(conn, SessionKind::Outbound, stream, stage, deadline, self.shared.now());

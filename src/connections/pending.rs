@@ -12,13 +12,13 @@
 use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
-use crate::connections::shared::DialRequest;
+use crate::connections::shared::{DialRequest, Work};
 use crate::error::CloseReason;
-use crate::handshake::{Handshake, Proven, Step, Work, put_refusal};
+use crate::handshake::{Handshake, Proven, Step, put_refusal};
 use crate::ident::{ConnectionId, SessionKind};
 use crate::registry::SessionSlot;
 use crate::session::Peer;
-use crate::transport::PendingConnection;
+use crate::transport::{Fault, PendingConnection, Security};
 use crate::wire::{Decoder, MAX_HANDSHAKE_BODY};
 
 /// The most bytes listened to, and thrown away, after a goodbye.
@@ -42,6 +42,8 @@ pub(crate) struct Pending {
     pub(crate) peer: Option<Peer>,
     /// What was asked for, if we dialled.
     pub(crate) request: Option<DialRequest>,
+    /// Its transport carries bytes; until then nothing is read or said.
+    pub(crate) open: bool,
     /// Bytes thrown away since our stream was ended.
     pub(crate) unheard: Option<usize>,
 }
@@ -109,6 +111,7 @@ impl Pending {
             started,
             peer: None,
             request: None,
+            open: false,
             unheard: None,
         }
     }
@@ -120,8 +123,38 @@ impl Pending {
             Ok(progress) => progress,
             // Why it ended was told and counted when the parting began.
             Err(_) if parting => Progress::Over(Over::Parted),
-            Err(error) => Progress::Over(Over::Lost(error.kind())),
+            Err(error) => Progress::Over(self.over(&error)),
         }
+    }
+
+    /// What an error of the stream means for the connection.
+    fn over(&self, error: &io::Error) -> Over {
+        match Fault::of(error) {
+            Some(Fault::Rejected(reason, text)) => {
+                log::debug!(target: "threadwire::accept", "{} {}: refused: {text}", self.conn, self.stream.remote_addr());
+                Over::Rejected(*reason)
+            }
+            Some(Fault::Refused(reason, text)) => {
+                log::debug!(target: "threadwire::accept", "{} {}: {text}", self.conn, self.stream.remote_addr());
+                Over::Refused(*reason, retry_after(*reason))
+            }
+            Some(Fault::Truncated) | None => Over::Lost(error.kind()),
+        }
+    }
+
+    /// Brings the transport to where it carries bytes; what is to be done first, if it does not yet.
+    fn secure(&mut self) -> io::Result<Option<Progress>> {
+        match self.stream.secure()? {
+            Security::Wait => return Ok(Some(Progress::Wait)),
+            Security::Work(work) => return Ok(Some(Progress::Work(Work::Secure(work)))),
+            Security::Open => self.open = true,
+        }
+        // The key of the hello has to be the key that the transport has seen proven, or somebody is handing on the
+        // handshake of another.
+        if let (Some(proof), Stage::Shaking(handshake)) = (self.stream.proof(), &mut self.stage) {
+            handshake.expect(proof.peer);
+        }
+        Ok(None)
     }
 
     fn try_advance(&mut self) -> io::Result<Progress> {
@@ -134,6 +167,12 @@ impl Pending {
             if let Stage::Dialling(handshake) = std::mem::replace(&mut self.stage, Stage::Parting) {
                 self.stage = Stage::Shaking(handshake);
             }
+        }
+        if !self.open
+            && let Stage::Shaking(_) = self.stage
+            && let Some(progress) = self.secure()?
+        {
+            return Ok(progress);
         }
         loop {
             let step = match &mut self.stage {
@@ -150,7 +189,7 @@ impl Pending {
                     }
                 }
                 Step::Wait => return Ok(Progress::Wait),
-                Step::Work(work) => return Ok(Progress::Work(work)),
+                Step::Work(work) => return Ok(Progress::Work(Work::Shake(work))),
                 Step::Proven(proven) => {
                     if let Stage::Shaking(handshake) = &mut self.stage {
                         self.out.append(handshake.output());
@@ -228,11 +267,17 @@ impl Pending {
 
     /// Says why, as far as that goes without waiting, and parts.
     pub(crate) fn refuse(&mut self, reason: CloseReason, retry_after: Option<Duration>) {
-        if let Stage::Shaking(handshake) = &mut self.stage {
-            // What is already said in part must be said to its end.
-            self.out.append(handshake.output());
+        if self.stream.refuse(reason) {
+            // In few words: the other side has to know by itself how long to stay away.
+            self.out.clear();
+        } else {
+            if let Stage::Shaking(handshake) = &mut self.stage {
+                // What is already said in part must be said to its end.
+                self.out.append(handshake.output());
+            }
+            put_refusal(&mut self.out, reason, &reason.to_string(), retry_after);
         }
-        put_refusal(&mut self.out, reason, &reason.to_string(), retry_after);
+        self.open = true;
         self.stage = Stage::Parting;
         // Sixty bytes into a socket that took at most a few hundred before: they fit, or it is broken.
         let _ = self.flush();
@@ -241,12 +286,15 @@ impl Pending {
     /// Writes what is there to be written; true when nothing is left.
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
         loop {
+            if !self.open {
+                return self.stream.flush();
+            }
             let out = match &mut self.stage {
                 Stage::Shaking(handshake) if self.out.is_empty() => handshake.output(),
                 _ => &mut self.out,
             };
             if out.is_empty() {
-                return Ok(true);
+                return self.stream.flush();
             }
             match self.stream.try_write(out) {
                 Ok(wrote) => {
@@ -270,5 +318,13 @@ impl Pending {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// How long to stay away from a side that refused without saying so, in milliseconds.
+fn retry_after(reason: CloseReason) -> u64 {
+    match reason {
+        CloseReason::TooMany | CloseReason::NoResources => 1_000,
+        _ => 0,
     }
 }

@@ -15,12 +15,13 @@ use crate::address::Address;
 use crate::config::{self, Config};
 use crate::connections::outbound::{DialId, Redial};
 use crate::error::{ConnectError, DialError, DisconnectReason};
-use crate::handshake::{HandshakeConfig, WorkDone, random_bytes};
+use crate::handshake::{HandshakeConfig, random_bytes};
 use crate::ident::{ConnectionId, Incarnation, PeerId, SessionKind};
 use crate::link::{Decision, LinkCore, LinkLimits};
 use crate::metrics::Metrics;
 use crate::registry::{SessionsError, SharedRegistry};
 use crate::session::{Consumer, OnEnd, Peer, PeerLink, SessionEnded, SessionSettings};
+use crate::{handshake, transport};
 
 /// What all threads of the connections manager share; nothing in it changes after the start.
 pub(crate) struct Shared {
@@ -153,6 +154,32 @@ pub(crate) enum Command {
     /// A link has decided about connections.
     Decided(Arc<PeerLink>, Box<Decision>),
     Stop,
+}
+
+/// A step of a connection on its way to a session.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// Of its transport.
+    Secure(transport::Work),
+    /// Of our handshake.
+    Shake(handshake::Work),
+}
+
+/// What it came to.
+#[derive(Debug)]
+pub(crate) enum WorkDone {
+    Secure(transport::WorkDone),
+    Shake(handshake::WorkDone),
+}
+
+impl Work {
+    /// Does it.
+    pub(crate) fn run(self) -> WorkDone {
+        match self {
+            Self::Secure(work) => WorkDone::Secure(work.run()),
+            Self::Shake(work) => WorkDone::Shake(work.run()),
+        }
+    }
 }
 
 /// What happens to connections; handled by the supervisor, in order.

@@ -6,8 +6,7 @@
 
 use crossbeam_channel::Receiver;
 
-use crate::connections::shared::{Command, Commands};
-use crate::handshake::Work;
+use crate::connections::shared::{Command, Commands, Work};
 use crate::ident::ConnectionId;
 
 /// Runs jobs until there is nobody left to ask for them.

@@ -8,9 +8,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::identity::Identity;
 use crate::error::ConfigError;
 use crate::ident::{Incarnation, PeerId, SessionKind};
+use crate::transport::Identity;
 
 /// The longest network id or protocol id, in bytes.
 pub const MAX_NAME: usize = 255;

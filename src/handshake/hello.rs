@@ -8,9 +8,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::config::{HandshakeConfig, MAX_NAME, MAX_PAYLOAD};
-use super::identity::{peer_id_of, sha256};
 use crate::error::CloseReason;
 use crate::ident::{Incarnation, PeerId, SessionKind};
+use crate::transport::{peer_id_of, sha256};
 use crate::wire::{self, FrameHeader, FrameType, Goodbye, HEADER, Hello, LANES};
 
 /// Capability bits this build sets; version 1 defines none.

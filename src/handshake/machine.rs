@@ -126,6 +126,12 @@ impl Handshake {
         Self { config, kind, expected, nonce, output: Vec::new(), state: State::AwaitHello { ours } }
     }
 
+    /// Who must be there, as the transport has proven it: the key of the hello must be that peer's. Say it before the
+    /// first step.
+    pub fn expect(&mut self, peer: PeerId) {
+        self.expected = Some(peer);
+    }
+
     /// Bytes to write, in order; the caller removes what it has written. Look after each call of anything else here.
     pub fn output(&mut self) -> &mut Vec<u8> {
         &mut self.output

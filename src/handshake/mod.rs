@@ -1,8 +1,8 @@
 //! Who is there: the handshake that turns a fresh connection into one with a proven peer.
 //!
-//! Owns: the identity key, through [`Identity`]; one machine per connection that has no session yet.
+//! Owns: one machine per connection that has no session yet.
 //! Threads: `acceptor` drives the machines, `work-n` run their [`Work`]. Locks: none.
-//! Blocks on: the disk, when [`Identity`] is loaded.
+//! Blocks on: nothing.
 //! Upholds: nobody is a peer who has not signed, with the key the name is made of, over both sides' fresh hellos.
 //!
 //! ```text
@@ -28,14 +28,12 @@
 
 mod config;
 mod hello;
-mod identity;
 mod machine;
-mod pem;
 mod work;
 
+pub use crate::transport::{Identity, KEY_FILE, peer_id_of, random_bytes, verify};
 pub use config::{AcceptAll, HandshakeConfig, HandshakePolicy, MAX_NAME, MAX_PAYLOAD, Offer};
 pub use hello::{CAPABILITIES, printable, put_refusal};
-pub use identity::{Identity, KEY_FILE, peer_id_of, random_bytes, verify};
 pub use machine::{Handshake, Proven, Step};
 pub use work::{Work, WorkDone};
 

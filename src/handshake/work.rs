@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use super::config::{HandshakeConfig, Offer};
 use super::hello::{Claim, Hellos, Refusal};
-use super::identity::verify;
 use crate::error::CloseReason;
 use crate::ident::SessionKind;
+use crate::transport::verify;
 
 /// A step to run away from the acceptor thread. Dropping it leaves the handshake waiting for its deadline.
 #[must_use = "the handshake waits for its result"]

@@ -21,6 +21,7 @@ use crate::memory::Budget;
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::node::events::{Changes, Events};
+use crate::node::protection::{Protection, warn_of_exposure};
 use crate::node::receive::Inlet;
 use crate::node::selfcheck::{self, Needs, Readings};
 use crate::node::shutdown::{self, Ending};
@@ -141,7 +142,8 @@ impl NodeBuilder {
         self
     }
 
-    /// The transport, instead of TCP: for tests, and for streams of your own.
+    /// The transport, instead of TCP: for tests, and for streams of your own. TLS goes around it unless the
+    /// configuration's `security.channel` is plain.
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.transport = Some(Arc::new(transport));
         self
@@ -169,17 +171,20 @@ impl NodeBuilder {
         let Self { config, kinds, policy, payload, identity, transport, resolver, shutdown_signal } = self;
         config.validate()?;
         let (kinds, handler) = kinds.build().map_err(|(kind, what)| StartError::Kind { kind, what })?;
-        let identity = match (identity, &config.data_dir) {
-            (Some(identity), _) => identity,
-            (None, Some(folder)) => Identity::load_or_create(folder)?,
-            (None, None) => {
+        let identity = match (identity, &config.security.key, &config.data_dir) {
+            (Some(identity), ..) => identity,
+            (None, Some(file), _) => Identity::from_file(file)?,
+            (None, None, Some(folder)) => Identity::load_or_create(folder)?,
+            (None, None, None) => {
                 log::info!(target: "threadwire::node", "no data_dir: the identity lasts as long as this process");
                 Identity::generate()?
             }
         };
-        let me = identity.peer_id();
+        let (me, identity) = (identity.peer_id(), Arc::new(identity));
         let backlog = if transport.is_none() && !config.listen.is_empty() { BACKLOG.unsigned_abs().into() } else { 0 };
-        let transport = transport.unwrap_or_else(|| Arc::new(Tcp::new(tcp_options(&config))));
+        let protection = Protection::new(&config, &identity, PROTOCOL, transport, Tcp::new(tcp_options(&config)))?;
+        let transport = protection.transport();
+        warn_of_exposure(&config, &me.short());
         let mut listeners = Vec::new();
         let mut local_addrs: Vec<SocketAddr> = Vec::new();
         for &addr in &config.listen {
@@ -199,7 +204,7 @@ impl NodeBuilder {
         }
         let bound = local_addrs.iter().copied().find(|addr| !addr.ip().is_unspecified());
         let advertised = config.advertise.or(bound);
-        let handshake = HandshakeConfig::new(Arc::new(identity), incarnation(), config.network.clone(), PROTOCOL)?
+        let handshake = HandshakeConfig::new(identity, incarnation(), config.network.clone(), PROTOCOL)?
             .advertise(advertised)
             .payload(payload)?
             .policy(policy);
@@ -257,6 +262,7 @@ impl NodeBuilder {
             names: config.peers.iter().map(|peer| (peer.name.clone(), peer.id)).collect(),
             ending: Arc::new(Ending::new()),
             findings,
+            protection,
         };
         if let Some((signal, time)) = shutdown_signal {
             shutdown::shut_down_on(node.closing(), signal, time)?;

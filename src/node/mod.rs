@@ -9,7 +9,9 @@ mod builder;
 mod dial;
 mod events;
 mod peers;
+mod protection;
 mod receive;
+mod reload;
 mod selfcheck;
 mod shutdown;
 
@@ -59,6 +61,7 @@ pub struct Node {
     names: HashMap<String, PeerId>,
     ending: Arc<Ending>,
     findings: Vec<Finding>,
+    protection: protection::Protection,
 }
 
 impl Node {

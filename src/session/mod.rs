@@ -95,8 +95,8 @@ pub(crate) fn prepare(
     connection: Connection,
     unsent: &[u8],
 ) -> Prepared {
-    let Connection { read, write, closer, .. } = connection;
-    let session = Arc::new(Session::new(conn, peer.link.id, kind, closer));
+    let Connection { read, write, closer, proof, .. } = connection;
+    let session = Arc::new(Session::new(conn, peer.link.id, kind, closer, proof));
     let write = Arc::new(Counted::new(write, peer.link.traffic.clone()));
     let mut writer = Writer::new(conn, write, Instant::now());
     writer.control(unsent);

@@ -67,7 +67,13 @@ pub(crate) fn recv_loop(
                 decoder.filled(count);
                 link.traffic.read.more(count as u64);
             }
-            Err(error) => break Some(DisconnectReason::Lost(error.kind())),
+            Err(error) => {
+                log::debug!(target: "threadwire::session", "{} {}: {error}", link.id.short(), session.conn);
+                break Some(DisconnectReason::Lost(error.kind()));
+            }
+        }
+        if read.owes() {
+            link.outbox.kick(false).wake();
         }
         session.reads.fetch_add(1, Ordering::Relaxed);
         link.reads.fetch_add(1, Ordering::Relaxed);

@@ -18,7 +18,7 @@ use crate::session::peer_link::PeerLink;
 use crate::session::presence::Presence;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::transport::Closer;
+use crate::transport::{Closer, Proof};
 use crate::wire::Beat;
 
 /// What threads share about one connection of a peer.
@@ -27,6 +27,8 @@ pub(crate) struct Session {
     pub(crate) conn: ConnectionId,
     pub(crate) peer: PeerId,
     pub(crate) kind: SessionKind,
+    /// What the other side has proven to the transport.
+    pub(crate) proof: Option<Arc<Proof>>,
     pub(super) gate: Gate,
     /// Reads of this connection so far: signs of life.
     pub(super) reads: AtomicU64,
@@ -46,11 +48,18 @@ pub(crate) struct Session {
 
 impl Session {
     /// A session whose two threads are about to start.
-    pub(super) fn new(conn: ConnectionId, peer: PeerId, kind: SessionKind, closer: Arc<dyn Closer>) -> Self {
+    pub(super) fn new(
+        conn: ConnectionId,
+        peer: PeerId,
+        kind: SessionKind,
+        closer: Arc<dyn Closer>,
+        proof: Option<Arc<Proof>>,
+    ) -> Self {
         Self {
             conn,
             peer,
             kind,
+            proof,
             gate: Gate::new(closer, 2),
             reads: AtomicU64::new(0),
             heard: AtomicU64::new(0),

@@ -57,6 +57,10 @@ impl WriteHalf for Counted {
         self.count(self.half.write(from))
     }
 
+    fn is_behind(&self) -> bool {
+        self.half.is_behind()
+    }
+
     fn expect_writes_of(&self, bytes: usize) {
         self.half.expect_writes_of(bytes);
     }

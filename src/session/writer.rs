@@ -106,8 +106,12 @@ impl Writer {
         self.last
     }
 
-    /// Whether a turn was begun and is not written to its end.
+    /// Whether a turn was begun and is not written to its end, or the connection has something of its own to write.
     pub(crate) fn has_residue(&self) -> bool {
+        self.is_mid_turn() || self.half.is_behind()
+    }
+
+    fn is_mid_turn(&self) -> bool {
         self.written < self.len
     }
 
@@ -167,7 +171,7 @@ impl Writer {
         if self.len <= FOLDED {
             self.fold();
         }
-        self.has_residue()
+        self.is_mid_turn()
     }
 
     /// Copies a short turn into one buffer: cheaper than a list of slices.
@@ -200,7 +204,7 @@ impl Writer {
     }
 
     fn begin(&mut self) {
-        debug_assert!(!self.has_residue());
+        debug_assert!(!self.is_mid_turn());
         self.told.append(&mut self.tickets);
         self.written = 0;
         self.len = 0;
@@ -250,7 +254,7 @@ impl Writer {
             let mut slices = [IoSlice::new(&[]); SLICES];
             let count = self.rest(&mut slices);
             match self.half.write(&slices[..count])? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
+                0 if count > 0 => return Err(io::ErrorKind::WriteZero.into()),
                 wrote => self.written += wrote,
             }
         }
@@ -274,7 +278,7 @@ impl Writer {
         let count = self.rest(&mut slices);
         let wrote = self.half.try_write(&slices[..count])?;
         self.written += wrote;
-        if !self.has_residue() {
+        if !self.is_mid_turn() {
             self.begin();
         }
         self.last = Instant::now();

@@ -10,13 +10,18 @@
 //! | [`Listener`] | `NetListener` |
 //! | [`PendingConnection`] | `NetIncomingRequest`, and the same for a dial under way |
 //! | [`Connection`] | `NetConnection`, split into halves so that two threads can block on it |
+//! | [`Identity`], [`Trust`] | `NetCredential`, and whom to trust |
 
+use std::any::Any;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mio::event::Source;
+
+use crate::error::CloseReason;
+use crate::ident::PeerId;
 
 /// A way to listen for and to dial connections.
 pub trait Transport: Send + Sync + fmt::Debug + 'static {
@@ -34,6 +39,12 @@ pub trait Transport: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// The dial failed at once.
     fn connect(&self, addr: SocketAddr) -> io::Result<Box<dyn PendingConnection>>;
+
+    /// Whether a connection with this proof would still be let in: trust may have changed since it was.
+    fn trusts(&self, proof: &Proof) -> bool {
+        let _ = proof;
+        true
+    }
 }
 
 /// Where connections come in.
@@ -72,6 +83,37 @@ pub trait PendingConnection: Send {
     /// The dial failed.
     fn connected(&mut self) -> io::Result<bool>;
 
+    /// Says, before anything else, who must answer a dial.
+    fn expect(&mut self, peer: PeerId) {
+        let _ = peer;
+    }
+
+    /// Goes on towards a connection that carries bytes, as far as that goes without waiting. Call it at each event of
+    /// the source and after [`PendingConnection::worked`], until it says [`Security::Open`]; then read and write.
+    ///
+    /// # Errors
+    /// The connection is gone, or the two sides do not come together: [`Fault::of`] says which of them refuses, and why.
+    /// What is still to be said of it is sent by [`PendingConnection::flush`].
+    fn secure(&mut self) -> io::Result<Security> {
+        Ok(Security::Open)
+    }
+
+    /// Takes the result of the work that [`PendingConnection::secure`] gave out.
+    fn worked(&mut self, done: WorkDone) {
+        drop(done);
+    }
+
+    /// What the other side has proven to the transport itself, once it is open; nothing over plain TCP.
+    fn proof(&self) -> Option<Arc<Proof>> {
+        None
+    }
+
+    /// Refuses in the transport's own words, where bytes cannot be said on it yet. False where they can.
+    fn refuse(&mut self, reason: CloseReason) -> bool {
+        let _ = reason;
+        false
+    }
+
     /// Reads what is there; 0 is the end of the stream.
     ///
     /// # Errors
@@ -84,13 +126,23 @@ pub trait PendingConnection: Send {
     /// `WouldBlock`, or the connection is gone.
     fn try_write(&mut self, from: &[u8]) -> io::Result<usize>;
 
+    /// Sends on what was taken and is not with the system yet, and what the transport has to say itself; whether that is
+    /// all of it.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    fn flush(&mut self) -> io::Result<bool> {
+        Ok(true)
+    }
+
     /// Ends the stream towards the other side, after what was written.
     ///
     /// # Errors
     /// The connection is gone already.
     fn finish(&mut self) -> io::Result<()>;
 
-    /// Becomes a blocking connection of two halves. The caller has deregistered [`PendingConnection::source`].
+    /// Becomes a blocking connection of two halves, once it is open. The caller has deregistered
+    /// [`PendingConnection::source`].
     ///
     /// # Errors
     /// The connection is gone, or an option could not be set.
@@ -110,6 +162,8 @@ pub struct Connection {
     pub local_addr: SocketAddr,
     /// The other end.
     pub remote_addr: SocketAddr,
+    /// What the other side has proven to the transport itself.
+    pub proof: Option<Arc<Proof>>,
 }
 
 /// The receiving half.
@@ -122,17 +176,24 @@ pub trait ReadHalf: Send + fmt::Debug {
     /// # Blocking
     /// Until a byte arrives, the stream ends or [`Closer::close`] is called.
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize>;
+
+    /// Whether the last reads left the transport something to say itself, as an answer to new keys: whoever writes must
+    /// write, if only nothing. Told once.
+    fn owes(&mut self) -> bool {
+        false
+    }
 }
 
 /// The sending half. Calls come from several threads, never two at a time.
 pub trait WriteHalf: Send + Sync + fmt::Debug {
-    /// Writes what fits without waiting, from the first slice on; possibly 0 bytes.
+    /// Writes what fits without waiting, from the first slice on; possibly 0 bytes. What it takes may not be with the
+    /// system yet: see [`WriteHalf::is_behind`].
     ///
     /// # Errors
     /// The connection failed. `WouldBlock` and `Interrupted` never come out: they are `Ok(0)`.
     fn try_write(&self, from: &[IoSlice<'_>]) -> io::Result<usize>;
 
-    /// Writes some of the bytes, at least one of them.
+    /// Writes some of the bytes, at least one of them; of none, what it is [behind](WriteHalf::is_behind) with.
     ///
     /// # Errors
     /// The connection failed. `Interrupted` never comes out.
@@ -140,6 +201,11 @@ pub trait WriteHalf: Send + Sync + fmt::Debug {
     /// # Blocking
     /// Until some bytes fit, or the connection ends.
     fn write(&self, from: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Whether bytes that were taken, or the transport's own, wait for the next write, if only of nothing.
+    fn is_behind(&self) -> bool {
+        false
+    }
 
     /// From now on up to so many bytes are written at a time, because the connection takes them quickly, or no longer
     /// does. A transport that bounds what waits unsent lets as much of it wait: less would end each write in a pause.
@@ -158,6 +224,72 @@ pub trait Closer: Send + Sync + fmt::Debug {
     fn close(&self);
 }
 
+/// How far a pending connection is.
+#[derive(Debug)]
+pub enum Security {
+    /// The next event of the source brings it on.
+    Wait,
+    /// Have this run by a thread that serves nobody else, and give the result to [`PendingConnection::worked`].
+    Work(Work),
+    /// Bytes can be read and written.
+    Open,
+}
+
+/// A step of a pending connection that costs time: arithmetic, nothing that waits.
+#[must_use = "the connection waits for its result"]
+pub struct Work(Box<dyn FnOnce() -> WorkDone + Send>);
+
+/// What a [`Work`] came to.
+#[must_use = "the connection waits for it"]
+pub struct WorkDone(Box<dyn Any + Send>);
+
+impl Work {
+    /// A step whose result is a `T`.
+    pub fn new<T: Send + 'static>(step: impl FnOnce() -> T + Send + 'static) -> Self {
+        Self(Box::new(|| WorkDone(Box::new(step()))))
+    }
+
+    /// Does it.
+    pub fn run(self) -> WorkDone {
+        (self.0)()
+    }
+}
+
+impl WorkDone {
+    /// The result, if it is a `T`.
+    pub fn into<T: Send + 'static>(self) -> Option<T> {
+        self.0.downcast().ok().map(|result| *result)
+    }
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Work")
+    }
+}
+
+impl fmt::Debug for WorkDone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WorkDone")
+    }
+}
+
+mod fault;
+mod identity;
 pub mod memory;
+mod pem;
+mod proof;
 mod socket;
 pub mod tcp;
+#[cfg(feature = "tls")]
+pub mod tls;
+mod trust;
+
+pub use fault::Fault;
+#[cfg(feature = "tls")]
+pub(crate) use identity::SPKI;
+pub(crate) use identity::sha256;
+pub use identity::{Identity, KEY_FILE, peer_id_of, random_bytes, verify};
+pub use proof::Proof;
+pub use trust::Trust;
+pub(crate) use trust::Trusting;

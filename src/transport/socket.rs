@@ -34,6 +34,7 @@ where
         write: Arc::new(SocketWriter { socket, unsent }),
         local_addr,
         remote_addr,
+        proof: None,
     }
 }
 

@@ -3,6 +3,8 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses some of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
 
+#[cfg(feature = "tls")]
+pub mod certificates;
 pub mod ledger;
 pub mod limits;
 pub mod mute;
@@ -38,6 +40,11 @@ pub fn quick() -> Config {
     config.backoff.cap = Duration::from_millis(20);
     config.stable_after = Duration::from_millis(1);
     config
+}
+
+/// The same over plain TCP: for tests that speak the wire themselves, or look at what is on it.
+pub fn plain() -> Config {
+    quick().plain()
 }
 
 /// A node of this configuration.

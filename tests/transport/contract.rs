@@ -6,10 +6,10 @@ use std::sync::Arc;
 use mio::{Interest, Poll, Token};
 use threadwire::transport::memory::{Faults, Memory};
 use threadwire::transport::tcp::Tcp;
-use threadwire::transport::{Connection, Transport};
+use threadwire::transport::{Connection, PendingConnection, Transport};
 
 use crate::support::{
-    bytes, eventually, fill, loopback, pair, pending, read_some, read_to_end, run, wait_for_events, write_all,
+    bytes, catch_up, eventually, fill, loopback, pair, pending, read_some, read_to_end, run, wait_for_events, write_all,
 };
 
 /// Makes a test of each behaviour and transport, that fails when it blocks for ever.
@@ -22,6 +22,20 @@ macro_rules! contract {
         /// Memory, straight through.
         mod memory {
             $(#[test] fn $behaviour() { super::run(|| super::$behaviour(&super::Memory::new())).end() })*
+        }
+        /// TLS over TCP.
+        #[cfg(feature = "tls")]
+        mod tls {
+            $(#[test] fn $behaviour() {
+                super::run(|| super::$behaviour(&crate::tls::over(super::Tcp::default()))).end()
+            })*
+        }
+        /// TLS over memory.
+        #[cfg(feature = "tls")]
+        mod tls_over_memory {
+            $(#[test] fn $behaviour() {
+                super::run(|| super::$behaviour(&crate::tls::over(super::Memory::new()))).end()
+            })*
         }
         /// Memory through the thread that makes the faults, without any.
         mod memory_with_faults_at_rest {
@@ -115,6 +129,7 @@ fn a_try_write_takes_what_fits_and_never_waits(transport: &dyn Transport) {
     assert!(taken > 0);
     // A middle layer may have made room meanwhile; what is taken now follows what was taken before.
     let received = run(move || (read_some(&mut *theirs.read, taken), theirs));
+    catch_up(&*ours.write);
     let (received, theirs) = received.end();
     assert!(received.iter().enumerate().all(|(i, byte)| *byte == (i % 251) as u8));
     eventually("room after everything was read", || ours.write.try_write(&[IoSlice::new(b"x")]).unwrap() == 1);
@@ -367,9 +382,10 @@ fn readiness_tells_of_bytes_room_and_the_end_before_establishing(transport: &dyn
     }
     let mut writer_poll = Poll::new().unwrap();
     writer_poll.registry().register(dialled.source(), Token(0), Interest::WRITABLE).unwrap();
-    let mut drain = |accepted: &mut dyn threadwire::transport::PendingConnection, until: usize| {
+    let mut drain = |dialled: &mut dyn PendingConnection, accepted: &mut dyn PendingConnection, until: usize| {
         let mut buffer = vec![0; 64 * 1024];
         while received < until {
+            dialled.flush().unwrap();
             match accepted.try_read(&mut buffer) {
                 Ok(n) => received += n,
                 Err(error) => {
@@ -379,11 +395,12 @@ fn readiness_tells_of_bytes_room_and_the_end_before_establishing(transport: &dyn
             }
         }
     };
-    drain(&mut *accepted, sent);
+    drain(&mut *dialled, &mut *accepted, sent);
     wait_for_events(&mut writer_poll);
     assert_eq!(dialled.try_write(b"hi").unwrap(), 2);
-    drain(&mut *accepted, sent + 2);
+    drain(&mut *dialled, &mut *accepted, sent + 2);
     writer_poll.registry().deregister(dialled.source()).unwrap();
+    dialled.finish().unwrap();
     drop(dialled);
     while accepted.try_read(&mut buffer).map_err(|error| error.kind()) == Err(ErrorKind::WouldBlock) {
         wait_for_events(&mut poll);

@@ -5,4 +5,10 @@
 mod contract;
 mod faults;
 mod memory;
+#[cfg(feature = "tls")]
+mod narrow;
+#[cfg(feature = "tls")]
+mod openssl;
 mod support;
+#[cfg(feature = "tls")]
+mod tls;

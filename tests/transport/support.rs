@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use mio::{Events, Interest, Poll, Token};
-use threadwire::transport::{Connection, Listener, PendingConnection, ReadHalf, Transport, WriteHalf};
+use threadwire::transport::{Connection, Listener, PendingConnection, ReadHalf, Security, Transport, WriteHalf};
 
 /// How long a fact may take to come true: far above what it takes on a busy machine.
 pub const LONG: Duration = Duration::from_secs(30);
@@ -41,7 +41,45 @@ pub fn pending(
     }
     poll.registry().deregister(listener.source()).unwrap();
     poll.registry().deregister(dialled.source()).unwrap();
-    (dialled, accepted.unwrap())
+    let mut accepted = accepted.unwrap();
+    secure(&mut *dialled, &mut *accepted);
+    (dialled, accepted)
+}
+
+/// Brings both sides to where they carry bytes.
+#[track_caller]
+pub fn secure(dialled: &mut dyn PendingConnection, accepted: &mut dyn PendingConnection) {
+    let (mut dialled_open, mut accepted_open) = (false, false);
+    eventually("both sides are open", || {
+        dialled_open = dialled_open || step(dialled).unwrap();
+        accepted_open = accepted_open || step(accepted).unwrap();
+        dialled_open && accepted_open && dialled.flush().unwrap() && accepted.flush().unwrap()
+    });
+}
+
+/// Lets one side go on; whether it carries bytes.
+pub fn step(side: &mut dyn PendingConnection) -> io::Result<bool> {
+    loop {
+        match side.secure() {
+            Ok(Security::Open) => return Ok(true),
+            Ok(Security::Wait) => return Ok(false),
+            Ok(Security::Work(work)) => side.worked(work.run()),
+            Err(error) => {
+                // What it says of its failure is the other side's to hear.
+                let _ = side.flush();
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// Writes what a side is behind with, without waiting.
+#[track_caller]
+pub fn catch_up(write: &dyn WriteHalf) {
+    eventually("what was taken is written", || {
+        write.try_write(&[]).unwrap();
+        !write.is_behind()
+    });
 }
 
 /// A dialled and an accepted connection, established.

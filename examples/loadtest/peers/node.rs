@@ -34,7 +34,7 @@ impl UnderTest {
     /// # Errors
     /// The node did not start.
     pub fn start(count: usize, heartbeat: Duration, silence: Duration) -> Result<Self, Failure> {
-        let mut config = Config::loopback();
+        let mut config = Config::loopback().plain();
         config.network = NETWORK.to_owned();
         config.heartbeat = heartbeat;
         config.idle_timeout = silence;

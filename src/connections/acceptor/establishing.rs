@@ -17,6 +17,7 @@ use crate::ident::ConnectionId;
 use crate::link::{Decision, Fault, Offer};
 use crate::registry::{Entry, SessionsError};
 use crate::session::{self, Crew, PeerLink};
+use crate::transport::Proof;
 use crate::wire::{self, Attach, FrameType};
 
 /// How long the second process of one identity is asked to stay away: a person has to see to it.
@@ -29,6 +30,10 @@ impl Acceptor {
         let Stage::Proven(proven) = &pending.stage else { return };
         self.admission.settled(conn);
         self.shared.registry.proven(conn, proven.peer);
+        // TLS has seen to it already, at the side that is to be kept out; over plain TCP nobody was proven until now.
+        if pending.stream.proof().is_none() && !self.transport.trusts(&Proof::new(proven.peer, pending.kind)) {
+            return self.turn_away(conn, (CloseReason::Untrusted, None));
+        }
         let peer = match self.shared.peer(proven.peer) {
             Ok(peer) => peer,
             Err(error) => {
@@ -125,7 +130,10 @@ impl Acceptor {
             return;
         };
         let connection = match stream.establish() {
-            Ok(connection) => connection,
+            Ok(mut connection) => {
+                connection.proof.get_or_insert_with(|| Arc::new(Proof::new(id, kind)));
+                connection
+            }
             Err(error) => {
                 log::warn!(target: "threadwire::accept", "{} {conn}: {error}", id.short());
                 let decision = peer.link.core.lock().gone(conn, peer.link.token);
@@ -157,10 +165,16 @@ impl Acceptor {
         let session = prepared.session.clone();
         peer.link.note_advertised(started.advertised);
         let (threads, jobs) = crew.split();
-        let entry = Entry { link: peer.link, session, threads, slot };
+        let entry = Entry { link: peer.link, session: session.clone(), threads, slot };
+        let link = entry.link.clone();
         self.shared.registry.register(entry, started.local_addr, Instant::now());
+        // Trust that was taken back since its proof was looked at, before the registry could tell of it.
+        let untrusted = session.proof.as_ref().is_some_and(|proof| !self.transport.trusts(proof));
         // Before the first message can be delivered, and before the end can be reported.
         let _ = self.shared.reports.send(Report::Started(started));
         prepared.run(jobs, decoder, &self.shared.on_end);
+        if untrusted {
+            session.say_goodbye(&link, CloseReason::Untrusted);
+        }
     }
 }

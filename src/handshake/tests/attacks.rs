@@ -1,7 +1,7 @@
 //! Peers that break the protocol, lie, replay, reflect, hang up or speak of a future version.
 
 use super::*;
-use crate::handshake::identity::sha256;
+use crate::transport::sha256;
 use crate::wire::Confirm;
 
 /// The bytes each side wrote in an honest handshake.

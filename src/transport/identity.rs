@@ -24,7 +24,7 @@ const LABEL: &str = "PRIVATE KEY";
 /// A key file is 119 bytes; room for comments, not for whatever else may lie there.
 const LARGEST_FILE: u64 = 64 * 1024;
 /// DER in front of an ed25519 public key: SubjectPublicKeyInfo.
-const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+pub(crate) const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 /// DER in front of an ed25519 seed: PKCS#8 version 1. OpenSSL before 3.5 cannot read version 2, which ring would write.
 const PKCS8: [u8; 16] =
     [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
@@ -76,6 +76,23 @@ impl Identity {
         // Whoever was first, what lies there now is the key.
         let missing = || failed("cannot be found after it was made: is it a link to nothing?".to_owned());
         load(&path).map_err(failed)?.ok_or_else(missing)
+    }
+
+    /// The key in this file.
+    ///
+    /// # Errors
+    /// [`StartError::Identity`], with the path and what to do: there is no such file, or it is no key that only its owner
+    /// may read, as for [`Identity::load_or_create`].
+    ///
+    /// # Blocking
+    /// For the disk.
+    pub fn from_file(path: &Path) -> Result<Self, StartError> {
+        let failed = |what: String| StartError::Identity { path: path.display().to_string(), what };
+        let make = format!(
+            "does not exist: make it with `(umask 077; openssl genpkey -algorithm ed25519 -out {})`",
+            path.display()
+        );
+        load(path).map_err(failed)?.ok_or_else(|| failed(make))
     }
 
     /// The name of this node.
@@ -130,7 +147,7 @@ pub fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
     }
 }
 
-pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(digest(&SHA256, bytes).as_ref());
     out
