@@ -93,7 +93,8 @@ fn fill(node: &Node, peer: &PeerHandle, collector: &Collector) -> u64 {
 /// A peer that never reads, and is cut for this reason: it was told of as slow before, and every message comes back.
 fn never_reads(reason: CloseReason, config: Config) {
     let _alone = alone();
-    let mut config = config;
+    // The peer speaks the wire itself.
+    let mut config = config.plain();
     (config.queue_bytes, config.window_bytes) = (1024 * KIB, 32 * 1024 * KIB);
     (config.offline, config.resume_window) = (Offline::Return, 50 * MS);
     let node = start(config);
@@ -143,7 +144,7 @@ fn a_peer_that_never_reads_is_slow_before_it_is_cut_for_its_silence() {
 #[test]
 fn a_peer_that_is_cut_sooner_than_it_is_slow_is_told_of_before_all_the_same() {
     let _alone = alone();
-    let mut config = watchful();
+    let mut config = watchful().plain();
     (config.slow_after, config.window_bytes) = (10_000 * MS, 256 * KIB);
     let node = start(config);
     let mute = Mute::connect(node.id(), node.local_addr().unwrap(), 64 << 20);
@@ -158,7 +159,7 @@ fn a_peer_that_is_cut_sooner_than_it_is_slow_is_told_of_before_all_the_same() {
 #[test]
 fn a_peer_that_is_only_silent_is_not_slow() {
     let _alone = alone();
-    let node = start(watchful());
+    let node = start(watchful().plain());
     let mute = Mute::connect(node.id(), node.local_addr().unwrap(), 64 << 20);
     node.wait_connected(mute.id, PATIENCE).unwrap();
     let events = events_until(&node, "cut", cut_with(CloseReason::Idle));

@@ -108,8 +108,8 @@ pub enum Event {
     /// Nothing is closed or dropped for it: it is the time to send less, to drop what is old
     /// ([`PeerHandle::set_overflow`](crate::PeerHandle::set_overflow)), or to look at the peer. It is always told before
     /// a session for which something waits is cut with [`Idle`](crate::error::CloseReason::Idle) or
-    /// [`WriteStalled`](crate::error::CloseReason::WriteStalled). Told once until [`Event::PeerRecovered`], also if the session
-    /// is lost meanwhile. Each lane of the peer has a queue of its own; the fullest counts.
+    /// [`WriteStalled`](crate::error::CloseReason::WriteStalled). Told once until [`Event::PeerRecovered`], also if the
+    /// session is lost meanwhile. Each lane of the peer has a queue of its own; the fullest counts.
     #[non_exhaustive]
     PeerSlow {
         /// For whom the messages wait.
@@ -122,7 +122,7 @@ pub enum Event {
         queued_bytes: usize,
     },
     /// A peer that was told of as slow keeps up again: its queue is less than half full, and nothing in it has waited for
-    /// half of `slow_after`.
+    /// half of `slow_after`. So it is, too, when what waited has expired or was dropped: the peer need not have moved.
     #[non_exhaustive]
     PeerRecovered {
         /// Which peer.
