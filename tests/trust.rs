@@ -414,6 +414,7 @@ fn another_role_is_refused_by_both_sides() {
 }
 
 /// Bytes of a hello of TLS, as a stranger finds them on the way.
+#[expect(clippy::disallowed_methods, reason = "there is no timeout, and a record is no frame")]
 fn client_hello() -> Vec<u8> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let node = start(quick());

@@ -68,7 +68,8 @@ fn out_of_turn() -> Failure {
 }
 
 fn config(begin: &Begin) -> Config {
-    let mut config = Config::loopback();
+    // The proxy reads the frames, to cut inside them.
+    let mut config = Config::loopback().plain();
     config.network = "loadtest-chaos".to_owned();
     config.data_dir = Some(begin.folder.join(format!("node-{}", begin.index)).join("identity"));
     config.backoff.base = Duration::from_millis(50);
