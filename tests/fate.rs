@@ -272,6 +272,7 @@ fn best_effort_is_written_and_no_more_and_comes_back_if_it_is_not() {
     assert_eq!(b.recv_timeout(PATIENCE).unwrap().payload(), b"reliable");
     assert!(matches!(outcome(reliable), Outcome::Acknowledged(_)));
     assert_eq!((peer.stats().written, peer.stats().acked), (4, 1));
+    assert_eq!(a.metrics().traffic.messages_written, 4);
 
     let (_node, nobody) = away(Config::loopback());
     let expiring = options.ttl(Duration::from_millis(10));

@@ -86,10 +86,12 @@ pub struct Traffic {
     pub messages_accepted: u64,
     /// Of these, handed over at the other side.
     pub messages_acked: u64,
-    /// Of these, rejected by the other side.
+    /// Of these, returned: rejected by the other side, or ended before they were written.
     pub messages_returned: u64,
     /// Of these, written and never answered.
     pub messages_unknown: u64,
+    /// Of these, best effort ones that were written. What is left of the accepted ones still waits or is kept.
+    pub messages_written: u64,
     /// Messages that came in and were claimed.
     pub messages_received: u64,
     /// Questions that were asked; they are among the messages accepted.
@@ -129,6 +131,7 @@ impl Traffic {
         self.messages_acked += link.messages_acked;
         self.messages_returned += link.messages_returned;
         self.messages_unknown += link.messages_unknown;
+        self.messages_written += link.messages_written;
         self.messages_received += link.messages_received;
         self.requests += link.requests;
         self.answers += link.answers;

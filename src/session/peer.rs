@@ -250,6 +250,7 @@ impl PeerHandle {
             messages_acked: stats.acked,
             messages_returned: stats.returned,
             messages_unknown: stats.unknown,
+            messages_written: stats.written,
             messages_received: stats.received,
             requests: stats.requests,
             answers: stats.answers,
