@@ -112,7 +112,7 @@ fn gate() {
     let (near, _) = link(true, 100, 1);
     let near = Arc::new(near);
     let (line, ends) = (Arc::new(Line::default()), Ends::default());
-    let session = Session::new(ConnectionId(1), PeerId::from_bytes([2; 32]), SessionKind::Inbound, line.clone());
+    let session = Session::new(ConnectionId(1), PeerId::from_bytes([2; 32]), SessionKind::Inbound, line.clone(), None);
     let session = Arc::new(session);
     let lost = || DisconnectReason::Lost(io::ErrorKind::BrokenPipe);
     let highest = if either() {

@@ -325,7 +325,7 @@ impl fmt::Debug for Ends {
 /// Starts a session on a connection that the link is attached to.
 pub(super) fn run(link: &Arc<PeerLink>, conn: u64) -> Running {
     let (conn, line, ends) = (ConnectionId(conn), Arc::new(Line::default()), Ends::default());
-    let session = Arc::new(Session::new(conn, link.id, SessionKind::Outbound, line.clone()));
+    let session = Arc::new(Session::new(conn, link.id, SessionKind::Outbound, line.clone(), None));
     let (wake, ended) = link.outbox.attach(Box::new(Writer::new(conn, line.clone(), Instant::now())));
     link.tell(ended);
     let tx = {
