@@ -178,9 +178,9 @@ impl Summary {
             must(in_flight == count, format!("{kind:?}: {in_flight} of {count} with bytes in flight"));
         }
         let of_kind = |kind| found.faults.get(&kind).map_or(0, |tally: &Tally| tally.count);
-        // A node may be killed before it has told.
+        // A node may be killed before it has told. The other side may say the same, when it was writing as it was told.
         let (flips, kills, refused) = (of_kind(Kind::Flip), of_kind(Kind::Kill), self.refused_sessions);
-        let told = refused <= flips && flips <= refused + kills;
+        let told = refused <= 2 * flips && flips <= refused + kills;
         must(told, format!("sessions ended for what came over them: {refused}, where bytes were altered: {flips}"));
         must(self.delivered > 0, "nothing was delivered".to_owned());
         must(self.reconnects > 0, "nothing was connected again".to_owned());
@@ -294,7 +294,7 @@ mod tests {
         let reasons = Summary::new(&secure, &found).reasons;
         assert_eq!(reasons, ["10 of 13 faults happened", "no Flip happened"]);
         found.faults.insert(Kind::Flip, Tally { count: 3, in_flight: 3 });
-        for (refused, ok) in [(1, false), (2, true), (3, true), (4, false)] {
+        for (refused, ok) in [(1, false), (2, true), (6, true), (7, false)] {
             found.refused_sessions = refused;
             assert_eq!(Summary::new(&secure, &found).ok, ok, "one kill, three altered bytes, {refused} refused");
         }
