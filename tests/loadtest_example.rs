@@ -1,7 +1,7 @@
-//! The example `loadtest` as its users run it. `peers`: a good run, each sabotage, too many peers. `connect`: a short run.
+//! The example `loadtest` as its users run it. `peers`: a good run, each sabotage, too many. `connect`: a short run.
 //!
 //! Owns: nothing. Threads: the test's. Locks: none. Blocks on: processes it started, which have deadlines of their own.
-//! Upholds: a run that is ok saw heartbeats of every peer; a run that was harmed is found out; what programs read is there.
+//! Upholds: a run that is ok saw heartbeats of every peer; a run that was harmed is found out; programs find their fields.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]

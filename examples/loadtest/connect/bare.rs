@@ -92,7 +92,7 @@ impl BareDoor {
 
 impl Drop for BareDoor {
     fn drop(&mut self) {
-        // Wakes its threads, which find nobody to accept any more. Where the system does not, they end with the process.
+        // Wakes its threads, which find nobody any more. Where the system does not, they end with the process.
         let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);
     }
 }

@@ -1,6 +1,6 @@
 //! `connect`: how many sessions a second two processes establish, and what they cost, against bare handshakes.
 //!
-//! Owns: the dialling ends of both arrangements. Threads: the measuring thread; one for each who dials while a run is on.
+//! Owns: the dialling ends of both arrangements. Threads: the measuring thread; one for each who dials during a run.
 //! Locks: none. Blocks on: dials, and answers of the other end.
 //! Upholds: what a run has used is the time on processors of both its processes; a session counts when both sides have
 //! it; what failed on either side is counted, and one failure makes the result a bad one.

@@ -2,8 +2,8 @@
 //!
 //! Owns: the nodes. Threads: one for each node that dials, the measuring process's; the nodes' own. Locks: none.
 //! Blocks on: a dial, the end of a session, shutdown.
-//! Upholds: only the public API, as an application would use it; a session counts for whoever let it in by what its node
-//! counts, and for whoever dialled by the dial's own outcome; the next one begins when the last one has ended.
+//! Upholds: only the public API, as an application would use it; a session counts for whoever let it in by what its
+//! node counts, and for whoever dialled by the dial's own outcome; the next one begins when the last one has ended.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
