@@ -1,7 +1,7 @@
-//! The workload `peers` of the example `loadtest` as its users run it: a good run, each sabotage, too many peers.
+//! The example `loadtest` as its users run it. `peers`: a good run, each sabotage, too many. `connect`: a short run.
 //!
 //! Owns: nothing. Threads: the test's. Locks: none. Blocks on: processes it started, which have deadlines of their own.
-//! Upholds: a run that is ok saw heartbeats of every peer; a run that was harmed is found out.
+//! Upholds: a run that is ok saw heartbeats of every peer; a run that was harmed is found out; programs find their fields.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
@@ -79,4 +79,23 @@ fn more_peers_than_the_system_allows_are_refused_by_the_limit_s_name() {
     assert!(result["ok"] == false && status == Some(1), "{result}");
     let limit = result["limit"].as_str().unwrap();
     assert!(limit.starts_with("1000000 peers need ") && limit.contains(" allows "), "{limit}");
+}
+
+#[test]
+#[cfg(feature = "tls")]
+fn two_processes_establish_secure_sessions_and_none_fails() {
+    let mut command = Command::new(example());
+    command.args(["connect", "--secure", "--json", "--pairs", "2", "--seconds", "0.1"]);
+    let output = command.stderr(Stdio::inherit()).output().unwrap();
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{result}");
+    assert_eq!((result["workload"].as_str(), result["secure"].as_bool()), (Some("connect"), Some(true)));
+    assert_eq!((number(&result, "failed"), number(&result, "baseline_failed")), (0.0, 0.0), "{result}");
+    let figures = ["handshakes_per_s", "handshakes_per_core_s", "ratio", "ratio_q1", "ratio_q3", "established"];
+    let baseline = ["baseline_handshakes_per_s", "baseline_handshakes_per_core_s", "baseline_established"];
+    for field in figures.into_iter().chain(baseline) {
+        assert!(number(&result, field) > 0.0, "{field} in {result}");
+    }
+    assert_eq!(number(&result, "pairs"), 2.0);
+    assert_eq!(result["pids"].as_array().map(Vec::len), Some(2), "two processes: {result}");
 }

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::checker::Tally;
+use crate::connect::Entered;
 use crate::failure::{Context, Failure};
 use crate::peers::{Cast, Census};
 
@@ -38,6 +39,12 @@ pub enum Ask {
     Count { size: usize, secure: bool },
     /// Start a node that sends every message back, by `msg.reply` or by a send of its own.
     OpenEcho { reply: bool, secure: bool },
+    /// Start a node that others dial.
+    OpenDoor { secure: bool },
+    /// Listen for bare connections, so many at one time.
+    OpenBareDoor { secure: bool, threads: usize },
+    /// Tell how many have come in over one of the two, when there are so many.
+    Entered { bare: bool, at_least: u64 },
     /// Be many peers, and make their identities.
     MakePeers(Cast),
     /// Have them all dial the node of this name, so many at a time, until each is attached or has failed.
@@ -59,6 +66,8 @@ pub enum Answer {
     Node { id: String, addr: SocketAddr },
     /// A run has ended.
     Counted(Tally),
+    /// So many have come in.
+    Entered(Entered),
     /// What has become of many peers.
     Peers(Census),
     /// The other end cannot go on.
@@ -295,6 +304,9 @@ mod tests {
             Ask::OpenCounter { secure: true },
             Ask::Count { size: 64, secure: false },
             Ask::OpenEcho { reply: true, secure: false },
+            Ask::OpenDoor { secure: true },
+            Ask::OpenBareDoor { secure: true, threads: 4 },
+            Ask::Entered { bare: false, at_least: 7 },
             Ask::MakePeers(Cast { count: 3, network: "n".to_owned(), heartbeat_ms: 10, hidden: 1, mute: 0 }),
             Ask::DialPeers { id: "00".to_owned(), addr: ([127, 0, 0, 1], 1).into(), at_once: 2 },
             Ask::CountPeers,

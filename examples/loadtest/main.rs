@@ -9,15 +9,17 @@
 //! cargo run --release --example loadtest -- throughput --size 64
 //! cargo run --release --example loadtest -- latency --size 64
 //! cargo run --release --example loadtest -- peers --count 1000
+//! cargo run --release --example loadtest -- connect --secure
 //! cargo run --release --example loadtest -- chaos --cuts 500 --nodes 3
 //! ```
 //!
-//! The exit status is 1 when a message was lost, duplicated or reordered, when many peers cost more than they may, or
-//! when the measurement failed.
+//! The exit status is 1 when a message was lost, duplicated or reordered, when many peers cost more than they may, a
+//! handshake failed, or when the measurement failed.
 
 mod baseline;
 mod chaos;
 mod checker;
+mod connect;
 mod control;
 mod failure;
 mod histogram;
@@ -29,6 +31,7 @@ mod receiver;
 mod report;
 mod stats;
 mod throughput;
+mod usage;
 mod wire;
 
 use std::process::ExitCode;
@@ -58,6 +61,8 @@ enum Workload {
     Throughput(throughput::Options),
     /// Round-trip times of one message at a time
     Latency(latency::Options),
+    /// Sessions per second that two processes establish, and what they cost
+    Connect(connect::Options),
     /// What many idle peers cost a node that is alone in its process
     Peers(peers::Options),
     /// Whether every message's fate is known while links, listeners and processes are harmed
@@ -126,7 +131,9 @@ fn main() -> ExitCode {
     match run(&workload) {
         Ok(true) => ExitCode::SUCCESS,
         // It has said itself what did not hold.
-        Ok(false) if matches!(workload, Workload::Peers(_) | Workload::Chaos(_)) => ExitCode::FAILURE,
+        Ok(false) if matches!(workload, Workload::Connect(_) | Workload::Peers(_) | Workload::Chaos(_)) => {
+            ExitCode::FAILURE
+        }
         Ok(false) => {
             eprintln!("loadtest: messages were lost, duplicated or reordered");
             ExitCode::FAILURE
@@ -152,6 +159,7 @@ fn run(workload: &Workload) -> Result<bool, Failure> {
     match workload {
         Workload::Throughput(options) => throughput::run(options, &mut partner(&options.common)?),
         Workload::Latency(options) => latency::run(options, &mut partner(&options.common)?),
+        Workload::Connect(options) => connect::run(options, &mut Partner::process()?),
         Workload::Peers(options) => peers::run(options),
         Workload::Chaos(options) => chaos::run(options),
         Workload::ChaosPart(options) => chaos::run_part(options),

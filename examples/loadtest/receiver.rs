@@ -1,12 +1,13 @@
 //! The other end: does what it is asked until it is asked no more.
 //!
-//! Owns: the other end's raw connection and nodes, or its many peers. Threads: one, a process's main thread or `receiver`.
-//! Locks: none. Blocks on: the next question; within a question, on the run it is about.
+//! Owns: the other end's raw connection, nodes and doors, or its many peers. Threads: one, a process's main thread or
+//! `receiver`. Locks: none. Blocks on: the next question; within a question, on the run it is about.
 //! Upholds: every failure is answered, so that the measuring end shows it with what it was doing.
 
 use std::net::TcpListener;
 use std::time::Duration;
 
+use crate::connect::{BareDoor, Door};
 use crate::control::{Answer, Ask, Line};
 use crate::failure::{Context, Failure};
 use crate::peers::{Census, Host};
@@ -34,6 +35,8 @@ struct OtherEnd {
     raw: Option<raw::Reader>,
     /// Over plain TCP, and over TLS.
     nodes: [Option<Responder>; 2],
+    door: Option<Door>,
+    bare_door: Option<BareDoor>,
     peers: Option<Host>,
 }
 
@@ -64,6 +67,22 @@ impl OtherEnd {
                 line.send(&Answer::Ready)?;
                 node.finish(RUN).map(Answer::Counted)
             }
+            Ask::OpenDoor { secure } => {
+                let (id, addr) = self.door.insert(Door::open(secure)?).place()?;
+                Ok(Answer::Node { id, addr })
+            }
+            Ask::OpenBareDoor { secure, threads } => {
+                let addr = self.bare_door.insert(BareDoor::open(secure, threads)?).addr()?;
+                Ok(Answer::Listening { addr })
+            }
+            Ask::Entered { bare, at_least } => {
+                let entered = match (bare, &self.door, &self.bare_door) {
+                    (true, _, Some(door)) => door.entered(at_least),
+                    (false, Some(door), _) => door.entered(at_least),
+                    _ => return Err(Failure::new("there is no door yet")),
+                };
+                Ok(Answer::Entered(entered))
+            }
             Ask::MakePeers(ref cast) => {
                 self.peers = Some(Host::new(cast)?);
                 Ok(Answer::Peers(Census::default()))
@@ -76,6 +95,9 @@ impl OtherEnd {
             Ask::Close => {
                 for node in self.nodes.iter_mut().filter_map(Option::take) {
                     node.close()?;
+                }
+                if let Some(door) = self.door.take() {
+                    door.close()?;
                 }
                 Ok(Answer::Ready)
             }

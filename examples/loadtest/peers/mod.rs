@@ -14,7 +14,6 @@ mod host;
 mod light;
 mod limits;
 mod node;
-mod usage;
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +23,7 @@ use serde::Serialize;
 
 use crate::control::{Answer, Ask, Partner, unexpected};
 use crate::failure::Failure;
-use crate::report;
+use crate::{report, usage};
 use node::UnderTest;
 
 pub use host::{Cast, Census, Host};
@@ -198,9 +197,9 @@ fn measure(options: &Options) -> Result<Report, Failure> {
     std::thread::sleep(Duration::from_secs(1));
     let threads = usage::threads()?;
     count_peers(&mut partners)?;
-    let (cpu, idle_since) = (usage::cpu_time()?, Instant::now());
+    let (cpu, idle_since) = (usage::cpu_time(), Instant::now());
     std::thread::sleep(window);
-    let idle_cpu = usage::cpu_time()? - cpu;
+    let idle_cpu = usage::cpu_time() - cpu;
     let idle = idle_since.elapsed();
     let beats = count_peers(&mut partners)?;
     let rss_kib_idle = usage::resident_kib()?;
