@@ -488,6 +488,14 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// The address of the metrics endpoint, the field `metrics.listen`, cannot be bound: in use, or not of this machine.
+    #[error("metrics.listen: cannot serve metrics on {addr}: {source}")]
+    MetricsListen {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The identity key cannot be read, made or is no key.
     #[error("the identity key {path}: {what}")]
     Identity {

@@ -10,6 +10,7 @@
 //! | `supervisor` x1 | ends of sessions, outbound connections, events, a scan each 100 ms (of messages that expire, of unknown peers, of slow ones, of all sessions; where there are more than 500, of so many in turn that each is looked at once a second at the least) | its channel | a report; a timer |
 //! | `tx-<peer>` | `session::sender::send_loop` | its wake channel; the socket | whoever has something for it; timers; the closer |
 //! | `rx-<peer>` | `session::receiver::recv_loop`, the handler | the socket; the handler; an earlier session that still delivers | bytes; the closer |
+//! | `metrics` x1, with `metrics.listen` alone | accepts and serves scrapers, at most 16, in one poll | the poll; the locks of a look at all links | waker (its end, and nothing else), sockets, the nearest deadline |
 //! | `shutdown` | a shutdown that a handler began, or that waits for the application's own signal | the signal; the shutdown's waits | the signal, the end of the node; the deadline |
 //!
 //! Resolver threads are started when they are needed, at most `resolve_threads`; a shutdown names those that are held.
@@ -34,6 +35,8 @@
 //! | busy | 0.3 s in handlers without a read | supervisor | the peer is told, and told when it is over |
 //! | accept again | 100 ms after an accept failed for want of descriptors | acceptor | all listeners are tried |
 //! | parting | 1 s after a refusal, 64 at a time | acceptor | the refused connection is closed |
+//! | scrape | 2 s for a whole request, 5 s for the whole answer, 1 s for the client to close | metrics | the connection is cut, and counted |
+//! | scrape, accept again | 100 ms after an accept failed | metrics | the endpoint's listener is tried |
 //! | linger | 1 s after a goodbye | supervisor | the connection is closed |
 //! | reconnect delay | 0.1 to 30 s, or what the other side's refusal asked for (1 s half-open limits, 5 s others and clashes) | supervisor | the next dial |
 //! | no slot for a dial | 100 ms | supervisor | dials that are due are tried again |
@@ -69,8 +72,8 @@
 //! # Shutdown order
 //!
 //! Refuse messages, wait until drained (three quarters of the time at most), give no slots and no links any more, stop
-//! accepting and dialling, say goodbye to every session, wait for their ends, close those that are late (all of them
-//! before one is waited for), join all threads, tell receivers: every wait is bounded by the one deadline.
+//! accepting, dialling and serving metrics, say goodbye to every session, wait for their ends, close those that are late
+//! (all of them before one is waited for), join all threads, tell receivers: every wait is bounded by the one deadline.
 //!
 //! It happens once, whoever asks: a caller, a handler (which must not wait: a thread `shutdown` does), the
 //! application's signal, the destructor. Everybody who asks gets the one report. *Enforced by* `Ending`; *checked by*
@@ -85,8 +88,8 @@
 //! | level | means | lines |
 //! |---|---|---|
 //! | error | something for the operator to repair; the node cannot | the poll fails, no resolver thread could be started, the system gives no randomness, a message handler panicked |
-//! | warn | the node goes on, and somebody should look; once for each change to the worse | a kept peer is not reached, peers wait for `outbound`, a peer broke the protocol, two processes have one key, a handler is slow, messages ended unknown, no descriptors to accept with, a bound refuses connections, a limit of the system is too low, a shutdown left something |
-//! | info | one line for each change of a node or a peer | started, without a lasting identity, accepting again, shutting down, shut down; connected, disconnected, slow, no longer slow |
+//! | warn | the node goes on, and somebody should look; once for each change to the worse | a kept peer is not reached, peers wait for `outbound`, a peer broke the protocol, two processes have one key, a handler is slow, messages ended unknown, no descriptors to accept with, a bound refuses connections, metrics are served where other machines read them, a limit of the system is too low, a shutdown left something |
+//! | info | one line for each change of a node or a peer | started, serves metrics, without a lasting identity, accepting again, shutting down, shut down; connected, disconnected, slow, no longer slow |
 //! | debug | each attempt | dials that fail again, connections refused, handshakes that fail, messages that the other side rejected |
 //! | trace | each step | |
 //!

@@ -59,7 +59,8 @@
 //!
 //! **Watch.** [`Node::events`] tells each [`Event`], [`Node::peers`] what is known of each peer ([`PeerInfo`]),
 //! [`Node::sessions`] every connection ([`SessionInfo`]), [`PeerHandle::stats`] what became of a peer's messages
-//! ([`LinkStats`]), [`Node::metrics`] all counts by cause ([`metrics::MetricsSnapshot`]).
+//! ([`LinkStats`]), [`Node::metrics`] all counts by cause ([`metrics::MetricsSnapshot`]); a scraper reads them at
+//! [`Node::metrics_addr`].
 //!
 //! **End.** [`Node::shutdown`] drains, says goodbye and ends every thread by a deadline; its [`ShutdownReport`] says
 //! what it left. [`Node::wait_shutdown`] waits for a shutdown that somebody else asked for.
@@ -120,6 +121,7 @@ mod threads;
 
 pub mod config;
 pub mod error;
+mod exposition;
 mod memory;
 pub mod metrics;
 pub mod outcome;

@@ -27,17 +27,17 @@ fn the_shipped_file_names_every_field_with_a_comment_before_it() {
         ("[backoff]\n", "\n["),
         ("[tcp]\n", "\n["),
         ("[threads]\n", "\n# ---"),
+        ("[metrics]\n", "\n# ---"),
         ("[log]\n", "\n# ---"),
     ] {
         let error = Config::parse(&format!("{section}zzz = 1\n"), "x").unwrap_err();
         let fields: Vec<&str> = error.what.split('`').skip(1).step_by(2).collect();
-        assert!(fields.len() >= 2, "{error}");
+        assert!(!fields.is_empty(), "{error}");
         let part = &text[text.find(section).unwrap()..];
         let part = &part[..part.find(end).unwrap()];
         let lines: Vec<&str> = part.lines().collect();
-        for field in
-            fields.into_iter().filter(|field| !["security", "backoff", "tcp", "threads", "log", "peer"].contains(field))
-        {
+        let sections = ["security", "backoff", "tcp", "threads", "metrics", "log", "peer"];
+        for field in fields.into_iter().filter(|field| !sections.contains(field)) {
             let at = lines.iter().position(|line| line.starts_with(&format!("{field} = ")));
             let at = at.unwrap_or_else(|| panic!("config.toml does not name {section}{field}"));
             assert!(lines[at - 1].starts_with("# "), "config.toml does not explain {section}{field}");
@@ -74,6 +74,7 @@ fn every_unit_and_every_off_is_read() {
         memory_bytes = "2 GiB"
         backoff = { policy = "exponential", base = "1 s", cap = "1 h", jitter = 0 }
         tcp = { nodelay = false, keepalive = "off", user_timeout = "off", notsent_low_water_mark = "off" }
+        metrics = { listen = "127.0.0.1:9100" }
         log = { level = "trace", file = "node.log" }
     "#;
     let config = Config::parse(text, "x").unwrap();
@@ -86,6 +87,7 @@ fn every_unit_and_every_off_is_read() {
     assert_eq!(config.memory_bytes, 2 << 30);
     assert_eq!((config.backoff.policy, config.backoff.jitter), (BackoffPolicy::Exponential, 0.0));
     assert_eq!((config.log.level, config.log.file), (log::LevelFilter::Trace, Some(PathBuf::from("node.log"))));
+    assert_eq!(config.metrics.listen, "127.0.0.1:9100".parse().ok());
     assert_eq!((config.tcp.keepalive, config.tcp.user_timeout, config.tcp.notsent_low_water_mark), (None, None, None));
 }
 
@@ -209,6 +211,11 @@ const WRONG: &[Wrong] = &[
     wrong("[threads]\nrx_stack = 1\n", 2, &["threads.rx_stack = 1", "64 KiB to 1 GiB"]),
     wrong("[threads]\nrx_handler_stack = \"2 GiB\"\n", 2, &["threads.rx_handler_stack = \"2 GiB\"", "64 KiB to 1 GiB"]),
     wrong("[threads]\ntx_stack = \"4 KiB\"\n", 2, &["threads.tx_stack = \"4 KiB\"", "64 KiB to 1 GiB"]),
+    wrong("[metrics]\nlisten = \"here\"\n", 2, &["metrics.listen = \"here\"", "an IP address and a port", "or \"off\""]),
+    wrong("[metrics]\n\nlisten = \"224.0.0.1:9100\"\n", 3, &["metrics.listen = ", "an address of this machine"]),
+    wrong("[metrics]\nlisten = \"127.0.0.1:50005\"\n", 2,
+        &["metrics.listen = \"127.0.0.1:50005\"", "an address that nodes do not connect to"]),
+    wrong("max_threads = 6\nmetrics = { listen = \"127.0.0.1:0\" }\n", 1, &["max_threads = 6", "at least 7 (5 of the node"]),
     wrong("[log]\nlevel = \"loud\"\n", 2, &["log.level = \"loud\"", "allowed: \"off\", \"error\", \"warn\""]),
     wrong("[log]\nlevel = 3\n", 2, &["log.level = 3", "\"debug\" or \"trace\""]),
     wrong("[log]\n\nfile = \"\"\n", 3, &["log.file = \"\"", "a file, or \"off\" for standard error"]),

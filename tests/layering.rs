@@ -24,7 +24,8 @@ const RANKS: &[&[&str]] = &[
     // Above `error`, which holds what is wrong with a configuration beside what else keeps a node from starting, and
     // the causes that are counted.
     &["config", "metrics", "outcome"],
-    &["memory"],
+    // The endpoint knows the counters and threads, and is given the text: nothing of nodes.
+    &["memory", "exposition"],
     &["wire"],
     &["transport"],
     &["handshake"],

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::fields::{Config, LINK_FLOOR, OWN_THREADS, THREADS_PER_SESSION};
+use super::fields::{Config, LINK_FLOOR, THREADS_PER_SESSION};
 use super::sections::{Backoff, Peer, Tcp, Threads};
 use super::security::{Channel, Exposure, TrustMode};
 use super::units::{GIB, KIB, show_bytes, show_duration};
@@ -47,6 +47,14 @@ pub(super) fn check(config: &Config) -> Result<(), Fault> {
     check_backoff(&config.backoff)?;
     check_tcp(&config.tcp)?;
     check_threads(&config.threads)?;
+    if let Some(addr) = config.metrics.listen {
+        let allowed = "an address of this machine, or a wildcard";
+        require(!addr.ip().is_multicast(), "metrics.listen", addr, allowed)?;
+        if addr.port() != 0 && config.listen.contains(&addr) {
+            let allowed = "an address that nodes do not connect to".to_owned();
+            return contradiction("metrics.listen", addr.to_string(), allowed, "listen");
+        }
+    }
     if let Some(file) = &config.log.file {
         require(!file.as_os_str().is_empty(), "log.file", "\"\"", "a file, or \"off\" for standard error")?;
     }
@@ -106,9 +114,10 @@ fn check_bounds(config: &Config) -> Result<(), Fault> {
     for (field, count) in [("half_open_per_ip", config.half_open_per_ip), ("inbound_per_ip", config.inbound_per_ip)] {
         require(count != Some(0), field, 0, "at least 1, or \"off\"")?;
     }
-    let fewest = OWN_THREADS + THREADS_PER_SESSION;
+    let own = config.own_threads();
+    let fewest = own + THREADS_PER_SESSION;
     if let Some(threads) = config.max_threads {
-        let allowed = format!("at least {fewest} ({OWN_THREADS} of the node, 2 for one peer), or \"auto\"");
+        let allowed = format!("at least {fewest} ({own} of the node, 2 for one peer), or \"auto\"");
         require(threads >= fewest, "max_threads", threads, allowed)?;
     }
     let links = config.inbound.saturating_add(config.outbound);

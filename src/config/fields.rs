@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::sections::{Backoff, Log, Offline, Peer, Tcp, Threads};
+use super::sections::{Backoff, Log, Metrics, Offline, Peer, Tcp, Threads};
 use super::security::{Channel, Security};
 use super::units::{self, GIB, KIB, MIB};
 
@@ -238,7 +238,7 @@ pub struct Config {
     #[serde(deserialize_with = "units::count_or_off")]
     pub inbound_per_ip: Option<usize>,
 
-    /// Most threads of this node: four of its own, and two for each connection, dials under way included. Default
+    /// Most threads of this node: four of its own (five with a metrics endpoint), and two for each connection, dials under way included. Default
     /// `None` (`"auto"`): as many as `inbound` and `outbound` ask for.
     ///
     /// Never more than three quarters of what the system's memory maps allow (Linux: `vm.max_map_count`, four maps for
@@ -257,6 +257,9 @@ pub struct Config {
 
     /// Stacks of the threads of each peer.
     pub threads: Threads,
+
+    /// Where metrics are served to scrapers. Default nowhere.
+    pub metrics: Metrics,
 
     /// What the program logs, and where to: for programs that ask for it, not for the node.
     pub log: Log,
@@ -278,6 +281,11 @@ impl Config {
     pub fn plain(mut self) -> Self {
         self.security.channel = Channel::Plain;
         self
+    }
+
+    /// Threads of the node without any peer.
+    pub(crate) fn own_threads(&self) -> usize {
+        OWN_THREADS + usize::from(self.metrics.listen.is_some())
     }
 }
 
@@ -322,6 +330,7 @@ impl Default for Config {
             backoff: Backoff::default(),
             tcp: Tcp::default(),
             threads: Threads::default(),
+            metrics: Metrics::default(),
             log: Log::default(),
             peers: Vec::new(),
         }
@@ -331,7 +340,7 @@ impl Default for Config {
 /// Memory that each link may count on: the least `window_bytes`, and each link's share of `memory_bytes`.
 pub(crate) const LINK_FLOOR: usize = 256 * KIB;
 
-/// Threads of a node without any peer: one that accepts, one that supervises, two workers.
-pub(crate) const OWN_THREADS: usize = 4;
+/// Threads of a node without any peer and without a metrics endpoint: one that accepts, one that supervises, two workers.
+const OWN_THREADS: usize = 4;
 /// Threads of a session.
 pub(crate) const THREADS_PER_SESSION: usize = 2;

@@ -22,6 +22,6 @@ mod security;
 mod units;
 
 pub use fields::Config;
-pub(crate) use fields::{LINK_FLOOR, OWN_THREADS, THREADS_PER_SESSION};
-pub use sections::{Backoff, BackoffPolicy, Log, Offline, Peer, Tcp, Threads};
+pub(crate) use fields::{LINK_FLOOR, THREADS_PER_SESSION};
+pub use sections::{Backoff, BackoffPolicy, Log, Metrics, Offline, Peer, Tcp, Threads};
 pub use security::{Channel, Exposure, Security, TrustMode};

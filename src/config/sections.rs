@@ -1,8 +1,10 @@
-//! The fields that belong together: reconnect delays, socket options, stacks, the program's log, known peers.
+//! The fields that belong together: reconnect delays, socket options, stacks, the metrics endpoint, the program's log,
+//! known peers.
 //!
 //! Owns: nothing. Threads: any. Locks: none. Blocks on: nothing.
 //! Upholds: the defaults pass their own check.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -131,6 +133,23 @@ pub struct Log {
     /// The file that lines are appended to. Default `None` (`"off"`): they go to standard error.
     #[serde(deserialize_with = "units::path_or_off")]
     pub file: Option<PathBuf>,
+}
+
+/// Where metrics are served to scrapers; `[metrics]` in a file.
+///
+/// The endpoint is plain HTTP, and tells whoever reaches it: addresses, ids and payloads are not among what it tells,
+/// counts are. See [`Node::metrics_addr`](crate::Node::metrics_addr).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a section [metrics]")]
+#[non_exhaustive]
+pub struct Metrics {
+    /// The address of the endpoint, `http://ADDRESS/metrics`, such as `127.0.0.1:9100`. Port 0 lets the system choose.
+    /// Default `None` (`"off"`): there is none, and no thread for it.
+    ///
+    /// Set it to a loopback address for a scraper on this machine. One that other machines reach needs nothing more and
+    /// is a warning in the log: let a firewall or a proxy see to who may read.
+    #[serde(deserialize_with = "units::addr_or_off")]
+    pub listen: Option<SocketAddr>,
 }
 
 /// A peer to dial from the start and to keep; a `[[peer]]` in a file. All three fields are needed.

@@ -104,10 +104,39 @@ pub enum ConnectFailure {
     Other,
 }
 
+/// Why a connection to the metrics endpoint ended without the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ScrapeFailure {
+    /// As many connections as the endpoint takes were open: closed at once.
+    TooMany,
+    /// It could not be accepted: it was gone, or the system is out of something.
+    NotAccepted,
+    /// What came is no HTTP request (400), or of a version that is not spoken (505).
+    BadRequest,
+    /// It asked for something else (404).
+    NotFound,
+    /// Neither GET nor HEAD (405).
+    NotAllowed,
+    /// The request's head is longer than 8 KiB (431).
+    TooLarge,
+    /// The request was not whole within 2 s.
+    SlowRequest,
+    /// The answer was not taken within 5 s.
+    SlowReader,
+    /// The other side went away, or the connection failed.
+    Lost,
+    /// The node was shut down.
+    ShuttingDown,
+}
+
 plain_causes! {
     Refusal { Inbound HalfOpenPerIp InboundPerIp Threads ShuttingDown NoRandomness }
     ConnectFailure { Refused Unreachable TimedOut ShuttingDown Other }
     SessionKind { Inbound Outbound }
+    ScrapeFailure {
+        TooMany NotAccepted BadRequest NotFound NotAllowed TooLarge SlowRequest SlowReader Lost ShuttingDown
+    }
 }
 
 impl ConnectFailure {

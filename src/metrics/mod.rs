@@ -5,6 +5,7 @@
 //! integer there and a name only in a snapshot; a total is the sum of its causes, so that the two cannot disagree.
 
 mod cause;
+mod openmetrics;
 mod table;
 
 #[cfg(test)]
@@ -16,7 +17,8 @@ use std::io::ErrorKind;
 use crate::error::{CloseReason, DialCause, DialError, DialStage, DisconnectReason, RejectCause};
 use crate::ident::SessionKind;
 
-pub use cause::{Cause, ConnectFailure, Refusal};
+pub use cause::{Cause, ConnectFailure, Refusal, ScrapeFailure};
+pub use openmetrics::OPENMETRICS;
 pub use table::ByCause;
 pub(crate) use table::{Counter, Table};
 
@@ -192,6 +194,10 @@ pub(crate) struct Metrics {
     pub(crate) unknown_refused: Counter,
     /// Events that did not fit.
     pub(crate) events_missed: Counter,
+    /// Scrapes answered.
+    pub(crate) scrapes: Counter,
+    /// Connections to the metrics endpoint that ended otherwise.
+    pub(crate) scrapes_failed: Table<ScrapeFailure>,
 }
 
 /// The counters of a node at one moment. They only rise.
@@ -258,6 +264,12 @@ pub struct MetricsSnapshot {
     pub events_missed: u64,
     /// Messages that failed and that nobody took from [`Node::undelivered`](crate::Node::undelivered): they are gone.
     pub undelivered_missed: u64,
+    /// Requests of scrapers that the metrics endpoint answered with the metrics.
+    pub scrapes: u64,
+    /// Connections to the metrics endpoint that ended without the metrics.
+    pub scrapes_failed: u64,
+    /// The same by cause.
+    pub scrapes_failed_by: ByCause<ScrapeFailure>,
     /// Bytes of `memory_bytes` that are in use beyond the floors of the links.
     pub memory_used: u64,
     /// How often there was no memory for a message, a window or a big message that came.
@@ -295,6 +307,7 @@ impl Metrics {
         let handshakes_failed_by = self.handshakes_failed.snapshot();
         let sessions_started_by = self.sessions_started.snapshot();
         let sessions_ended_by = self.sessions_ended.snapshot();
+        let scrapes_failed_by = self.scrapes_failed.snapshot();
         MetricsSnapshot {
             accepted: self.accepted.value(),
             accept_errors: self.accept_errors.value(),
@@ -323,6 +336,9 @@ impl Metrics {
             unknown_refused: self.unknown_refused.value(),
             events_missed: self.events_missed.value(),
             undelivered_missed: 0,
+            scrapes: self.scrapes.value(),
+            scrapes_failed: scrapes_failed_by.total(),
+            scrapes_failed_by,
             memory_used: 0,
             memory_refused: 0,
             traffic: Traffic::default(),

@@ -93,6 +93,12 @@ impl<K: Cause> ByCause<K> {
         self.total() - self.iter().map(|(_, count)| count).sum::<u64>()
     }
 
+    /// Every cause by its name, and its count; what has no name of its own is `other`.
+    pub(crate) fn named(&self) -> impl Iterator<Item = (String, u64)> {
+        let other = (K::ALL.len() < K::LEN).then(|| ("other".to_owned(), self.other()));
+        self.iter().map(|(cause, count)| (cause.name(), count)).chain(other)
+    }
+
     /// Adds what others counted.
     pub(crate) fn merge(&mut self, others: &Self) {
         self.counts.iter_mut().zip(&others.counts).for_each(|(count, more)| *count += more);
@@ -109,11 +115,8 @@ impl<K: Cause> fmt::Debug for ByCause<K> {
 impl<K: Cause> Serialize for ByCause<K> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        for (cause, count) in self.iter() {
-            map.serialize_entry(&cause.name(), &count)?;
-        }
-        if K::ALL.len() < K::LEN {
-            map.serialize_entry("other", &self.other())?;
+        for (name, count) in self.named() {
+            map.serialize_entry(&name, &count)?;
         }
         map.end()
     }

@@ -11,25 +11,27 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::{Receiver, bounded, unbounded};
 use serde::de::DeserializeOwned;
 
-use crate::config::{self, Config, LINK_FLOOR, OWN_THREADS, THREADS_PER_SESSION};
+use crate::config::{self, Config, LINK_FLOOR, THREADS_PER_SESSION};
 use crate::connections::{Caps, Connections, Report, Resolver, Secrets, Shared, SystemResolver, Times};
 use crate::error::{ConfigError, StartError};
+use crate::exposition::{self, Bound};
 use crate::handshake::{AcceptAll, HandshakeConfig, HandshakePolicy, Identity};
 use crate::ident::Incarnation;
 use crate::link::LinkLimits;
 use crate::memory::Budget;
 use crate::metrics::Metrics;
-use crate::node::Node;
 use crate::node::events::{Changes, Events};
 use crate::node::protection::{Protection, warn_of_exposure};
 use crate::node::receive::Inlet;
 use crate::node::selfcheck::{self, Needs, Readings};
 use crate::node::shutdown::{self, Ending};
+use crate::node::{self, Node};
 use crate::registry::{RegistryLimits, SharedRegistry};
 use crate::session::{
     Askers, Consumer, Kind, Kinds, KindsBuilder, Message, OnEnd, PeerHandle, QueueLimits, RequestLimits,
     SessionSettings, Undeliverable,
 };
+use crate::sync::Mutex;
 use crate::threads;
 use crate::transport::Transport;
 use crate::transport::tcp::{BACKLOG, Tcp, TcpOptions};
@@ -192,10 +194,17 @@ impl NodeBuilder {
             local_addrs.push(listener.local_addr());
             listeners.push(listener);
         }
+        let endpoint = config
+            .metrics
+            .listen
+            .map(|addr| Bound::to(addr).map_err(|source| StartError::MetricsListen { addr, source }));
+        let endpoint = endpoint.transpose()?;
+        let metrics_addr = endpoint.as_ref().map(Bound::addr);
         let needs = Needs {
             sessions: sessions(&config) as u64,
             half_open: config.half_open as u64,
             listeners: listeners.len() as u64,
+            scrapers: endpoint.as_ref().map_or(0, |_| exposition::CONNECTIONS as u64 + 1),
             backlog,
         };
         let findings = selfcheck::check(&needs, &Readings::take());
@@ -250,11 +259,21 @@ impl NodeBuilder {
         let on_event = move |lifecycle| events.tell(lifecycle);
         let caps = Caps::of(&config);
         let connections = Connections::start(&shared, transport, resolver, listeners, caps, to_supervisor, on_event)?;
+        let endpoint = endpoint.map(|bound| {
+            let node = shared.clone();
+            bound.serve(shared.metrics.clone(), move || node::snapshot(&node).to_openmetrics())
+        });
+        let endpoint = endpoint.transpose()?;
         log::info!(target: "threadwire::node", "{}: started, listens on {local_addrs:?}", me.short());
+        if let Some(addr) = metrics_addr {
+            log::info!(target: "threadwire::node", "{}: serves metrics at http://{addr}/metrics", me.short());
+        }
         let node = Node {
             shared,
             local_addrs,
-            connections: Arc::new(crate::sync::Mutex::new(Some(connections))),
+            connections: Arc::new(Mutex::new(Some(connections))),
+            metrics_addr,
+            endpoint: Arc::new(Mutex::new(endpoint)),
             inlet: inlet.map(Arc::new),
             events: to_application,
             undelivered,
@@ -289,15 +308,15 @@ fn incarnation() -> Incarnation {
 
 /// Sessions that the configuration allows at one time.
 fn sessions(config: &Config) -> usize {
-    let threads = config.max_threads.map_or(usize::MAX, |threads| threads.saturating_sub(OWN_THREADS));
+    let threads = config.max_threads.map_or(usize::MAX, |threads| threads.saturating_sub(config.own_threads()));
     config.inbound.saturating_add(config.outbound).min(threads / THREADS_PER_SESSION)
 }
 
 /// The thread budget, less the node's own threads.
 fn session_threads(config: &Config) -> usize {
     let sessions = config.inbound.saturating_add(config.outbound).saturating_mul(THREADS_PER_SESSION);
-    let asked = config.max_threads.unwrap_or(sessions.saturating_add(OWN_THREADS));
-    asked.min(threads::most().unwrap_or(usize::MAX)).saturating_sub(OWN_THREADS)
+    let asked = config.max_threads.unwrap_or(sessions.saturating_add(config.own_threads()));
+    asked.min(threads::most().unwrap_or(usize::MAX)).saturating_sub(config.own_threads())
 }
 
 fn settings(config: &Config, kinds: Arc<Kinds>, handler: bool, undeliverable: Undeliverable) -> SessionSettings {
@@ -343,6 +362,8 @@ mod tests {
         assert_eq!(session_threads(&config), 4);
         (config.max_threads, config.inbound) = (None, usize::MAX);
         let most = threads::most().unwrap_or(usize::MAX);
-        assert_eq!(session_threads(&config), most.saturating_sub(OWN_THREADS));
+        assert_eq!(session_threads(&config), most.saturating_sub(4));
+        (config.max_threads, config.metrics.listen) = (Some(8), "127.0.0.1:0".parse().ok());
+        assert_eq!(session_threads(&config), 3, "the endpoint has a thread of its own");
     }
 }

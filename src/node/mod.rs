@@ -25,6 +25,7 @@ use crossbeam_channel::Receiver;
 
 use crate::connections::{Connections, Shared};
 use crate::error::{ConnectError, RecvError, SendError, SendErrorKind};
+use crate::exposition::Exposition;
 use crate::ident::PeerId;
 use crate::metrics::MetricsSnapshot;
 use crate::registry::{SessionInfo, SessionsError};
@@ -53,6 +54,9 @@ pub struct Node {
     local_addrs: Vec<SocketAddr>,
     /// Absent once its shutdown has begun.
     connections: Arc<Mutex<Option<Connections>>>,
+    metrics_addr: Option<SocketAddr>,
+    /// Absent if there is none, or its end has begun.
+    endpoint: Arc<Mutex<Option<Exposition>>>,
     inlet: Option<Arc<Inlet>>,
     events: Receiver<Event>,
     undelivered: Receiver<Undelivered>,
@@ -255,16 +259,13 @@ impl Node {
 
     /// Counts of what happened to connections and messages so far.
     pub fn metrics(&self) -> MetricsSnapshot {
-        let mut metrics = self.shared.metrics.snapshot();
-        let (links, forgotten) = self.shared.registry.links_and_forgotten();
-        metrics.traffic = forgotten;
-        for link in links {
-            metrics.traffic.merge(&PeerHandle::new(link).traffic());
-        }
-        metrics.memory_used = self.shared.settings.memory.used() as u64;
-        metrics.memory_refused = self.shared.settings.memory.refused();
-        metrics.undelivered_missed = self.shared.settings.undelivered.missed();
-        metrics
+        snapshot(&self.shared)
+    }
+
+    /// Where the metrics are served, with the port the system chose: `http://ADDRESS/metrics`, OpenMetrics text, until
+    /// the node is shut down. `None` unless the configuration says [`metrics.listen`](crate::config::Metrics::listen).
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics_addr
     }
 
     /// Limits of the system that were lower, when the node started, than its configuration may come to need: descriptors,
@@ -308,11 +309,26 @@ impl Node {
         Closing {
             shared: self.shared.clone(),
             connections: self.connections.clone(),
+            endpoint: self.endpoint.clone(),
             inlet: self.inlet.clone(),
             changes: self.changes.clone(),
             ending: self.ending.clone(),
         }
     }
+}
+
+/// The counts of a node, with those of its links.
+fn snapshot(shared: &Shared) -> MetricsSnapshot {
+    let mut metrics = shared.metrics.snapshot();
+    let (links, forgotten) = shared.registry.links_and_forgotten();
+    metrics.traffic = forgotten;
+    for link in links {
+        metrics.traffic.merge(&PeerHandle::new(link).traffic());
+    }
+    metrics.memory_used = shared.settings.memory.used() as u64;
+    metrics.memory_refused = shared.settings.memory.refused();
+    metrics.undelivered_missed = shared.settings.undelivered.missed();
+    metrics
 }
 
 impl Drop for Node {

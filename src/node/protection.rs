@@ -108,6 +108,12 @@ fn trust(config: &Config, identity: &Identity) -> Result<Trust, ConfigError> {
 
 /// Says once more what was given up and acknowledged.
 pub(super) fn warn_of_exposure(config: &Config, me: &str) {
+    if let Some(addr) = config.metrics.listen.filter(|addr| !addr.ip().is_loopback()) {
+        log::warn!(
+            target: "threadwire::node",
+            "{me}: metrics.listen = {addr}: whoever reaches it reads the metrics, and so does whoever is on the way"
+        );
+    }
     if config.listen.iter().all(|addr| addr.ip().is_loopback()) {
         return;
     }

@@ -102,6 +102,8 @@ pub(super) struct Needs {
     pub(super) half_open: u64,
     /// Addresses it listens on.
     pub(super) listeners: u64,
+    /// Sockets of the metrics endpoint.
+    pub(super) scrapers: u64,
     /// Connections that may wait to be accepted.
     pub(super) backlog: u64,
 }
@@ -119,8 +121,9 @@ pub(super) struct Readings {
 
 /// The limits that are lower than what is needed.
 pub(super) fn check(needs: &Needs, readings: &Readings) -> Vec<Finding> {
-    let Needs { sessions, half_open, listeners, backlog } = *needs;
-    let descriptors = sessions.saturating_add(half_open).saturating_add(listeners).saturating_add(OTHER_DESCRIPTORS);
+    let Needs { sessions, half_open, listeners, scrapers, backlog } = *needs;
+    let sockets = sessions.saturating_add(half_open).saturating_add(listeners).saturating_add(scrapers);
+    let descriptors = sockets.saturating_add(OTHER_DESCRIPTORS);
     let threads = sessions.saturating_mul(2).saturating_add(OTHER_THREADS);
     let maps = threads.saturating_mul(MAPS_PER_THREAD).saturating_add(OTHER_MAPS);
     let for_threads = format!("two threads for each of {sessions} sessions (inbound + outbound)");
@@ -199,7 +202,7 @@ mod tests {
     use super::*;
 
     /// The defaults of `config.toml`.
-    const NEEDS: Needs = Needs { sessions: 576, half_open: 256, listeners: 1, backlog: 1024 };
+    const NEEDS: Needs = Needs { sessions: 576, half_open: 256, listeners: 1, scrapers: 0, backlog: 1024 };
 
     /// Just enough of everything.
     fn enough() -> Readings {
@@ -217,7 +220,8 @@ mod tests {
     fn what_is_enough_or_unknown_is_not_told() {
         assert_eq!(check(&NEEDS, &enough()), []);
         assert_eq!(check(&NEEDS, &Readings::default()), []);
-        let greedy = Needs { sessions: u64::MAX, half_open: u64::MAX, listeners: u64::MAX, backlog: u64::MAX };
+        let most = u64::MAX;
+        let greedy = Needs { sessions: most, half_open: most, listeners: most, scrapers: most, backlog: most };
         assert_eq!(check(&greedy, &enough()).len(), 6, "without overflow");
     }
 

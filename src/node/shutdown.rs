@@ -7,7 +7,7 @@
 //! Upholds: shutdown happens once and ends; everybody who asks gets its one report; what it left is named: messages per
 //! peer, threads that something still holds.
 //!
-//! Order: refuse messages -> wait until drained -> stop accepting and dialling -> goodbye to each session -> wait for
+//! Order: refuse messages -> wait until drained -> stop accepting, dialling and serving metrics -> goodbye to each session -> wait for
 //! their ends -> close those that are late -> join all threads.
 
 use std::io;
@@ -18,6 +18,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use crate::connections::{Connections, Shared};
 use crate::error::{CloseReason, RequestError};
+use crate::exposition::Exposition;
 use crate::ident::{ConnectionId, PeerId};
 use crate::node::events::Changes;
 use crate::node::receive::Inlet;
@@ -132,6 +133,7 @@ impl Ending {
 pub(super) struct Closing {
     pub(super) shared: Arc<Shared>,
     pub(super) connections: Arc<Mutex<Option<Connections>>>,
+    pub(super) endpoint: Arc<Mutex<Option<Exposition>>>,
     pub(super) inlet: Option<Arc<Inlet>>,
     pub(super) changes: Arc<Changes>,
     pub(super) ending: Arc<Ending>,
@@ -215,6 +217,9 @@ fn run(node: &Closing, connections: Connections, deadline: Instant) -> ShutdownR
 
     registry.close();
     connections.stop();
+    // Until here whoever drains can be watched. It waits for no client, so that the wait for its thread is none.
+    let endpoint = node.endpoint.lock().take();
+    let held = endpoint.and_then(|endpoint| endpoint.join(deadline - share / 2));
     // With those of peers that came meanwhile.
     let mut links = registry.links();
     for link in &links {
@@ -233,7 +238,7 @@ fn run(node: &Closing, connections: Connections, deadline: Instant) -> ShutdownR
     // All are closed before one is waited for: a thread that is held takes no time from the others.
     let late = registry.sessions(|entry| (entry.link.clone(), entry.session.clone()));
     late.iter().for_each(|(link, session)| session.close(link, CloseReason::Shutdown));
-    let mut threads = Vec::new();
+    let mut threads: Vec<String> = held.into_iter().collect();
     for (_, session) in late {
         let Some(entry) = wait_for_end(node, session.conn, deadline - share / 4) else { continue };
         for thread in entry.threads {
