@@ -16,7 +16,8 @@ mod common;
 use common::limits::{descriptors, raise_descriptors};
 use common::stranger::Stranger;
 use common::{
-    PATIENCE, addr, alone, handshaking, link, node_threads, nothing_left, plain, reaches, start, wait_event, wait_until,
+    PATIENCE, addr, alone, handshaking, link, node_threads, nothing_left, plain, quick, reaches, start, wait_event,
+    wait_until,
 };
 
 fn ip(text: &str) -> IpAddr {
@@ -43,12 +44,12 @@ fn two_thousand_silent_connections_do_not_keep_a_good_peer_out() {
         println!("scaled down to {count} silent connections: no more than {possible} descriptors here");
     }
     let before = descriptors();
-    let mut config = plain();
+    let mut config = quick();
     // Silence alone does not give a place back while this test runs.
     config.handshake_timeout = Duration::from_secs(300);
     let half_open = config.half_open;
     let bob = start(config);
-    let alice = start(plain());
+    let alice = start(quick());
     let strangers: Vec<_> = (0..count).map(|_| TcpStream::connect(addr(&bob)).unwrap()).collect();
     let full = || bob.metrics().accepted == count && handshaking(&bob) == half_open;
     wait_until("all are accepted, and as many of them kept as there may be", full);
@@ -146,9 +147,9 @@ fn one_address_has_no_more_than_its_share_and_others_have_theirs() {
 #[test]
 fn dials_under_way_count_as_outbound_and_give_their_place_back() {
     let _alone = alone();
-    let mut config = plain();
+    let mut config = quick();
     (config.outbound, config.handshake_timeout) = (1, Duration::from_secs(300));
-    let (alice, bob) = (start(config), start(plain()));
+    let (alice, bob) = (start(config), start(quick()));
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     std::thread::scope(|scope| {
         let under_way = scope.spawn(|| refusal(&alice, silent.local_addr().unwrap()));
@@ -222,7 +223,7 @@ fn a_listen_address_in_use_starts_nothing_and_leaves_nothing() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken_addr = taken.local_addr().unwrap();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut config = plain();
+    let mut config = quick();
     config.listen = vec![free, taken_addr, "127.0.0.1:0".parse().unwrap()];
     match Node::builder().config(config.clone()).start() {
         Err(StartError::Listen { addr, source }) => {
@@ -240,7 +241,7 @@ fn a_listen_address_in_use_starts_nothing_and_leaves_nothing() {
 
 /// Where peers are told to dial a node: what one of them is told.
 fn told_by(node: &Node, dial: SocketAddr) -> Option<SocketAddr> {
-    let peer = start(plain());
+    let peer = start(quick());
     peer.connect(dial).unwrap();
     wait_event(&peer, "it is connected", |event| match event {
         Event::Connected { peer, advertised, .. } if peer == node.id() => Some(advertised),
@@ -258,7 +259,7 @@ fn a_node_listens_to_all_its_addresses_of_both_families() {
         true => listen.push("[::1]:0".parse().unwrap()),
         false => println!("without IPv6: this machine has none"),
     }
-    let mut config = plain();
+    let mut config = quick();
     config.listen = listen.clone();
     let bob = start(config);
     let bound = bob.local_addrs().to_vec();
@@ -266,7 +267,7 @@ fn a_node_listens_to_all_its_addresses_of_both_families() {
     assert!(bound.iter().zip(&listen).all(|(bound, asked)| bound.ip() == asked.ip() && bound.port() > 0), "{bound:?}");
     assert_eq!(bound.len(), listen.len());
     for (n, at) in bound.iter().enumerate() {
-        let node = start(plain());
+        let node = start(quick());
         node.connect(*at).unwrap();
         reaches(&node, &bob);
         let session = bob.sessions().into_iter().find(|session| session.peer == Some(node.id())).unwrap();
@@ -287,7 +288,7 @@ fn peers_are_told_the_advertised_address_or_the_first_bound_one_that_means_somet
     let local: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let at = |node: &Node| SocketAddr::new(local.ip(), addr(node).port());
     let node = |listen: &[SocketAddr], advertise: Option<SocketAddr>| {
-        let mut config = plain();
+        let mut config = quick();
         (config.listen, config.advertise) = (listen.to_vec(), advertise);
         config.security.public = vec![Exposure::Plain, Exposure::Open];
         start(config)
@@ -310,7 +311,7 @@ fn both_wildcards_are_listened_to_at_one_port() {
     // A port that is free in both families; another process may be faster, so it is tried again.
     let bob = (0..20).find_map(|_| {
         let port = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
-        let mut config = plain();
+        let mut config = quick();
         config.listen = vec![(ip("0.0.0.0"), port).into(), (ip("::"), port).into()];
         config.security.public = vec![Exposure::Plain, Exposure::Open];
         Node::builder().config(config).start().ok()
@@ -318,7 +319,7 @@ fn both_wildcards_are_listened_to_at_one_port() {
     let bob = bob.expect("both wildcards can be listened to together");
     let port = addr(&bob).port();
     for host in ["127.0.0.1", "::1"] {
-        let node = start(plain());
+        let node = start(quick());
         node.connect(SocketAddr::from((ip(host), port))).unwrap();
         reaches(&node, &bob);
     }
@@ -327,16 +328,17 @@ fn both_wildcards_are_listened_to_at_one_port() {
 #[test]
 fn a_configuration_of_a_list_of_addresses_starts_a_node() {
     let _alone = alone();
-    let config = Config::parse("listen = [\"127.0.0.1:0\", \"127.0.0.1:0\"]\n", "x").unwrap();
-    let config = config.plain();
+    let channel = if cfg!(feature = "tls") { "tls" } else { "plain" };
+    let text = format!("listen = [\"127.0.0.1:0\", \"127.0.0.1:0\"]\nsecurity.channel = \"{channel}\"\n");
+    let config = Config::parse(&text, "x").unwrap();
     let bob = start(config);
     let [first, second] = bob.local_addrs() else { panic!("{:?}", bob.local_addrs()) };
     assert_ne!(first, second);
-    let alice = start(plain());
+    let alice = start(quick());
     let to_bob = alice.connect(*second).unwrap();
     to_bob.send("by the second").unwrap();
     assert_eq!(bob.recv_timeout(PATIENCE).unwrap().payload(), b"by the second");
     // And a link that is kept goes to the first.
-    let carol = start(plain());
+    let carol = start(quick());
     link(&carol, &bob);
 }

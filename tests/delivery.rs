@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use threadwire::error::SendErrorKind;
-use threadwire::{Answers, Config, Message, Node, PeerHandle, SendOptions};
+use threadwire::{Answers, Message, Node, PeerHandle, SendOptions};
 
 mod common;
-use common::{PATIENCE, link, loopback, wait_until};
+use common::{PATIENCE, base, link, loopback, wait_until};
 
 #[test]
 fn a_message_arrives_and_its_reply_comes_back() {
@@ -215,7 +215,7 @@ fn batches_fit_a_select_loop_and_a_typed_message_decodes() {
 #[test]
 fn a_node_with_config_default_times_talks_to_a_node_that_only_dials() {
     let bob = loopback().start().unwrap();
-    let mut config = Config::loopback();
+    let mut config = base();
     config.listen.clear();
     let alice = Node::builder().config(config).start().unwrap();
     assert_eq!(alice.local_addr(), None);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use common::{NOWHERE, PATIENCE, identities, link, loopback, quick, start, wait_until};
+use common::{NOWHERE, PATIENCE, base, identities, link, loopback, quick, start, wait_until};
 use crossbeam_channel::Receiver;
 use threadwire::config::Offline;
 use threadwire::error::{RejectCause, SendErrorKind};
@@ -54,7 +54,7 @@ fn balances(peer: &PeerHandle) {
 
 #[test]
 fn a_message_that_was_handed_over_is_acknowledged_with_its_times() {
-    let (a, b) = (start(Config::loopback()), start(Config::loopback()));
+    let (a, b) = (start(base()), start(base()));
     let peer = link(&a, &b);
     for size in [0, 100, 40_000, 300_000] {
         let receipt = peer.send_with(vec![7; size], &SendOptions::new().kind(3)).unwrap();
@@ -73,7 +73,7 @@ fn a_message_that_was_handed_over_is_acknowledged_with_its_times() {
 
 #[test]
 fn a_receipt_tells_the_stages_and_comes_back_while_the_outcome_is_open() {
-    let (node, peer) = away(Config::loopback());
+    let (node, peer) = away(base());
     let receipt = peer.send_with("x", &SendOptions::new()).unwrap();
     assert_eq!(receipt.stage(), Stage::Queued);
     let Err(WaitError::Pending(receipt)) = receipt.outcome() else { panic!("nobody has it") };
@@ -111,9 +111,9 @@ fn a_handler_that_panics_rejects_that_message_alone_and_it_is_never_sent_again()
 
 #[test]
 fn what_is_too_large_for_the_receiver_comes_back() {
-    let mut small = Config::loopback();
+    let mut small = base();
     small.max_message = 100_000;
-    let (a, b) = (start(Config::loopback()), start(small));
+    let (a, b) = (start(base()), start(small));
     let peer = link(&a, &b);
     let receipt = peer.send_with(vec![1; 200_000], &SendOptions::new()).unwrap();
     let (payload, reason) = returned(outcome(receipt));
@@ -123,7 +123,7 @@ fn what_is_too_large_for_the_receiver_comes_back() {
 
 #[test]
 fn a_message_expires_while_it_waits_for_a_peer_that_is_away() {
-    let (_node, peer) = away(Config::loopback());
+    let (_node, peer) = away(base());
     let ttl = Duration::from_millis(50);
     let options = SendOptions::new().ttl(ttl);
     let began = Instant::now();
@@ -156,7 +156,7 @@ fn a_message_that_was_written_and_expires_on_the_way_is_rejected_on_arrival() {
         })
         .start()
         .unwrap();
-    let a = start(Config::loopback());
+    let a = start(base());
     let peer = link(&a, &b);
     let first = peer.send_with("first", &SendOptions::new()).unwrap();
     entered.wait();
@@ -187,7 +187,7 @@ fn a_message_that_was_written_and_expires_on_the_way_is_rejected_on_arrival() {
 
 #[test]
 fn a_full_queue_does_what_each_message_asked_for() {
-    let mut config = Config::loopback();
+    let mut config = base();
     config.queue_messages = 4;
     let (node, peer) = away(config);
     let undelivered = node.undelivered();
@@ -226,7 +226,7 @@ fn a_full_queue_does_what_each_message_asked_for() {
 
 #[test]
 fn only_the_latest_of_a_key_is_sent_in_the_place_of_the_first() {
-    let (a, b) = (start(Config::loopback()), start(Config::loopback()));
+    let (a, b) = (start(base()), start(base()));
     a.add_peer(b.id(), NOWHERE).unwrap();
     let peer = a.peer(b.id()).unwrap();
     let of = |key| SendOptions::new().overflow(OverflowPolicy::Conflate(key));
@@ -257,7 +257,7 @@ fn only_the_latest_of_a_key_is_sent_in_the_place_of_the_first() {
 
 #[test]
 fn best_effort_is_written_and_no_more_and_comes_back_if_it_is_not() {
-    let (a, b) = (start(Config::loopback()), start(Config::loopback()));
+    let (a, b) = (start(base()), start(base()));
     let peer = link(&a, &b);
     let options = SendOptions::new().delivery(Delivery::BestEffort).kind(9);
     let too_long = peer.send_with(vec![0; BEST_EFFORT_MOST + 1], &options).unwrap_err();
@@ -274,14 +274,14 @@ fn best_effort_is_written_and_no_more_and_comes_back_if_it_is_not() {
     assert_eq!((peer.stats().written, peer.stats().acked), (4, 1));
     assert_eq!(a.metrics().traffic.messages_written, 4);
 
-    let (_node, nobody) = away(Config::loopback());
+    let (_node, nobody) = away(base());
     let expiring = options.ttl(Duration::from_millis(10));
     assert_eq!(returned(outcome(nobody.send_with("y", &expiring).unwrap())), (b"y".to_vec(), ReturnReason::Expired));
 }
 
 #[test]
 fn a_collector_hears_of_all_in_batches_and_refuses_more_than_it_holds() {
-    let (a, b) = (start(Config::loopback()), loopback().handler(|_, _| {}).start().unwrap());
+    let (a, b) = (start(base()), loopback().handler(|_, _| {}).start().unwrap());
     let peer = link(&a, &b);
     let (collector, batches) = Collector::new(1000);
     let mut refused = 0;
@@ -313,7 +313,7 @@ fn a_collector_hears_of_all_in_batches_and_refuses_more_than_it_holds() {
 fn nothing_is_kept_for_a_peer_that_is_away_if_the_configuration_says_so() {
     let mut config = quick();
     config.offline = Offline::Return;
-    let (a, b) = (start(config), start(Config::loopback()));
+    let (a, b) = (start(config), start(base()));
     a.add_peer(b.id(), NOWHERE).unwrap();
     let peer = a.peer(b.id()).unwrap();
     assert_eq!(peer.send("nobody there").unwrap_err().kind, SendErrorKind::Offline);
@@ -372,7 +372,7 @@ fn what_was_written_and_never_answered_ends_unknown_and_the_rest_returned_when_t
 
 #[test]
 fn a_failed_message_that_nobody_asked_about_is_undelivered_and_what_nobody_takes_is_counted() {
-    let (node, peer) = away(Config::loopback());
+    let (node, peer) = away(base());
     let undelivered = node.undelivered();
     peer.set_ttl(Some(Duration::from_millis(5)));
     for _ in 0..5000 {
@@ -397,7 +397,7 @@ fn peer_id(node: &Node) -> threadwire::PeerId {
 
 #[test]
 fn a_policy_of_the_peer_holds_for_plain_sends_too() {
-    let mut config = Config::loopback();
+    let mut config = base();
     config.queue_messages = 2;
     let (node, peer) = away(config);
     peer.set_overflow(OverflowPolicy::DropOldest);
@@ -412,7 +412,7 @@ fn a_policy_of_the_peer_holds_for_plain_sends_too() {
 
 #[test]
 fn urgent_messages_pass_bulk_that_waits() {
-    let (a, b) = (start(Config::loopback()), start(Config::loopback()));
+    let (a, b) = (start(base()), start(base()));
     a.add_peer(b.id(), NOWHERE).unwrap();
     let peer = a.peer(b.id()).unwrap();
     for (text, priority) in [("c", Priority::Bulk), ("b", Priority::Normal), ("a", Priority::Urgent)] {
@@ -425,7 +425,7 @@ fn urgent_messages_pass_bulk_that_waits() {
 
 #[test]
 fn plain_and_asked_messages_of_all_sizes_keep_their_order() {
-    let (a, b) = (start(Config::loopback()), start(Config::loopback()));
+    let (a, b) = (start(base()), start(base()));
     let peer = link(&a, &b);
     let (collector, _batches) = Collector::new(10_000);
     let sizes = [3, 40_000, 100, 200_000, 12, 64, 33_000, 5];
@@ -458,7 +458,7 @@ fn plain_and_asked_messages_of_all_sizes_keep_their_order() {
 
 #[test]
 fn the_memory_of_a_node_is_one_number_for_all_its_peers() {
-    let mut config = Config::loopback();
+    let mut config = base();
     (config.inbound, config.outbound) = (1, 3);
     config.memory_bytes = 9 << 20;
     config.queue_bytes = 8 << 20;
@@ -538,11 +538,11 @@ fn away_from(node: &Node) -> PeerHandle {
 
 #[test]
 fn a_big_message_for_which_there_is_no_memory_comes_back() {
-    let mut small = Config::loopback();
+    let mut small = base();
     (small.inbound, small.outbound) = (2, 2);
     (small.memory_bytes, small.window_bytes) = (4 << 20, 256 << 10);
     (small.queue_bytes, small.max_message) = (1 << 20, 2 << 20);
-    let (a, b) = (start(Config::loopback()), start(small));
+    let (a, b) = (start(base()), start(small));
     let peer = link(&a, &b);
     // The first is kept by the application: two of them are more than there is. Each on a lane of its own, for on one the
     // second would wait for the first.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use threadwire::config::Channel;
 use threadwire::error::{CloseReason, ConnectError, DialCause, DialError, DialStage, StartError};
 use threadwire::handshake::{Identity, Offer};
 use threadwire::ident::SessionKind;
@@ -16,7 +17,10 @@ mod common;
 use common::ledger::numbered;
 use common::proxy::Proxy;
 use common::stranger::{Stranger, listen_in};
-use common::{PATIENCE, alone, identities, link, nothing_left, plain, settled, start, wait_event, wait_until};
+use common::{
+    PATIENCE, alone, channels, identities, link, nothing_left, over, plain, quick, settled, start, wait_event,
+    wait_until,
+};
 
 /// Why a dial failed, as its caller and its node's events tell it.
 fn refused(node: &Node, addr: std::net::SocketAddr) -> DialCause {
@@ -42,28 +46,35 @@ fn nothing_came_of_it(node: &Node) {
 #[test]
 fn a_node_that_dials_itself_is_told_so() {
     let _alone = alone();
-    let node = start(plain());
-    let own = node.local_addr().unwrap();
-    assert_eq!(refused(&node, own), DialCause::Refused(CloseReason::SelfConnection));
-    // The same through an address that is meant to be somebody else's.
-    let other = identities()[0].peer_id();
-    node.add_peer(other, [own]).unwrap();
-    let (peer, cause) = wait_event(&node, "the dial fails", |event| match event {
-        Event::DialFailed { peer, error, .. } => Some((peer, error.cause)),
-        _ => None,
-    });
-    assert_eq!((peer, cause), (Some(other), DialCause::Refused(CloseReason::SelfConnection)));
-    assert_eq!(node.add_peer(node.id(), [own]).unwrap_err(), ConnectError::UnknownPeer(node.id()));
-    wait_until("both ends have counted it", || node.metrics().handshakes_failed >= 2);
-    assert_eq!(node.metrics().sessions_started, 0);
+    for channel in channels() {
+        let node = start(over(channel));
+        let own = node.local_addr().unwrap();
+        assert_eq!(refused(&node, own), DialCause::Refused(CloseReason::SelfConnection));
+        // The same through an address that is meant to be somebody else's.
+        let other = identities()[0].peer_id();
+        node.add_peer(other, [own]).unwrap();
+        let (peer, cause) = wait_event(&node, "the dial fails", |event| match event {
+            Event::DialFailed { peer, error, .. } => Some((peer, error.cause)),
+            _ => None,
+        });
+        // TLS knows by the key alone that it is not the one that was dialled.
+        let expected = match channel {
+            Channel::Tls => DialCause::Rejected(CloseReason::WrongPeer),
+            _ => DialCause::Refused(CloseReason::SelfConnection),
+        };
+        assert_eq!((peer, cause), (Some(other), expected));
+        assert_eq!(node.add_peer(node.id(), [own]).unwrap_err(), ConnectError::UnknownPeer(node.id()));
+        wait_until("both ends have counted it", || node.metrics().handshakes_failed >= 2);
+        assert_eq!(node.metrics().sessions_started, 0);
+    }
 }
 
 #[test]
 fn a_node_of_another_network_is_refused_and_told_why() {
     let _alone = alone();
-    let mut config = plain();
+    let mut config = quick();
     config.network = "elsewhere".to_owned();
-    let (bob, alice) = (start(plain()), start(config));
+    let (bob, alice) = (start(quick()), start(config));
     assert_eq!(refused(&alice, bob.local_addr().unwrap()), DialCause::Refused(CloseReason::WrongNetwork));
     assert_eq!(refused(&bob, alice.local_addr().unwrap()), DialCause::Refused(CloseReason::WrongNetwork));
     for node in [&alice, &bob] {
@@ -77,7 +88,7 @@ fn a_node_of_another_network_is_refused_and_told_why() {
 fn two_nodes_with_one_key_are_told_that_they_clash() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
-    let mut config = plain();
+    let mut config = quick();
     config.data_dir = Some(folder.path().to_owned());
     let (bob, alice) = (start(config.clone()), start(config));
     assert_eq!(bob.id(), alice.id());
@@ -99,7 +110,7 @@ fn node_at(height: u8, seen: &Seen, lets_in: fn(SessionKind, u8, u8) -> bool) ->
         let ok = lets_in(offer.kind, height, offer.payload[0]);
         if ok { Ok(()) } else { Err(format!("not at height {}", offer.payload[0])) }
     };
-    Node::builder().config(plain()).handshake_payload([height]).handshake_policy(policy).start().unwrap()
+    Node::builder().config(quick()).handshake_payload([height]).handshake_policy(policy).start().unwrap()
 }
 
 #[test]
@@ -142,9 +153,9 @@ fn a_refusal_of_the_acceptor_reaches_the_dialler_however_often_it_dials() {
     let [lower, higher] = identities;
     // The decider speaks right after its confirm, while the other side is about to refuse it.
     let refuses =
-        Node::builder().config(plain()).identity(higher).handshake_policy(|_: &Offer<'_>| Err("no".to_owned()));
+        Node::builder().config(quick()).identity(higher).handshake_policy(|_: &Offer<'_>| Err("no".to_owned()));
     let refuses = refuses.start().unwrap();
-    let dialler = Node::builder().config(plain()).identity(lower).start().unwrap();
+    let dialler = Node::builder().config(quick()).identity(lower).start().unwrap();
     for _ in 0..50 {
         assert_eq!(refused(&dialler, refuses.local_addr().unwrap()), DialCause::Refused(CloseReason::Refused));
     }
@@ -157,9 +168,9 @@ fn whoever_else_answers_at_a_peers_address_gets_none_of_its_messages() {
     let _alone = alone();
     let [expected, other] = identities();
     let expected_id = expected.peer_id();
-    let bob = Node::builder().config(plain()).identity(other).start().unwrap();
+    let bob = Node::builder().config(quick()).identity(other).start().unwrap();
     let proxy = Proxy::to(bob.local_addr().unwrap());
-    let alice = start(plain());
+    let alice = start(quick());
     let to_expected = alice.add_peer(expected_id, [proxy.addr()]).unwrap();
     (0..COUNT).for_each(|number| to_expected.send(numbered(number, 50)).unwrap());
     let (peer, error) = wait_event(&alice, "the dial fails", |event| match event {
@@ -174,7 +185,7 @@ fn whoever_else_answers_at_a_peers_address_gets_none_of_its_messages() {
     let known: Vec<PeerId> = alice.peers().iter().map(|peer| peer.id).collect();
     assert_eq!(known, [expected_id], "who answered is no peer");
     // The right one moves in at that address.
-    let carol = Node::builder().config(plain()).identity(expected).start().unwrap();
+    let carol = Node::builder().config(quick()).identity(expected).start().unwrap();
     proxy.lead_to(carol.local_addr().unwrap());
     for number in 0..COUNT {
         assert_eq!(carol.recv_timeout(PATIENCE).unwrap().payload(), numbered(number, 50));
@@ -354,7 +365,7 @@ fn the_identity_is_in_the_data_folder_for_its_owner_alone_and_is_the_same_after_
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("not/there/yet");
-    let mut config = plain();
+    let mut config = quick();
     config.data_dir = Some(data_dir.clone());
     let node = start(config.clone());
     let key = data_dir.join("identity.key");

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use threadwire::config::Channel;
 use threadwire::error::{CloseReason, DisconnectReason};
 use threadwire::wire::{FrameHeader, FrameType, Lane, MAX_BODY, flags};
 use threadwire::{Event, Node};
@@ -13,11 +14,13 @@ mod common;
 use common::ledger::{Ledger, Verdict, numbered};
 use common::mute::Mute;
 use common::proxy::{DRIP, Fault, Harm, Place, Proxy, Way};
-use common::{PATIENCE, addr, alone, link, nothing_left, plain, reaches, start, wait_event, wait_until};
+use common::{
+    PATIENCE, addr, alone, channels, link, nothing_left, over, plain, quick, reaches, start, wait_event, wait_until,
+};
 
 /// A peer in a session with `node`, which grants it a window and gets one of as much.
-fn established(node: &Node) -> Mute {
-    let mute = Mute::connect(node.id(), addr(node), 1 << 20);
+fn established(channel: Channel, node: &Node) -> Mute {
+    let mute = Mute::connect(channel, node.id(), addr(node), 1 << 20);
     node.wait_connected(mute.id, PATIENCE).unwrap();
     mute
 }
@@ -57,8 +60,6 @@ const ALL: [FrameType; 11] = [
 #[test]
 fn what_breaks_the_protocol_in_a_session_ends_that_session_only() {
     let _alone = alone();
-    let (bob, alice) = (start(plain()), start(plain()));
-    link(&alice, &bob);
     let mut cases: Vec<(String, Vec<u8>)> = Vec::new();
     for frame in ALL {
         for length in [MAX_BODY as u32 + 1, u32::MAX] {
@@ -76,78 +77,87 @@ fn what_breaks_the_protocol_in_a_session_ends_that_session_only() {
     cases.push(("a lane that is none".to_owned(), lane.to_bytes().to_vec()));
     let text = b"GET / HTTP/1.1\r\nHost: somewhere\r\n\r\n";
     cases.push(("another protocol".to_owned(), text.to_vec()));
-    for (what, bytes) in &cases {
-        let mut mute = established(&bob);
-        assert!(mute.say(bytes));
-        assert_eq!(end(&bob, &mute), DisconnectReason::Local(CloseReason::ProtocolError), "{what}");
+    for channel in channels() {
+        let (bob, alice) = (start(over(channel)), start(over(channel)));
+        link(&alice, &bob);
+        for (what, bytes) in &cases {
+            let mut mute = established(channel, &bob);
+            assert!(mute.say(bytes));
+            let reason = DisconnectReason::Local(CloseReason::ProtocolError);
+            assert_eq!(end(&bob, &mute), reason, "{channel:?}: {what}");
+        }
+        let ends = bob.metrics().sessions_ended_by;
+        assert_eq!(ends.local.get(CloseReason::ProtocolError), cases.len() as u64);
+        reaches(&alice, &bob);
+        assert_eq!(bob.metrics().sessions_ended, cases.len() as u64, "alice has the session she had");
+        assert_eq!(alice.metrics().sessions_started, 1);
+        assert!(alice.shutdown(PATIENCE).is_clean());
+        nothing_left(&bob);
     }
-    let ends = bob.metrics().sessions_ended_by;
-    assert_eq!(ends.local.get(CloseReason::ProtocolError), cases.len() as u64);
-    reaches(&alice, &bob);
-    assert_eq!(bob.metrics().sessions_ended, cases.len() as u64, "alice has the session she had");
-    assert_eq!(alice.metrics().sessions_started, 1);
-    assert!(alice.shutdown(PATIENCE).is_clean());
-    nothing_left(&bob);
 }
 
 #[test]
 fn garbage_in_a_session_ends_it_one_way_or_the_other() {
     const ROUNDS: u64 = 60;
     let _alone = alone();
-    let mut config = plain();
-    // What looks like the beginning of a long frame is waited for as long as this.
-    (config.heartbeat, config.idle_timeout) = (Duration::from_millis(50), Duration::from_millis(300));
-    let bob = start(config.clone());
-    let mut random = fastrand::Rng::with_seed(7);
-    for round in 0..ROUNDS {
-        let mut mute = established(&bob);
-        let mut garbage: Vec<u8> = (0..random.usize(1..2_000)).map(|_| random.u8(..)).collect();
-        if round % 2 == 0 {
-            // Frames by their headers, of all types, known or not, with garbage in them.
-            let frames = |len: usize| [[len as u8, 0, 0, 0].to_vec(), vec![7; 4 + len]].concat();
-            garbage = (0..20).flat_map(|_| frames(random.usize(0..100))).collect();
-            garbage.chunks_mut(8).for_each(|chunk| chunk.iter_mut().skip(4).for_each(|byte| *byte = random.u8(..)));
+    for channel in channels() {
+        let mut config = over(channel);
+        // What looks like the beginning of a long frame is waited for as long as this.
+        (config.heartbeat, config.idle_timeout) = (Duration::from_millis(50), Duration::from_millis(300));
+        let bob = start(config.clone());
+        let mut random = fastrand::Rng::with_seed(7);
+        for round in 0..ROUNDS {
+            let mut mute = established(channel, &bob);
+            let mut garbage: Vec<u8> = (0..random.usize(1..2_000)).map(|_| random.u8(..)).collect();
+            if round % 2 == 0 {
+                // Frames by their headers, of all types, known or not, with garbage in them.
+                let frames = |len: usize| [[len as u8, 0, 0, 0].to_vec(), vec![7; 4 + len]].concat();
+                garbage = (0..20).flat_map(|_| frames(random.usize(0..100))).collect();
+                garbage.chunks_mut(8).for_each(|chunk| chunk.iter_mut().skip(4).for_each(|byte| *byte = random.u8(..)));
+            }
+            // The node may have hung up by then.
+            mute.say(&garbage);
+            let reason = end(&bob, &mute);
+            let expected = matches!(reason, DisconnectReason::Local(CloseReason::ProtocolError | CloseReason::Idle))
+                || matches!(reason, DisconnectReason::Remote(_) | DisconnectReason::Lost(_));
+            assert!(expected, "{reason}");
         }
-        // The node may have hung up by then.
-        mute.say(&garbage);
-        let reason = end(&bob, &mute);
-        let expected = matches!(reason, DisconnectReason::Local(CloseReason::ProtocolError | CloseReason::Idle))
-            || matches!(reason, DisconnectReason::Remote(_) | DisconnectReason::Lost(_));
-        assert!(expected, "{reason}");
+        let ends = bob.metrics().sessions_ended_by;
+        assert!(ends.local.get(CloseReason::ProtocolError) > ROUNDS / 4, "{ends:?}");
+        let alice = start(config);
+        link(&alice, &bob);
+        reaches(&alice, &bob);
+        assert!(alice.shutdown(PATIENCE).is_clean());
+        nothing_left(&bob);
     }
-    let ends = bob.metrics().sessions_ended_by;
-    assert!(ends.local.get(CloseReason::ProtocolError) > ROUNDS / 4, "{ends:?}");
-    let alice = start(config);
-    link(&alice, &bob);
-    reaches(&alice, &bob);
-    assert!(alice.shutdown(PATIENCE).is_clean());
-    nothing_left(&bob);
 }
 
 #[test]
 fn a_frame_that_breaks_off_into_silence_in_a_session_is_cut_by_the_idle_time() {
     const IDLE: Duration = Duration::from_millis(400);
     let _alone = alone();
-    let mut config = plain();
-    (config.heartbeat, config.idle_timeout) = (Duration::from_millis(50), IDLE);
-    let bob = start(config);
-    let cases = [
-        header(FrameType::Beat, 25)[..5].to_vec(),
-        [header(FrameType::Ack, 100), vec![0; 10]].concat(),
-        [numbered_header(FrameType::Data, flags::WHOLE, MAX_BODY as u32), vec![0; 60_000]].concat(),
-        // An unknown frame, which would be skipped.
-        [vec![100, 0, 0, 0, 0x0f, 0, 0, 0], vec![0; 99]].concat(),
-    ];
-    for bytes in &cases {
-        let mut mute = established(&bob);
-        let begin = Instant::now();
-        assert!(mute.say(bytes));
-        assert_eq!(end(&bob, &mute), DisconnectReason::Local(CloseReason::Idle));
-        let took = begin.elapsed();
-        assert!(took > IDLE / 2 && took < 20 * IDLE, "{took:?}");
+    for channel in channels() {
+        let mut config = over(channel);
+        (config.heartbeat, config.idle_timeout) = (Duration::from_millis(50), IDLE);
+        let bob = start(config);
+        let cases = [
+            header(FrameType::Beat, 25)[..5].to_vec(),
+            [header(FrameType::Ack, 100), vec![0; 10]].concat(),
+            [numbered_header(FrameType::Data, flags::WHOLE, MAX_BODY as u32), vec![0; 60_000]].concat(),
+            // An unknown frame, which would be skipped.
+            [vec![100, 0, 0, 0, 0x0f, 0, 0, 0], vec![0; 99]].concat(),
+        ];
+        for bytes in &cases {
+            let mut mute = established(channel, &bob);
+            let begin = Instant::now();
+            assert!(mute.say(bytes));
+            assert_eq!(end(&bob, &mute), DisconnectReason::Local(CloseReason::Idle));
+            let took = begin.elapsed();
+            assert!(took > IDLE / 2 && took < 20 * IDLE, "{took:?}");
+        }
+        assert_eq!(bob.metrics().sessions_cut, cases.len() as u64);
+        nothing_left(&bob);
     }
-    assert_eq!(bob.metrics().sessions_cut, cases.len() as u64);
-    nothing_left(&bob);
 }
 
 #[test]
@@ -203,7 +213,7 @@ fn a_byte_each_hundred_milliseconds_does_not_outlive_the_deadline_of_a_whole_fra
 fn a_handler_that_runs_while_a_frame_drips_is_not_taken_for_the_peers_silence() {
     const IDLE: Duration = Duration::from_secs(1);
     let _alone = alone();
-    let mut config = plain();
+    let mut config = quick();
     (config.heartbeat, config.idle_timeout) = (Duration::from_millis(50), IDLE);
     let (started, starts) = crossbeam_channel::bounded(1);
     let bob = Node::builder().config(config.clone()).handler(move |_, message| {

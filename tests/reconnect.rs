@@ -7,6 +7,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use threadwire::config::Channel;
 use threadwire::error::{CloseReason, DialCause, DisconnectReason, SendError};
 use threadwire::ident::SessionKind;
 use threadwire::wire::FrameType;
@@ -15,7 +16,7 @@ use threadwire::{Config, Event, Node, PeerHandle};
 mod common;
 use common::ledger::{Ledger, SHORTEST, Verdict, numbered};
 use common::proxy::{Counts, Fault, Harm, Place, Proxy, Way};
-use common::{NOWHERE, PATIENCE, alone, identities, link, plain, start, wait_event, wait_until};
+use common::{NOWHERE, PATIENCE, alone, channels, identities, link, over, plain, quick, start, wait_event, wait_until};
 
 /// Two nodes whose messages are entered into ledgers, linked through a proxy.
 struct Pair {
@@ -127,11 +128,28 @@ fn cuts(anywhere: usize, seed: u64) -> Vec<Fault> {
     faults
 }
 
-fn a_flood_survives_cuts(dialler_decides: bool) {
+/// Cuts through TLS: at the start of its handshake, in each side's part of it, soon after it, then anywhere.
+#[cfg(feature = "tls")]
+fn cuts_of_records(anywhere: usize, seed: u64) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for way in [Way::Up, Way::Down] {
+        let places = [0, 1, 4, 5, 6, 50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 800, 1_000];
+        faults.extend(places.map(|bytes| Fault::cut(way, Place::After(bytes))));
+    }
+    let mut random = fastrand::Rng::with_seed(seed);
+    faults.extend((0..anywhere).map(|_| {
+        let way = if random.bool() { Way::Up } else { Way::Down };
+        let digits = random.u32(11..=20);
+        Fault::cut(way, Place::After(random.u64(1..1 << digits)))
+    }));
+    random.shuffle(&mut faults);
+    faults
+}
+
+fn a_flood_survives_cuts(dialler_decides: bool, config: Config, faults: Vec<Fault>, places: &[&str], least: u64) {
     let _alone = alone();
-    let mut config = plain();
+    let mut config = config;
     config.queue_bytes = 1 << 20;
-    let faults = cuts(24, 7);
     let planned = faults.len() as u64;
     let pair = Pair::new(&config, dialler_decides, faults);
     let sent = pair.flood(&[SHORTEST, 64, 700, 64, 9, 3000]);
@@ -140,63 +158,79 @@ fn a_flood_survives_cuts(dialler_decides: bool) {
     assert_eq!(counts.cuts, planned);
     assert!(planned >= 50, "{planned}");
     assert!(counts.cuts_with_loss >= 20, "{counts:?}");
-    for place in ["between", "header", "Hello", "Confirm", "Attach", "Segment", "Data", "Ack"] {
-        assert!(counts.struck.get(place).is_some_and(|cuts| *cuts >= 2), "{place}: {counts:?}");
+    for place in places {
+        assert!(counts.struck.get(*place).is_some_and(|cuts| *cuts >= 2), "{place}: {counts:?}");
     }
     // Each cut behind the handshake ended a session, and one more is there now.
     let sessions = pair.handles.each_ref().map(|handle| handle.stats().sessions);
-    assert!(sessions.iter().all(|sessions| *sessions > 40), "{sessions:?}");
+    assert!(sessions.iter().all(|sessions| *sessions > least), "{sessions:?}");
     assert!(pair.dialler.shutdown(PATIENCE).is_clean());
     assert!(pair.listener.shutdown(PATIENCE).is_clean());
 }
 
+/// What a cut may fall into over plain TCP.
+const FRAMES: [&str; 8] = ["between", "header", "Hello", "Confirm", "Attach", "Segment", "Data", "Ack"];
+
 #[test]
 fn a_flood_both_ways_survives_cuts_in_every_kind_of_frame_when_the_dialler_decides() {
-    a_flood_survives_cuts(true);
+    a_flood_survives_cuts(true, plain(), cuts(24, 7), &FRAMES, 40);
 }
 
 #[test]
 fn a_flood_both_ways_survives_cuts_in_every_kind_of_frame_when_the_listener_decides() {
-    a_flood_survives_cuts(false);
+    a_flood_survives_cuts(false, plain(), cuts(24, 7), &FRAMES, 40);
+}
+
+#[test]
+#[cfg(feature = "tls")]
+fn a_flood_both_ways_through_tls_survives_cuts_anywhere_in_its_handshake_and_its_records() {
+    for dialler_decides in [true, false] {
+        a_flood_survives_cuts(dialler_decides, quick(), cuts_of_records(40, 7), &["between", "header", "record"], 30);
+    }
 }
 
 #[test]
 fn big_messages_go_on_where_they_were_cut() {
     const BIG: usize = 1 << 20;
     let _alone = alone();
-    // No connection lives long enough for a message each way: only pieces that are kept bring it to its end.
-    let faults = (0..40).map(|n| {
-        let way = if n % 2 == 0 { Way::Up } else { Way::Down };
-        Fault::cut(way, Place::After(200_000 + n * 17_001))
-    });
-    let pair = Pair::new(&plain(), true, faults);
-    let sent = pair.flood(&[BIG]);
-    let counts = pair.settle(sent);
-    println!("{sent:?} messages, {counts:?}");
-    assert_eq!(counts.cuts, 40);
-    assert!(counts.struck["Data"] > 30, "{counts:?}");
-    assert!(sent.iter().all(|sent| *sent >= 3), "{sent:?}");
-    // What came twice over the wire is a small part: a message is not sent anew from its start.
-    let payload = sent.iter().sum::<u64>() * BIG as u64;
-    let passed: u64 = counts.passed.iter().sum();
-    assert!(passed < payload * 2, "{passed} bytes for {payload}");
+    for channel in channels() {
+        // No connection lives long enough for a message each way: only pieces that are kept bring it to its end.
+        let faults = (0..40).map(|n| {
+            let way = if n % 2 == 0 { Way::Up } else { Way::Down };
+            Fault::cut(way, Place::After(200_000 + n * 17_001))
+        });
+        let pair = Pair::new(&over(channel), true, faults);
+        let sent = pair.flood(&[BIG]);
+        let counts = pair.settle(sent);
+        println!("{sent:?} messages, {counts:?}");
+        assert_eq!(counts.cuts, 40);
+        let inside = if channel == Channel::Tls { "record" } else { "Data" };
+        assert!(counts.struck[inside] > 30, "{counts:?}");
+        assert!(sent.iter().all(|sent| *sent >= 3), "{sent:?}");
+        // What came twice over the wire is a small part: a message is not sent anew from its start.
+        let payload = sent.iter().sum::<u64>() * BIG as u64;
+        let passed: u64 = counts.passed.iter().sum();
+        assert!(passed < payload * 2, "{passed} bytes for {payload}");
+    }
 }
 
 #[test]
 fn a_stream_that_ends_in_one_direction_only_heals() {
     let _alone = alone();
-    let ends = |way, bytes| Fault { way, place: Place::After(bytes), harm: Harm::HalfClose };
-    let faults = [Way::Up, Way::Down].into_iter().flat_map(|way| [3, 300, 20_000, 300_000].map(|at| ends(way, at)));
-    let pair = Pair::new(&plain(), false, faults);
-    let sent = pair.flood(&[64, 1000]);
-    let counts = pair.settle(sent);
-    assert_eq!(counts.half_closes, 8);
+    for channel in channels() {
+        let ends = |way, bytes| Fault { way, place: Place::After(bytes), harm: Harm::HalfClose };
+        let faults = [Way::Up, Way::Down].into_iter().flat_map(|way| [3, 300, 20_000, 300_000].map(|at| ends(way, at)));
+        let pair = Pair::new(&over(channel), false, faults);
+        let sent = pair.flood(&[64, 1000]);
+        let counts = pair.settle(sent);
+        assert_eq!(counts.half_closes, 8);
+    }
 }
 
 #[test]
 fn a_path_that_stalls_is_cut_by_the_idle_time_and_heals() {
     let _alone = alone();
-    let mut config = plain();
+    let mut config = quick();
     config.heartbeat = Duration::from_millis(100);
     config.idle_timeout = Duration::from_secs(2);
     let stall = Fault { way: Way::Up, place: Place::After(100_000), harm: Harm::Stall };
@@ -224,11 +258,11 @@ fn what_is_sent_to_a_peer_that_is_away_comes_when_it_does() {
     let ledger = Arc::new(Ledger::default());
     let at_bob = ledger.clone();
     let bob = Node::builder()
-        .config(plain())
+        .config(quick())
         .handler(move |_, message| at_bob.enter(message.payload(), message.possible_repeat()));
     let bob = bob.start().unwrap();
     let proxy = Proxy::away(bob.local_addr().unwrap());
-    let alice = start(plain());
+    let alice = start(quick());
     let to_bob = alice.add_peer(bob.id(), [proxy.addr()]).unwrap();
     for number in 0..COUNT {
         to_bob.send(numbered(number, 100)).unwrap();
@@ -262,7 +296,7 @@ fn what_is_sent_to_a_peer_that_is_away_comes_when_it_does() {
 #[test]
 fn dials_follow_the_backoff_and_stop_at_shutdown() {
     let _alone = alone();
-    let mut config = plain();
+    let mut config = quick();
     config.backoff.base = Duration::from_millis(40);
     config.backoff.cap = Duration::from_millis(160);
     config.backoff.jitter = 0.0;
@@ -303,7 +337,7 @@ fn two_nodes_that_dial_each_other_at_once_end_with_one_session() {
     let nobody = Proxy::away("127.0.0.1:9".parse().unwrap());
     let (mut overlapped, mut replaced) = (0, 0);
     for round in 0..ROUNDS {
-        let nodes = [start(plain()), start(plain())];
+        let nodes = [start(quick()), start(quick())];
         let barrier = Barrier::new(2);
         let handles = std::thread::scope(|scope| {
             let dial = |from: usize| {
@@ -358,7 +392,7 @@ fn two_nodes_that_dial_each_other_at_once_end_with_one_session() {
 fn a_new_connection_supersedes_a_silent_one(dialler_decides: bool) {
     const COUNT: u64 = 2_000;
     let _alone = alone();
-    let pair = Pair::new(&plain(), dialler_decides, []);
+    let pair = Pair::new(&quick(), dialler_decides, []);
     let Pair { dialler, listener, handles, ledgers, proxy } = &pair;
     dialler.wait_connected(listener.id(), PATIENCE).unwrap();
     listener.wait_connected(dialler.id(), PATIENCE).unwrap();

@@ -18,7 +18,7 @@ mod common;
 use common::ledger::{Ledger, number_of, numbered};
 use common::mute::Mute;
 use common::proxy::Proxy;
-use common::{PATIENCE, alone, quick, start, wait_until};
+use common::{CHANNEL, PATIENCE, alone, quick, start, wait_until};
 
 const MS: Duration = Duration::from_millis(1);
 const KIB: usize = 1024;
@@ -91,14 +91,12 @@ fn fill(node: &Node, peer: &PeerHandle, collector: &Collector) -> u64 {
 }
 
 /// A peer that never reads, and is cut for this reason: it was told of as slow before, and every message comes back.
-fn never_reads(reason: CloseReason, config: Config) {
+fn never_reads(reason: CloseReason, mut config: Config) {
     let _alone = alone();
-    // The peer speaks the wire itself.
-    let mut config = config.plain();
     (config.queue_bytes, config.window_bytes) = (1024 * KIB, 32 * 1024 * KIB);
     (config.offline, config.resume_window) = (Offline::Return, 50 * MS);
     let node = start(config);
-    let mute = Mute::connect(node.id(), node.local_addr().unwrap(), 64 << 20);
+    let mute = Mute::connect(CHANNEL, node.id(), node.local_addr().unwrap(), 64 << 20);
     let peer = node.wait_connected(mute.id, PATIENCE).unwrap();
     let (collector, batches) = Collector::new(10_000);
     let sent = fill(&node, &peer, &collector);
@@ -144,10 +142,10 @@ fn a_peer_that_never_reads_is_slow_before_it_is_cut_for_its_silence() {
 #[test]
 fn a_peer_that_is_cut_sooner_than_it_is_slow_is_told_of_before_all_the_same() {
     let _alone = alone();
-    let mut config = watchful().plain();
+    let mut config = watchful();
     (config.slow_after, config.window_bytes) = (10_000 * MS, 256 * KIB);
     let node = start(config);
-    let mute = Mute::connect(node.id(), node.local_addr().unwrap(), 64 << 20);
+    let mute = Mute::connect(CHANNEL, node.id(), node.local_addr().unwrap(), 64 << 20);
     let peer = node.wait_connected(mute.id, PATIENCE).unwrap();
     (0..40).for_each(|number| peer.send(numbered(number, 30 * KIB)).unwrap());
     let events = events_until(&node, "cut", cut_with(CloseReason::Idle));
@@ -159,8 +157,8 @@ fn a_peer_that_is_cut_sooner_than_it_is_slow_is_told_of_before_all_the_same() {
 #[test]
 fn a_peer_that_is_only_silent_is_not_slow() {
     let _alone = alone();
-    let node = start(watchful().plain());
-    let mute = Mute::connect(node.id(), node.local_addr().unwrap(), 64 << 20);
+    let node = start(watchful());
+    let mute = Mute::connect(CHANNEL, node.id(), node.local_addr().unwrap(), 64 << 20);
     node.wait_connected(mute.id, PATIENCE).unwrap();
     let events = events_until(&node, "cut", cut_with(CloseReason::Idle));
     assert_eq!((slow(&events).len(), node.metrics().slow_peers), (0, 0));

@@ -12,7 +12,7 @@ use threadwire::{Config, Node, PeerHandle};
 
 mod common;
 use common::mute::Mute;
-use common::{PATIENCE, all_over, alone, link, plain, start, wait_until};
+use common::{CHANNEL, PATIENCE, all_over, alone, link, quick, start, wait_until};
 
 const KIB: usize = 1024;
 /// What a peer may cost beyond its queue and its window: one segment on its way from one to the other, one being
@@ -21,7 +21,7 @@ const OVERHEAD: usize = 512 * KIB;
 
 /// Bounds that a hundred peers reach in a moment.
 fn tight() -> Config {
-    let mut config = plain();
+    let mut config = quick();
     (config.queue_bytes, config.window_bytes) = (256 * KIB, 512 * KIB);
     config
 }
@@ -35,7 +35,7 @@ fn resident() -> Option<usize> {
 /// So many peers of a node that never read, each with as much waiting for it as there may be.
 fn stalled(node: &Node, count: usize) -> Vec<(Mute, PeerHandle)> {
     let addr = node.local_addr().unwrap();
-    let mutes: Vec<Mute> = (0..count).map(|_| Mute::connect(node.id(), addr, 8 << 20)).collect();
+    let mutes: Vec<Mute> = (0..count).map(|_| Mute::connect(CHANNEL, node.id(), addr, 8 << 20)).collect();
     let to_mutes = |mute: Mute| {
         let to = node.wait_connected(mute.id, PATIENCE).unwrap();
         (mute, to)
@@ -113,7 +113,7 @@ fn a_good_peer_among_a_hundred_stalled_ones_keeps_its_throughput() {
     let _alone = alone();
     let counted = Arc::new(AtomicU64::new(0));
     let counts = counted.clone();
-    let good = Node::builder().config(plain()).handler(move |_, _| {
+    let good = Node::builder().config(quick()).handler(move |_, _| {
         counts.fetch_add(1, Ordering::Relaxed);
     });
     let good = good.start().unwrap();

@@ -4,7 +4,7 @@
 #![cfg(feature = "tls")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +19,8 @@ use threadwire::{Event, Node};
 
 mod common;
 use common::certificates::{NOW, Office, certified, listing, with_key};
-use common::{
-    PATIENCE, addr, alone, handshaking, link, nothing_left, plain, quick, reaches, start, wait_event, wait_until,
-};
+use common::wire::tls;
+use common::{PATIENCE, addr, alone, link, plain, quick, reaches, start, wait_event, wait_until};
 
 /// Why a dial of `from` to `to` came to nothing; both sides have counted it.
 fn refusal(from: &Node, to: &Node) -> DialCause {
@@ -58,19 +57,21 @@ fn open_trust_lets_in_whoever_proves_a_key_and_the_ids_are_those_of_the_keys() {
 }
 
 #[test]
-fn who_is_listed_comes_in_and_who_is_not_is_refused_whoever_dials() {
+fn who_is_listed_comes_in_and_who_is_not_is_refused_whoever_dials_and_over_plain_tcp_too() {
     let _alone = alone();
-    let office = Office::new();
-    let [a, b, c] = [office.key("a"), office.key("b"), office.key("c")];
-    let alice = start(listing(with_key(quick(), &a), [b.id]));
-    let bob = start(listing(with_key(quick(), &b), [a.id]));
-    let carol = start(with_key(quick(), &c));
-    talk(&alice, &bob);
-    assert_eq!(refusal(&carol, &bob), UNTRUSTED_THERE);
-    assert_eq!(refusal(&bob, &carol), UNTRUSTED_HERE);
-    let metrics = bob.metrics();
-    assert_eq!((metrics.sessions_started, metrics.handshakes_failed), (1, 1));
-    reaches(&alice, &bob);
+    for config in [quick(), plain()] {
+        let office = Office::new();
+        let [a, b, c] = [office.key("a"), office.key("b"), office.key("c")];
+        let alice = start(listing(with_key(config.clone(), &a), [b.id]));
+        let bob = start(listing(with_key(config.clone(), &b), [a.id]));
+        let carol = start(with_key(config, &c));
+        talk(&alice, &bob);
+        assert_eq!(refusal(&carol, &bob), UNTRUSTED_THERE);
+        assert_eq!(refusal(&bob, &carol), UNTRUSTED_HERE);
+        let metrics = bob.metrics();
+        assert_eq!((metrics.sessions_started, metrics.handshakes_failed), (1, 1));
+        reaches(&alice, &bob);
+    }
 }
 
 #[test]
@@ -83,19 +84,6 @@ fn the_peers_of_the_configuration_are_listed() {
     config.peers.push(threadwire::config::Peer::new("bob", b.id, [addr(&bob).into()]));
     let alice = start(config);
     alice.wait_connected(bob.id(), PATIENCE).unwrap();
-}
-
-#[test]
-fn over_plain_tcp_the_list_holds_too() {
-    let _alone = alone();
-    let office = Office::new();
-    let [a, b, c] = [office.key("a"), office.key("b"), office.key("c")];
-    let alice = start(listing(with_key(plain(), &a), [b.id]));
-    let bob = start(listing(with_key(plain(), &b), [a.id]));
-    let carol = start(with_key(plain(), &c));
-    talk(&alice, &bob);
-    assert_eq!(refusal(&carol, &bob), UNTRUSTED_THERE);
-    assert_eq!(refusal(&bob, &carol), UNTRUSTED_HERE);
 }
 
 #[test]
@@ -186,73 +174,14 @@ fn a_certificate_for_another_key_does_not_start_and_a_stolen_one_proves_nothing(
 
 /// Dials with a certificate and a key that is not its own; what the node says of it.
 fn thief_dials(certificate: &std::path::Path, key: &std::path::Path, node: &Node) -> String {
-    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
     use rustls::pki_types::pem::PemObject;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-    use rustls::{DigitallySignedStruct, SignatureScheme};
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
-    #[derive(Debug)]
-    struct Anybody;
-
-    impl ServerCertVerifier for Anybody {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, rustls::Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            vec![SignatureScheme::ED25519]
-        }
-    }
-
-    #[derive(Debug)]
-    struct Shows(Arc<rustls::sign::CertifiedKey>);
-
-    impl rustls::client::ResolvesClientCert for Shows {
-        fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
-            Some(self.0.clone())
-        }
-
-        fn has_certs(&self) -> bool {
-            true
-        }
-    }
-
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let chain: Vec<_> = CertificateDer::pem_file_iter(certificate).unwrap().map(Result::unwrap).collect();
-    let key = provider.key_provider.load_private_key(PrivateKeyDer::from_pem_file(key).unwrap()).unwrap();
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody))
-        .with_client_cert_resolver(Arc::new(Shows(Arc::new(rustls::sign::CertifiedKey::new(chain, key)))));
-    config.alpn_protocols = vec![b"threadwire-direct/1".to_vec()];
-    let mut tls = rustls::ClientConnection::new(Arc::new(config), "node".try_into().unwrap()).unwrap();
+    let key = tls::provider().key_provider.load_private_key(PrivateKeyDer::from_pem_file(key).unwrap()).unwrap();
+    let shows = Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key)));
+    let mut tls = tls::client_that_shows(shows, false);
     let mut stream = TcpStream::connect(addr(node)).unwrap();
     let error = rustls::Stream::new(&mut tls, &mut stream).read(&mut [0; 64]).unwrap_err();
     error.to_string()
@@ -379,18 +308,6 @@ fn a_key_that_others_can_read_does_not_start_a_node_and_the_error_says_what_to_d
 }
 
 #[test]
-fn one_side_over_tls_and_one_over_plain_tcp_do_not_meet_whoever_dials() {
-    let _alone = alone();
-    let (secure, open) = (start(quick()), start(plain()));
-    // The node over TLS hears what is no TLS, and the other one a word that it does not know.
-    assert!(matches!(refusal(&open, &secure), DialCause::Io(_) | DialCause::Rejected(_)));
-    assert_eq!(refusal(&secure, &open), DialCause::Rejected(CloseReason::ProtocolError));
-    assert_eq!((secure.metrics().sessions_started, open.metrics().sessions_started), (0, 0));
-    let good = start(quick());
-    talk(&good, &secure);
-}
-
-#[test]
 fn another_role_is_refused_by_both_sides() {
     let identity = Arc::new(Identity::generate().unwrap());
     let node = start(quick());
@@ -411,113 +328,4 @@ fn another_role_is_refused_by_both_sides() {
     };
     assert!(matches!(fault, Some(Fault::Refused(CloseReason::WrongProtocol, _))), "{fault:?}");
     wait_until("it is counted", || node.metrics().handshakes_failed == 1);
-}
-
-/// Bytes of a hello of TLS, as a stranger finds them on the way.
-#[expect(clippy::disallowed_methods, reason = "there is no timeout, and a record is no frame")]
-fn client_hello() -> Vec<u8> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let node = start(quick());
-    std::thread::scope(|scope| {
-        let at = listener.local_addr().unwrap();
-        let node = &node;
-        let dial = scope.spawn(move || node.connect(at));
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut header = [0; 5];
-        stream.read_exact(&mut header).unwrap();
-        let mut body = vec![0; usize::from(u16::from_be_bytes([header[3], header[4]]))];
-        stream.read_exact(&mut body).unwrap();
-        drop(stream);
-        assert!(dial.join().unwrap().is_err());
-        [&header[..], &body].concat()
-    })
-}
-
-#[test]
-fn silent_and_dripping_strangers_cost_their_place_until_the_deadline_and_good_peers_come_in_meanwhile() {
-    let _alone = alone();
-    let hello = client_hello();
-    let mut config = quick();
-    (config.half_open, config.handshake_timeout) = (8, Duration::from_secs(2));
-    let node = start(config);
-    // Of nothing, of half a record, of a whole hello and then nothing, of a byte now and then.
-    let mut strangers: Vec<TcpStream> = (0..8).map(|_| TcpStream::connect(addr(&node)).unwrap()).collect();
-    for (n, stranger) in strangers.iter_mut().enumerate() {
-        let said = [0, 3, hello.len() / 2, hello.len()][n % 4];
-        stranger.write_all(&hello[..said]).unwrap();
-    }
-    wait_until("they take all the places", || handshaking(&node) == 8);
-    let good = start(quick());
-    talk(&good, &node);
-    wait_until("one had to go for it", || node.metrics().evicted >= 1);
-    let dripping = std::time::Instant::now();
-    while handshaking(&node) > 0 {
-        assert!(dripping.elapsed() < PATIENCE);
-        for stranger in &mut strangers {
-            // Whoever is cut has said enough.
-            let _ = stranger.write_all(&hello[..1]);
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    reaches(&good, &node);
-    let metrics = node.metrics();
-    assert_eq!(metrics.handshakes_failed, 8, "{metrics:?}");
-    drop((good, strangers));
-    nothing_left(&node);
-}
-
-#[test]
-fn a_recorded_handshake_proves_nothing_and_garbage_ends_it() {
-    let _alone = alone();
-    let (alice, bob) = (start(quick()), start(quick()));
-    let recorded = recorded_dialler(&alice, &bob);
-    let before = bob.metrics();
-    // All that alice said, once more: the node answers with a key of its own, and what follows fits no more.
-    let mut replay = TcpStream::connect(addr(&bob)).unwrap();
-    replay.write_all(&recorded).unwrap();
-    let mut answer = Vec::new();
-    let _ = replay.read_to_end(&mut answer);
-    wait_until("it is refused", || bob.metrics().handshakes_failed > before.handshakes_failed);
-    // Its hello, and then garbage, as records and as none.
-    let hello_len = 5 + usize::from(u16::from_be_bytes([recorded[3], recorded[4]]));
-    for garbage in [&[0xff; 64][..], &[23, 3, 3, 0, 40], &[23, 3, 3, 255, 255, 0]] {
-        let before = bob.metrics().handshakes_failed;
-        let mut stranger = TcpStream::connect(addr(&bob)).unwrap();
-        stranger.write_all(&recorded[..hello_len]).unwrap();
-        stranger.write_all(garbage).unwrap();
-        stranger.write_all(&[0; 64]).unwrap();
-        let _ = stranger.read_to_end(&mut answer);
-        wait_until("it is refused", || bob.metrics().handshakes_failed > before);
-    }
-    assert_eq!(bob.metrics().sessions_started, 1);
-    talk(&alice, &bob);
-}
-
-/// What alice says when she dials bob: a whole handshake, and a session that was cut short.
-fn recorded_dialler(alice: &Node, bob: &Node) -> Vec<u8> {
-    let between = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    std::thread::scope(|scope| {
-        let at = between.local_addr().unwrap();
-        let dial = scope.spawn(move || alice.connect(at));
-        let (mut from, _) = between.accept().unwrap();
-        let mut to = TcpStream::connect(addr(bob)).unwrap();
-        let (mut back_from, mut back_to) = (to.try_clone().unwrap(), from.try_clone().unwrap());
-        let back = scope.spawn(move || std::io::copy(&mut back_from, &mut back_to));
-        let copy = scope.spawn(move || {
-            let (mut said, mut bytes) = (Vec::new(), [0; 4096]);
-            while let Ok(count @ 1..) = from.read(&mut bytes) {
-                said.extend_from_slice(&bytes[..count]);
-                if to.write_all(&bytes[..count]).is_err() {
-                    break;
-                }
-            }
-            let _ = to.shutdown(std::net::Shutdown::Both);
-            said
-        });
-        dial.join().unwrap().unwrap();
-        alice.disconnect(bob.id(), CloseReason::Requested).unwrap();
-        let said = copy.join().unwrap();
-        let _ = back.join().unwrap();
-        said
-    })
 }

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use threadwire::config::Offline;
 use threadwire::error::{CloseReason, ConnectError, DisconnectError, SendErrorKind};
 use threadwire::{
-    Collector, Config, Node, Outcome, OverflowPolicy, PeerId, Priority, Receipt, ReturnReason, SendOptions, Stage,
+    Collector, Node, Outcome, OverflowPolicy, PeerId, Priority, Receipt, ReturnReason, SendOptions, Stage,
 };
 
 mod common;
 use common::ledger::{number_of, numbered};
-use common::{NOWHERE, PATIENCE, quick, start, wait_until};
+use common::{NOWHERE, PATIENCE, base, quick, start, wait_until};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -273,7 +273,7 @@ fn a_peer_that_was_removed_stays_known_and_its_messages_wait_as_long_as_they_wan
 
 #[test]
 fn a_shutdown_gives_back_what_waits_for_unknown_peers_and_takes_no_more() {
-    let node = start(Config::loopback());
+    let node = start(base());
     let receipt = node.peer(nobody(1)).unwrap().send_with("x", &SendOptions::new()).unwrap();
     let report = node.shutdown(Duration::ZERO);
     assert_eq!((report.undelivered.len(), report.undelivered[0].unsent), (1, 1));

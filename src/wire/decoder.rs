@@ -145,7 +145,8 @@ impl Decoder {
         }
     }
 
-    /// The header of the next frame, once its eight bytes are here and pass the limit.
+    /// The header of the next frame, once its eight bytes are here; its length is held against the limit as soon as that
+    /// is here.
     ///
     /// # Errors
     /// [`WireError::TooLong`], [`WireError::BadLane`]: the stream is beyond repair, end the session.
@@ -234,11 +235,21 @@ impl Decoder {
 
     #[inline]
     fn header_at(&self, at: usize) -> Result<Option<FrameHeader>, WireError> {
-        let Some(bytes) = self.buffer[at..self.end].first_chunk::<HEADER>() else { return Ok(None) };
+        let Some(bytes) = self.buffer[at..self.end].first_chunk::<HEADER>() else { return self.length_at(at) };
         let header = FrameHeader::from_bytes(*bytes);
         if header.length as usize > self.limit {
             return Err(WireError::TooLong { length: header.length, limit: self.limit });
         }
         Ok(Some(header))
+    }
+
+    /// There is no whole header yet; is there a length, and is it allowed? What another protocol says last may be
+    /// shorter than a header: an alert of TLS is.
+    #[cold]
+    fn length_at(&self, at: usize) -> Result<Option<FrameHeader>, WireError> {
+        match self.buffer[at..self.end].first_chunk().map(|bytes| u32::from_le_bytes(*bytes)) {
+            Some(length) if length as usize > self.limit => Err(WireError::TooLong { length, limit: self.limit }),
+            _ => Ok(None),
+        }
     }
 }

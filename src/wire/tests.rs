@@ -31,6 +31,18 @@ fn a_length_above_the_limit_is_refused_before_its_body_arrives() {
 }
 
 #[test]
+fn a_length_above_the_limit_is_refused_before_its_header_is_whole() {
+    // An alert of TLS is a byte shorter than a header, and the last that is said.
+    for (heard, refused) in [(3, false), (4, true), (7, true)] {
+        let mut decoder = Decoder::new(MAX_HANDSHAKE_BODY);
+        decoder.feed(&[21, 3, 3, 0, 2, 2, 10][..heard]);
+        let limit = MAX_HANDSHAKE_BODY;
+        let expected = if refused { Err(WireError::TooLong { length: 0x3_0315, limit }) } else { Ok(None) };
+        assert_eq!(decoder.next_frame(), expected, "{heard} bytes");
+    }
+}
+
+#[test]
 fn the_buffer_grows_only_with_bytes_that_arrived() {
     let mut decoder = Decoder::new(MAX_BODY);
     decoder.feed(&FrameHeader::control(FrameType::Ack, MAX_BODY as u32).to_bytes());

@@ -11,11 +11,13 @@ pub mod mute;
 pub mod names;
 pub mod proxy;
 pub mod stranger;
+pub mod wire;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
+use threadwire::config::Channel;
 use threadwire::handshake::Identity;
 use threadwire::ident::SessionStatus;
 use threadwire::{Config, Event, Node, NodeBuilder, PeerHandle};
@@ -30,12 +32,19 @@ pub const NOWHERE: [std::net::SocketAddr; 0] = [];
 
 /// A builder for a node on a free port of the loopback interface, with a fresh identity.
 pub fn loopback() -> NodeBuilder {
-    Node::builder().config(Config::loopback())
+    Node::builder().config(base())
+}
+
+/// A configuration for loopback over the default channel of this build: TLS, or plain TCP where there is no other.
+pub fn base() -> Config {
+    let mut config = Config::loopback();
+    config.security.channel = CHANNEL;
+    config
 }
 
 /// A configuration for loopback that dials again within milliseconds.
 pub fn quick() -> Config {
-    let mut config = Config::loopback();
+    let mut config = base();
     config.backoff.base = Duration::from_millis(2);
     config.backoff.cap = Duration::from_millis(20);
     config.stable_after = Duration::from_millis(1);
@@ -45,6 +54,21 @@ pub fn quick() -> Config {
 /// The same over plain TCP: for tests that speak the wire themselves, or look at what is on it.
 pub fn plain() -> Config {
     quick().plain()
+}
+
+/// The default channel of this build.
+pub const CHANNEL: Channel = if cfg!(feature = "tls") { Channel::Tls } else { Channel::Plain };
+
+/// Every channel of this build: plain TCP, and TLS where it is built in.
+pub fn channels() -> impl Iterator<Item = Channel> {
+    [Channel::Plain, Channel::Tls].into_iter().take(1 + usize::from(cfg!(feature = "tls")))
+}
+
+/// A [`quick`] configuration over this channel.
+pub fn over(channel: Channel) -> Config {
+    let mut config = quick();
+    config.security.channel = channel;
+    config
 }
 
 /// A node of this configuration.

@@ -1,62 +1,77 @@
 //! A peer that shakes hands as it should, at least for a while, and then never reads again: what it says after that, the
 //! test says for it.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
-use threadwire::handshake::{Handshake, HandshakeConfig, Identity, Step, random_bytes};
-use threadwire::ident::{Incarnation, SessionKind};
+use threadwire::PeerId;
+use threadwire::config::Channel;
+use threadwire::handshake::{Identity, Step};
+use threadwire::ident::SessionKind;
 use threadwire::wire::{Attach, Decoder, FrameType, LaneAttach, MAX_HANDSHAKE_BODY, decode, put_body};
-use threadwire::{Config, PeerId};
+
+use super::stranger::machine;
+use super::wire::Wire;
 
 /// Its connection stays open until it is dropped.
 pub struct Mute {
     pub id: PeerId,
-    stream: TcpStream,
+    wire: Wire,
     decoder: Decoder,
-    /// How many more bytes of a handshake it says.
-    left: usize,
 }
 
 impl Mute {
-    /// Connects to the node `to`, grants it `window` bytes on each lane, and reads nothing more.
-    pub fn connect(to: PeerId, addr: SocketAddr, window: u64) -> Self {
+    /// Connects to the node `to` over this channel, grants it `window` bytes on each lane, and reads nothing more.
+    pub fn connect(channel: Channel, to: PeerId, addr: SocketAddr, window: u64) -> Self {
         let identity = Arc::new(Identity::generate().unwrap());
         let stream = TcpStream::connect(addr).unwrap();
-        Self::shake_hands(&identity, stream, SessionKind::Outbound, to, window, usize::MAX).unwrap()
+        let wire = Wire::over(channel, &identity, SessionKind::Outbound, stream);
+        Self::shake_hands(&identity, wire, SessionKind::Outbound, to, window).unwrap()
     }
 
-    /// Dials a node, and breaks off when it has said so many bytes: then there is nobody, and the connection is closed.
-    pub fn dial_and_say(identity: &Arc<Identity>, to: PeerId, addr: SocketAddr, bytes: usize) -> Option<Self> {
+    /// Dials a node, and breaks off when so many bytes are on the wire: then there is nobody, and the connection is
+    /// closed.
+    pub fn dial_and_say(
+        channel: Channel,
+        identity: &Arc<Identity>,
+        to: PeerId,
+        addr: SocketAddr,
+        bytes: usize,
+    ) -> Option<Self> {
         let stream = TcpStream::connect(addr).unwrap();
-        Self::shake_hands(identity, stream, SessionKind::Outbound, to, 0, bytes)
+        Self::break_off(channel, identity, stream, SessionKind::Outbound, to, bytes)
     }
 
     /// The same as the side that is dialled: takes the next connection.
-    pub fn accept_and_say(identity: &Arc<Identity>, by: PeerId, at: &TcpListener, bytes: usize) -> Option<Self> {
+    pub fn accept_and_say(
+        channel: Channel,
+        identity: &Arc<Identity>,
+        by: PeerId,
+        at: &TcpListener,
+        bytes: usize,
+    ) -> Option<Self> {
         let stream = at.accept().unwrap().0;
-        Self::shake_hands(identity, stream, SessionKind::Inbound, by, 0, bytes)
+        Self::break_off(channel, identity, stream, SessionKind::Inbound, by, bytes)
     }
 
-    fn shake_hands(
+    fn break_off(
+        channel: Channel,
         identity: &Arc<Identity>,
         stream: TcpStream,
         kind: SessionKind,
         with: PeerId,
-        window: u64,
-        left: usize,
+        bytes: usize,
     ) -> Option<Self> {
+        let broke_off = |error: &std::io::Error| assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
+        let wire = Wire::breaking_off(channel, identity, kind, stream, bytes).inspect_err(broke_off).ok()?;
+        Self::shake_hands(identity, wire, kind, with, 0)
+    }
+
+    fn shake_hands(identity: &Arc<Identity>, wire: Wire, kind: SessionKind, with: PeerId, window: u64) -> Option<Self> {
         let id = identity.peer_id();
-        let network = Config::loopback().network;
-        let config = HandshakeConfig::new(identity.clone(), Incarnation(1), network, "threadwire-direct/1").unwrap();
-        let (config, nonce) = (Arc::new(config), random_bytes().unwrap());
-        let mut machine = match kind {
-            SessionKind::Inbound => Handshake::accept(config, Some(with), nonce),
-            _ => Handshake::dial(config, Some(with), nonce),
-        };
-        stream.set_read_timeout(Some(super::PATIENCE)).unwrap();
-        let mut mute = Self { id, stream, decoder: Decoder::new(MAX_HANDSHAKE_BODY), left };
+        let mut machine = machine(identity, kind, with);
+        let mut mute = Self { id, wire, decoder: Decoder::new(MAX_HANDSHAKE_BODY) };
         loop {
             let step = machine.step(&mut mute.decoder);
             let output = std::mem::take(machine.output());
@@ -84,7 +99,23 @@ impl Mute {
 
     /// Says something in the session; false when the node has hung up.
     pub fn say(&mut self, bytes: &[u8]) -> bool {
-        self.stream.write_all(bytes).is_ok()
+        self.wire.write_all(bytes).is_ok()
+    }
+
+    /// Says something beneath its channel: through TLS, what is no record of it.
+    pub fn say_beneath(&self, bytes: &[u8]) -> bool {
+        self.wire.beneath().write_all(bytes).is_ok()
+    }
+
+    /// Ends its stream in due form, and listens to the end of the node's.
+    pub fn leave(mut self) {
+        self.wire.finish();
+        while self.wire.read(self.decoder.space()).is_ok_and(|count| count > 0) {}
+    }
+
+    /// Closes its connection without a word, or resets it.
+    pub fn hang_up(self, reset: bool) {
+        self.wire.hang_up(reset);
     }
 
     fn attach(&mut self, attach: &Attach) -> Option<()> {
@@ -95,10 +126,13 @@ impl Mute {
 
     /// Says it, or as much of it as it may.
     fn say_of_handshake(&mut self, bytes: &[u8]) -> Option<()> {
-        let some = bytes.len().min(self.left);
-        self.left -= some;
-        self.stream.write_all(&bytes[..some]).unwrap();
-        (some == bytes.len()).then_some(())
+        match self.wire.write_all(bytes) {
+            Ok(()) => Some(()),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
+                None
+            }
+        }
     }
 
     fn hear(&mut self) -> Attach {
@@ -112,7 +146,7 @@ impl Mute {
     }
 
     fn fill(&mut self) {
-        let count = self.stream.read(self.decoder.space()).unwrap();
+        let count = self.wire.read(self.decoder.space()).unwrap();
         assert_ne!(count, 0, "the node hung up");
         self.decoder.filled(count);
     }

@@ -1,21 +1,31 @@
-//! Raw sockets that speak to a node without being one: frames by hand, and a handshake that is listened in on.
+//! Raw streams that speak to a node without being one: frames by hand, and a handshake that is listened in on.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
+use threadwire::config::Channel;
 use threadwire::error::CloseReason;
-use threadwire::wire::{FrameHeader, FrameType, Goodbye, HEADER, decode_prefix};
+use threadwire::handshake::{Handshake, HandshakeConfig, Identity, Step, random_bytes};
+use threadwire::ident::{Incarnation, SessionKind};
+use threadwire::wire::{Decoder, FrameHeader, FrameType, Goodbye, HEADER, MAX_HANDSHAKE_BODY, decode_prefix};
+use threadwire::{Config, PeerId};
 
-use super::PATIENCE;
+use super::wire::Wire;
 
-/// A connection that nobody has proven anything on.
-pub struct Stranger(TcpStream);
+/// A connection on which nobody has proven anything to a node, or to its TLS a key that the test has made.
+pub struct Stranger(Wire);
 
 impl Stranger {
     /// Dials a node.
     pub fn dial(addr: SocketAddr) -> Self {
         Self::of(TcpStream::connect(addr).unwrap())
+    }
+
+    /// Dials a node over this channel; through TLS, it shows this key.
+    pub fn dial_over(channel: Channel, identity: &Arc<Identity>, addr: SocketAddr) -> Self {
+        Self(Wire::over(channel, identity, SessionKind::Outbound, TcpStream::connect(addr).unwrap()))
     }
 
     /// Dials a node from this address of the machine.
@@ -31,10 +41,41 @@ impl Stranger {
         Self::of(listener.accept().unwrap().0)
     }
 
+    /// Takes the next connection of a listener over this channel; through TLS, it shows this key.
+    pub fn accept_over(channel: Channel, identity: &Arc<Identity>, listener: &TcpListener) -> Self {
+        Self(Wire::over(channel, identity, SessionKind::Inbound, listener.accept().unwrap().0))
+    }
+
     fn of(stream: TcpStream) -> Self {
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self(stream)
+        // Nobody looks at a key over plain TCP.
+        let nobody = Arc::new(Identity::generate().unwrap());
+        Self(Wire::over(Channel::Plain, &nobody, SessionKind::Outbound, stream))
+    }
+
+    /// Shakes hands as it should, until both sides are proven. `kind` says who dialled.
+    pub fn prove(&mut self, identity: &Arc<Identity>, kind: SessionKind, with: PeerId) {
+        let mut machine = machine(identity, kind, with);
+        let mut decoder = Decoder::new(MAX_HANDSHAKE_BODY);
+        loop {
+            let step = machine.step(&mut decoder);
+            assert!(self.say(&std::mem::take(machine.output())));
+            match step {
+                Step::NeedRead => {
+                    // Frame by frame: what follows the handshake is heard by who asks for it.
+                    let frame = self.hear().unwrap();
+                    decoder.space()[..frame.len()].copy_from_slice(&frame);
+                    decoder.filled(frame.len());
+                }
+                Step::Work(work) => machine.work_done(work.run()),
+                Step::Proven(_) => return,
+                step => panic!("{step:?}"),
+            }
+        }
+    }
+
+    /// Its connection, where it needs no stranger's words.
+    pub fn wire(&mut self) -> &mut Wire {
+        &mut self.0
     }
 
     /// Writes; false when the other side has closed.
@@ -44,14 +85,12 @@ impl Stranger {
 
     /// Ends the stream towards the node, or resets it.
     pub fn hang_up(self, reset: bool) {
-        if reset {
-            SockRef::from(&self.0).set_linger(Some(std::time::Duration::ZERO)).unwrap();
-        }
+        self.0.hang_up(reset);
     }
 
     /// Ends the stream towards the node and listens on.
-    pub fn finish(&self) {
-        self.0.shutdown(Shutdown::Write).unwrap();
+    pub fn finish(&mut self) {
+        self.0.finish();
     }
 
     /// The next frame as it lies on the wire; nothing at the end of the stream.
@@ -82,9 +121,10 @@ impl Stranger {
 
     /// Whether the other side still has the connection open and has said nothing.
     pub fn remains(&self) -> bool {
-        self.0.set_nonblocking(true).unwrap();
-        let peeked = self.0.peek(&mut [0]);
-        self.0.set_nonblocking(false).unwrap();
+        let stream = self.0.beneath();
+        stream.set_nonblocking(true).unwrap();
+        let peeked = stream.peek(&mut [0]);
+        stream.set_nonblocking(false).unwrap();
         matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 
@@ -100,6 +140,17 @@ impl Stranger {
             }
         }
         Some(bytes)
+    }
+}
+
+/// One side of a handshake with this key, in the network of the tests.
+pub fn machine(identity: &Arc<Identity>, kind: SessionKind, with: PeerId) -> Handshake {
+    let network = Config::loopback().network;
+    let config = HandshakeConfig::new(identity.clone(), Incarnation(1), network, "threadwire-direct/1").unwrap();
+    let (config, nonce) = (Arc::new(config), random_bytes().unwrap());
+    match kind {
+        SessionKind::Inbound => Handshake::accept(config, Some(with), nonce),
+        _ => Handshake::dial(config, Some(with), nonce),
     }
 }
 

@@ -213,6 +213,10 @@ fn process(tls: &mut impl Handshaking, heard: &mut Vec<u8>, out: &mut Vec<u8>) -
             Err(_) => false,
         };
         drop(heard.drain(..discard));
+        if failed.is_some() {
+            // What broke it is not heard again: rustls would panic where it is built to check itself.
+            heard.clear();
+        }
         if more {
             continue;
         }

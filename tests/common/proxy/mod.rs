@@ -47,7 +47,8 @@ pub struct Counts {
     /// Bytes that one side had written and the other never got, over all cuts; and the cuts that lost some.
     pub lost_bytes: u64,
     pub cuts_with_loss: u64,
-    /// What a planned fault fell into: `header` or `between` frames, or the name of the frame whose body it split.
+    /// What a planned fault fell into: `header` or `between` frames, or the name of the frame whose body it split. Through
+    /// TLS the same of records, and `record`.
     pub struck: BTreeMap<String, u64>,
 }
 

@@ -13,8 +13,13 @@ use super::fault::{DRIP, Fault, Harm, Place};
 /// Bytes of one direction that the proxy holds.
 pub(super) const HELD: usize = 64 * 1024;
 
+/// A record's header, through TLS.
+const RECORD: usize = 5;
+
 /// One direction: bytes that came, and those of them that are on their way out.
 pub(super) struct Stream {
+    /// It began with a record of TLS: what it is made of are records, and frames cannot be seen.
+    tls: bool,
     pub(super) came: Vec<u8>,
     pub(super) out: Vec<u8>,
     /// Bytes of the present frame still to come, its type, and how many bytes of it have passed.
@@ -38,6 +43,7 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new(fault: Option<Fault>) -> Self {
         Self {
+            tls: false,
             came: Vec::new(),
             out: Vec::new(),
             left: 0,
@@ -113,16 +119,12 @@ impl Stream {
         Ok(moved)
     }
 
-    /// Moves what came to what goes out, frame by frame, up to the fault's place.
+    /// Moves what came to what goes out, frame by frame or record by record, up to the fault's place.
     fn look(&mut self) {
         while !self.reached {
             if self.left == 0 {
-                let Some(header) = self.came.first_chunk::<HEADER>() else { break };
-                let header = FrameHeader::from_bytes(*header);
-                self.frame = header.frame_type();
-                self.left = HEADER + header.length as usize;
-                self.into = 0;
-                *self.seen.entry(header.tag & 0x0f).or_default() += 1;
+                let Some(left) = self.whole() else { break };
+                (self.left, self.into) = (left, 0);
             }
             let mut pass = self.left.min(self.came.len());
             if let Some(until) = self.distance()
@@ -141,6 +143,21 @@ impl Stream {
         }
     }
 
+    /// The length of the next frame or record, when its header is here.
+    fn whole(&mut self) -> Option<usize> {
+        if self.passed == 0 {
+            self.tls = matches!(self.came.first_chunk()?, [20..=23, 3]);
+        }
+        if self.tls {
+            let [_, _, _, high, low] = *self.came.first_chunk::<RECORD>()?;
+            return Some(RECORD + usize::from(u16::from_be_bytes([high, low])));
+        }
+        let header = FrameHeader::from_bytes(*self.came.first_chunk::<HEADER>()?);
+        self.frame = header.frame_type();
+        *self.seen.entry(header.tag & 0x0f).or_default() += 1;
+        Some(HEADER + header.length as usize)
+    }
+
     /// Bytes from here to the fault's place, if that lies in this frame.
     fn distance(&self) -> Option<usize> {
         match self.fault?.place {
@@ -152,11 +169,12 @@ impl Stream {
         }
     }
 
-    /// Where the stream stands, by the frame.
+    /// Where the stream stands, by the frame or record.
     fn place(&self) -> String {
         match self.frame {
             _ if self.left == 0 || self.into == 0 => "between".into(),
-            _ if self.into < HEADER => "header".into(),
+            _ if self.into < if self.tls { RECORD } else { HEADER } => "header".into(),
+            None if self.tls => "record".into(),
             Some(frame) => format!("{frame:?}"),
             None => "unknown".into(),
         }
