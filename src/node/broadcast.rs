@@ -144,6 +144,9 @@ impl Node {
     /// and they are written from where they lie; a smaller one is copied into each peer's queue, which is cheaper than
     /// sharing. Either way the message counts in full in the bounds of each peer's queue and in `memory_bytes`.
     ///
+    /// It is written by the peers' own threads, never by the caller's: a broadcast costs the caller no write for each
+    /// peer, and many in a row are written together. For one peer a send is sooner there.
+    ///
     /// A peer that is not connected is not offered the message; one whose connection is lost later gets it as any other
     /// message, when it is back. For the rest see [`PeerHandle::try_send`](crate::PeerHandle::try_send), which this is for many.
     ///
@@ -165,7 +168,7 @@ impl Node {
 
     /// [`Node::broadcast`] with a kind, which the receivers find in [`Message::kind`](crate::Message::kind).
     pub fn broadcast_kind(&self, kind: u16, payload: impl Into<Vec<u8>>, to: impl Borrow<To>) -> Broadcast {
-        self.offer_all(payload.into(), to.borrow(), |link, payload| link.offer(kind, payload))
+        self.offer_all(payload.into(), to.borrow(), |link, payload| link.offer(kind, payload, false))
     }
 
     /// [`Node::broadcast`] of a typed message, encoded once; the receivers call
@@ -186,7 +189,7 @@ impl Node {
         to: impl Borrow<To>,
         options: &SendOptions,
     ) -> Broadcast<Receipt> {
-        self.offer_all(payload.into(), to.borrow(), |link, payload| link.offer_with(payload, options))
+        self.offer_all(payload.into(), to.borrow(), |link, payload| link.offer_with(payload, options, false))
     }
 
     /// Sends a message to one peer of a set, any that has an established session now, and says to whom. It waits for
@@ -208,7 +211,7 @@ impl Node {
     /// [`SendErrorKind::NoPeer`]: none of the set is connected; [`SendErrorKind::Full`]: those that are have no room;
     /// [`SendErrorKind::TooLarge`], [`SendErrorKind::ShuttingDown`]. The message comes back.
     pub fn anycast(&self, payload: impl Into<Vec<u8>>, to: impl Borrow<To>) -> Result<PeerId, SendError> {
-        let offered = self.offer_any(payload.into(), to.borrow(), |link, payload| link.offer(0, payload));
+        let offered = self.offer_any(payload.into(), to.borrow(), |link, payload| link.offer(0, payload, true));
         offered.map(|(peer, ())| peer)
     }
 
@@ -230,7 +233,7 @@ impl Node {
         to: impl Borrow<To>,
         options: &SendOptions,
     ) -> Result<(PeerId, Receipt), SendError> {
-        self.offer_any(payload.into(), to.borrow(), |link, payload| link.offer_with(payload, options))
+        self.offer_any(payload.into(), to.borrow(), |link, payload| link.offer_with(payload, options, true))
     }
 
     fn encoded<T: Serialize>(&self, message: &T) -> Result<Vec<u8>, SendError> {
