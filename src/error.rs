@@ -192,7 +192,7 @@ pub enum DisconnectReason {
     /// We ended it.
     Local(CloseReason),
     /// The connection failed or ended without a goodbye. Over TLS, `ConnectionAborted` says that the stream was cut
-    /// instead of ended: somebody on the way may have done it.
+    /// instead of ended, and `InvalidData` that what came was not what was sent: somebody on the way may have done it.
     Lost(io::ErrorKind),
 }
 

@@ -55,7 +55,7 @@
 //! | L2 | link | a peer | a decision: claim, number, acknowledge, attach |
 //! | L3 | outbox | a peer | appending, taking, the write token |
 //! | L4 | the sealer | a connection over TLS | sealing and writing: it is the write token once more, and the reader only tries it |
-//! | L5 | TLS | a connection over TLS | cipher work on at most 64 KiB |
+//! | L5 | TLS | a connection's secrets | new keys made of them |
 //!
 //! A thread that holds one takes only those of higher ranks. Nobody holds two locks of the same rank. Leaves, under
 //! which nothing is locked: the inbox, the gate, the heartbeats' clock, the advertised address, the events' count and
@@ -192,10 +192,9 @@
 //! `Outbox::end_unknown`; `tests/unknown_peers.rs`. *If not:* messages to wrong ids fill the node, or wait for ever.
 //!
 //! **I-25 Nobody waits for a lock of TLS while a socket is waited for.** Sealing happens only under the write token,
-//! opening only on the reader's thread, both under the connection's lock for at most 64 KiB; sockets are read and
-//! written without it. *Enforced by* `transport::tls::cipher`, whose functions are given the socket as a closure and
-//! never call it under the lock; two floods through small buffers in `tests/transport/tls.rs`. *If not:* two sides that
-//! flood each other stand still.
+//! opening only on the reader's thread; each has its own keys, and the lock of what new keys are made of is held for nothing
+//! else. *Enforced by* `transport::tls::records`, which knows no socket; two floods through small buffers, with new keys
+//! all the while, in `tests/transport/tls.rs`. *If not:* two sides that flood each other stand still.
 //!
 //! **I-26 The key of the hello is the key that TLS has seen proven.** *Enforced by* `Pending::secure`,
 //! `Handshake::expect`. *If not:* whoever has a key of its own can hand on the handshake of another.

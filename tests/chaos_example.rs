@@ -1,4 +1,5 @@
-//! The workload `chaos` of the example `loadtest` as its users run it: a good run, each sabotage, nodes that forget.
+//! The workload `chaos` of the example `loadtest` as its users run it: a good run, each sabotage, nodes that forget;
+//! over plain TCP, where the proxy reads frames, and over TLS.
 //!
 //! Owns: nothing. Threads: the test's. Locks: none. Blocks on: processes it started, which have deadlines of their own.
 //! Upholds: a run that is ok suffered every kind of fault with bytes in flight; a run that was harmed is found out.
@@ -34,10 +35,15 @@ fn example() -> &'static Path {
     EXAMPLE.get_or_init(|| program::build("loadtest"))
 }
 
-/// Runs the workload; its result, and its exit status.
+/// Runs the workload over plain TCP; its result, and its exit status.
 fn run(more: &[&str]) -> (Value, Option<i32>) {
+    run_over("--plain", more)
+}
+
+/// The same, over what this says.
+fn run_over(channel: &str, more: &[&str]) -> (Value, Option<i32>) {
     let mut command = Command::new(example());
-    command.args(["chaos", "--json", "--plain"]).args(more);
+    command.args(["chaos", "--json", channel]).args(more);
     let output = command.stderr(Stdio::inherit()).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(text.lines().count(), 1, "one line: {text:?}");
@@ -53,20 +59,26 @@ fn harms(result: &Value) -> [u64; 4] {
     ["lost", "duplicated", "reordered", "corrupted"].map(|field| number(result, field))
 }
 
+/// What must hold of a run of twenty faults.
+fn assert_all_is_known(result: &Value, kinds: &[&str]) {
+    assert!(result["ok"] == true, "{result}");
+    assert_eq!((result["workload"].as_str(), number(result, "cuts")), (Some("chaos"), 20));
+    for kind in kinds {
+        assert!(number(&result["faults"], kind) > 0, "{kind} in {result}");
+        assert_eq!(result["faults"][*kind], result["in_flight"][*kind], "{kind} in {result}");
+    }
+    assert_eq!(harms(result), [0; 4]);
+    let known = number(result, "acked") + number(result, "returned") + number(result, "unknown");
+    assert_eq!(number(result, "accepted"), known, "{result}");
+    assert!(number(result, "acked") > 0 && number(result, "reconnects") > 0, "{result}");
+}
+
 #[test]
 fn the_fate_of_every_message_is_known_while_everything_around_is_harmed() {
     let keep = tempfile::tempdir().unwrap();
     let (result, status) = run(&["--cuts", "20", "--seed", "3", "--keep", keep.path().to_str().unwrap()]);
-    assert!(result["ok"] == true && status == Some(0), "{result}");
-    assert_eq!((result["workload"].as_str(), number(&result, "cuts")), (Some("chaos"), 20));
-    for kind in KINDS {
-        assert!(number(&result["faults"], kind) > 0, "{kind} in {result}");
-        assert_eq!(result["faults"][kind], result["in_flight"][kind], "{kind} in {result}");
-    }
-    assert_eq!(harms(&result), [0; 4]);
-    let known = number(&result, "acked") + number(&result, "returned") + number(&result, "unknown");
-    assert_eq!(number(&result, "accepted"), known, "{result}");
-    assert!(number(&result, "acked") > 0 && number(&result, "reconnects") > 0, "{result}");
+    assert_eq!((result["secure"].as_bool(), status), (Some(false), Some(0)), "{result}");
+    assert_all_is_known(&result, &KINDS);
     // The checker's word is checked too: nobody received more than was sent.
     let (mut sent, mut received) = (0, 0);
     for entry in walk(keep.path()) {
@@ -80,6 +92,22 @@ fn the_fate_of_every_message_is_known_while_everything_around_is_harmed() {
     let accepted = number(&result, "accepted") + number(&result, "accepted_by_killed");
     assert_eq!(sent, accepted + best_effort.iter().sum::<u64>());
     assert_eq!(received, number(&result, "delivered") + number(&result, "best_effort_delivered"));
+}
+
+#[test]
+#[cfg(feature = "tls")]
+fn over_tls_the_same_holds_and_an_altered_byte_ends_its_session() {
+    let (result, status) = run_over("--secure", &["--cuts", "20", "--seed", "3"]);
+    assert_eq!((result["secure"].as_bool(), status), (Some(true), Some(0)), "{result}");
+    assert_all_is_known(&result, &[&KINDS[..], &["flip"]].concat());
+}
+
+#[test]
+#[cfg(feature = "tls")]
+fn over_tls_too_a_forgotten_message_is_found() {
+    let (result, status) = run_over("--secure", &["--cuts", "11", "--seed", "8", "--sabotage", "drop"]);
+    assert!(result["ok"] == false && status == Some(1), "{result}");
+    assert_eq!(harms(&result), [1, 0, 0, 0], "{result}");
 }
 
 /// All ledgers below a folder.

@@ -37,7 +37,8 @@ pub fn fill(to: &PeerHandle, len: usize) -> u64 {
                 let filled = || (to.stats().queued_messages, to.stats().kept_bytes);
                 let before = filled();
                 std::thread::sleep(Duration::from_millis(50));
-                if filled() == before {
+                // An empty queue has room again: its writer came to it after the refusal.
+                if before.0 > 0 && filled() == before {
                     return sent;
                 }
             }

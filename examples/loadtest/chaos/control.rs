@@ -49,6 +49,8 @@ pub struct Begin {
     pub seed: u64,
     /// Forget what a lost connection left unanswered.
     pub no_resume: bool,
+    /// TLS, as by default; else plain TCP.
+    pub secure: bool,
 }
 
 /// Another node, as a node sees it.
@@ -72,8 +74,8 @@ pub enum Order {
     Sabotage(Sabotage),
     /// To a node: send no more, and tell when the outcome of everything is known.
     Settle,
-    /// To the proxy: so many links.
-    Forward { links: usize },
+    /// To the proxy: so many links, over TLS or plain.
+    Forward { links: usize, secure: bool },
     /// To the proxy: this link leads there; or nowhere.
     Aim { link: usize, target: Option<SocketAddr> },
     /// To the proxy: both ends of these links are there again; what was lost meanwhile could not be attached before.
@@ -97,6 +99,8 @@ pub enum Answer {
     Linked,
     /// A node did the harm it was told to.
     Sabotaged,
+    /// A node ended a session because what came was not as it must be.
+    Refused,
     /// A node knows the outcome of everything it sent.
     Settled(Settled),
     /// A node has shut down.

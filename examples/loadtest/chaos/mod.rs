@@ -10,6 +10,10 @@
 //!   node 2 ----/                 \---- ...
 //!   checker: reads the ledgers when all have ended
 //! ```
+//!
+//! Over plain connections the proxy reads frames and harms these; over TLS (`--secure`) it sees records only. The
+//! faults and their names are the same, each of the record that stands for its frame (`proxy::records`); beside them it
+//! alters bytes there (`flip`), which must end the session and nothing more.
 
 mod checker;
 mod choice;
@@ -37,6 +41,7 @@ use crate::control::line_of_role;
 use crate::failure::Failure;
 use crate::report;
 use control::{Answer, Order, Part};
+use plan::Kind;
 use sabotage::Sabotage;
 use summary::Summary;
 
@@ -67,8 +72,11 @@ pub struct Options {
     /// Let nodes forget what a lost connection left unanswered: the result must say that messages were lost
     #[arg(long)]
     no_resume: bool,
-    /// Plain TCP
+    /// TLS; one kind of fault more, so 11 faults at least
     #[arg(long)]
+    secure: bool,
+    /// Plain TCP, as without --secure
+    #[arg(long, conflicts_with = "secure")]
     plain: bool,
     /// Keep the ledgers in this folder, which must be new or empty
     #[arg(long, value_name = "OUT")]
@@ -110,6 +118,7 @@ impl Default for Options {
             json: false,
             sabotage: None,
             no_resume: false,
+            secure: false,
             plain: false,
             keep: None,
             log: LevelFilter::Error,
@@ -122,7 +131,11 @@ impl Default for Options {
 /// # Errors
 /// A process failed.
 pub fn run(options: &Options) -> Result<bool, Failure> {
-    match parent::run(options, progress_bar(options.cuts)) {
+    let found = match Kind::all(options.secure).len() {
+        fewest if options.cuts < fewest => Err(Failure::new(format!("--cuts: at least {fewest}, one of each kind"))),
+        _ => parent::run(options, progress_bar(options.cuts)),
+    };
+    match found {
         Ok(found) => {
             let summary = Summary::new(options, &found);
             summary.reasons.iter().for_each(|reason| eprintln!("loadtest: {reason}"));

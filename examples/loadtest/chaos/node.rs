@@ -1,14 +1,16 @@
 //! A node's process: it links with all others, receives, and sends to all others until it is told to stop.
 //!
-//! Owns: the node. Threads: the main one, which obeys; those of the senders. Locks: none.
+//! Owns: the node. Threads: the main one, which obeys; `events`; those of the senders. Locks: none.
 //! Blocks on: orders; at the end, the outcomes and the node's shutdown.
 //! Upholds: whatever happens to it, what its application has seen is in its ledgers.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use threadwire::{Config, Node, PeerHandle};
+use threadwire::error::{CloseReason, DisconnectReason};
+use threadwire::{Config, Event, Node, PeerHandle};
 
 use crate::chaos::control::{Answer, Begin, Neighbour, Order, Settled, die_with_parent};
 use crate::chaos::ledger::{self, Ledger};
@@ -36,6 +38,7 @@ pub fn run(line: &Line) -> Result<(), Failure> {
     let node = started.context("starting the node")?;
     let addr = node.local_addr().ok_or_else(|| Failure::new("the node does not listen"))?;
     report::json(&Answer::Ready { id: node.id(), addr })?;
+    tell_refusals(&node)?;
 
     let mut senders = None;
     while let Some(order) = line.receive(None)? {
@@ -63,13 +66,31 @@ pub fn run(line: &Line) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Tells the parent of each session that this node ended because of what came: nothing but altered bytes may do that.
+fn tell_refusals(node: &Node) -> Result<(), Failure> {
+    let events = node.events();
+    start_thread("events", move || {
+        // Ends with the node.
+        for event in events {
+            let Event::Disconnected { reason, .. } = event else { continue };
+            let refused = matches!(
+                reason,
+                DisconnectReason::Local(CloseReason::ProtocolError) | DisconnectReason::Lost(ErrorKind::InvalidData)
+            );
+            if refused && report::json(&Answer::Refused).is_err() {
+                return;
+            }
+        }
+    })
+}
+
 fn out_of_turn() -> Failure {
     Failure::new("this order is not for now")
 }
 
 fn config(begin: &Begin) -> Config {
-    // The proxy reads the frames, to cut inside them.
-    let mut config = Config::loopback().plain();
+    // Over plain connections the proxy cuts inside frames, over TLS inside records.
+    let mut config = if begin.secure { Config::loopback() } else { Config::loopback().plain() };
     config.network = "loadtest-chaos".to_owned();
     config.data_dir = Some(begin.folder.join(format!("node-{}", begin.index)).join("identity"));
     config.backoff.base = Duration::from_millis(50);

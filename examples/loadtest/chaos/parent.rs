@@ -52,6 +52,8 @@ pub struct Findings {
     pub passed: Passed,
     /// What the checker found.
     pub verdict: Verdict,
+    /// Sessions that a node ended because what came was not as it must be.
+    pub refused_sessions: u64,
     /// Whether the harm that was asked for was done.
     pub sabotaged: bool,
     /// From the first message to the last outcome.
@@ -143,7 +145,7 @@ impl<'a> Run<'a> {
             bar,
         };
         run.proxy = run.start(Part::Proxy)?;
-        run.order(run.proxy, &Order::Forward { links: run.links.len() })?;
+        run.order(run.proxy, &Order::Forward { links: run.links.len(), secure: options.secure })?;
         run.doors = run.hear(run.proxy, PATIENCE, |answer| match answer {
             Answer::Forwarding(doors) => Some(doors),
             _ => None,
@@ -153,7 +155,8 @@ impl<'a> Run<'a> {
 
     fn through(mut self) -> Result<Findings, Failure> {
         let began = Instant::now();
-        let plan = Plan::new(self.options.cuts, self.links.len(), self.options.nodes, self.options.seed);
+        let plan =
+            Plan::new(self.options.cuts, self.links.len(), self.options.nodes, self.options.seed, self.options.secure);
         let all: Vec<usize> = (0..self.options.nodes).collect();
         let mut addrs = Vec::new();
         for node in &all {
@@ -257,8 +260,8 @@ impl<'a> Run<'a> {
     /// Starts the node of a process; who and where it is.
     fn begin(&mut self, node: usize) -> Result<(PeerId, SocketAddr), Failure> {
         let (number, life) = (self.nodes[node], self.found.lives[node]);
-        let (folder, no_resume) = (self.folder.clone(), self.options.no_resume);
-        let begin = Begin { index: node as u8, life, folder, seed: self.options.seed, no_resume };
+        let Options { seed, no_resume, secure, .. } = *self.options;
+        let begin = Begin { index: node as u8, life, folder: self.folder.clone(), seed, no_resume, secure };
         self.order(number, &Order::Begin(begin))?;
         self.hear(number, PATIENCE, |answer| match answer {
             Answer::Ready { id, addr } => Some((id, addr)),
@@ -416,6 +419,10 @@ impl<'a> Run<'a> {
         match answer {
             Some(Answer::Harmed { kind, held, frames }) => {
                 self.count(kind, held > 0 || frames > 0);
+                Ok(None)
+            }
+            Some(Answer::Refused) => {
+                self.found.refused_sessions += 1;
                 Ok(None)
             }
             Some(Answer::Failed(why)) => Err(Failure::new(format!("process {number}: {why}"))),

@@ -3,14 +3,16 @@
 //! Owns: nothing. Threads: any. Locks: none. Blocks on: nothing.
 //! Upholds: as many faults as asked for, each kind among them, twenty of each where there is room; the same seed gives
 //! the same plan.
+//!
+//! Over TLS, of which a proxy reads no frames, each kind means the same of TLS' records; `proxy::records` says how.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The fewest faults that hold one of each kind.
-pub const FEWEST: usize = Kind::ALL.len();
+/// The fewest faults that hold one of each kind, over plain connections; see [`Kind::all`].
+pub const FEWEST: usize = Kind::PLAIN.len();
 /// So many of each kind, where the number asked for allows it.
 const OF_EACH: usize = 20;
 
@@ -38,11 +40,13 @@ pub enum Kind {
     Freeze,
     /// A process is killed, and started again on its data folder.
     Kill,
+    /// One bit of a message's record is altered, and all bytes pass: over TLS only, which must notice.
+    Flip,
 }
 
 impl Kind {
-    /// All kinds.
-    pub const ALL: [Self; 10] = [
+    /// All kinds that happen to plain connections.
+    const PLAIN: [Self; 10] = [
         Self::Reset,
         Self::HalfClose,
         Self::StallReset,
@@ -54,12 +58,31 @@ impl Kind {
         Self::Freeze,
         Self::Kill,
     ];
+    /// All kinds that happen over TLS.
+    const SECURE: [Self; 11] = [
+        Self::Reset,
+        Self::HalfClose,
+        Self::StallReset,
+        Self::CutHeader,
+        Self::CutBody,
+        Self::CutAck,
+        Self::CutHandshake,
+        Self::Listener,
+        Self::Freeze,
+        Self::Kill,
+        Self::Flip,
+    ];
+
+    /// All kinds that happen, over TLS or over plain connections.
+    pub const fn all(secure: bool) -> &'static [Self] {
+        if secure { &Self::SECURE } else { &Self::PLAIN }
+    }
 
     /// How often, beside the others: what takes longer is rarer.
     const fn weight(self) -> usize {
         match self {
             Self::Reset | Self::CutHeader | Self::CutBody | Self::CutAck => 3,
-            Self::HalfClose | Self::StallReset | Self::CutHandshake => 2,
+            Self::HalfClose | Self::StallReset | Self::CutHandshake | Self::Flip => 2,
             Self::Listener | Self::Freeze | Self::Kill => 1,
         }
     }
@@ -120,11 +143,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// So many faults for so many links and nodes; at least [`FEWEST`], and at least one link and node.
-    pub fn new(cuts: usize, links: usize, nodes: usize, seed: u64) -> Self {
+    /// So many faults for so many links and nodes, over TLS or not; at least one of each kind, and at least one link and
+    /// node.
+    pub fn new(cuts: usize, links: usize, nodes: usize, seed: u64, secure: bool) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut kinds: Vec<Kind> =
-            shares(cuts).into_iter().flat_map(|(kind, count)| std::iter::repeat_n(kind, count)).collect();
+            shares(cuts, secure).into_iter().flat_map(|(kind, count)| std::iter::repeat_n(kind, count)).collect();
         random.shuffle(&mut kinds);
         let mut plan = Self { links: vec![Vec::new(); links], nodes: Vec::new() };
         let mut link = 0;
@@ -136,7 +160,7 @@ impl Plan {
                 let (node, rest) = (random.usize(..nodes), millis(&mut random, 50, 500));
                 plan.nodes.push(NodeFault { kind, node, lasts, rest });
             } else {
-                plan.links[link].push(link_fault(kind, &mut random));
+                plan.links[link].push(link_fault(kind, &mut random, secure));
                 link = (link + 1) % links;
             }
         }
@@ -149,10 +173,10 @@ impl Plan {
     }
 }
 
-fn link_fault(kind: Kind, random: &mut fastrand::Rng) -> LinkFault {
+fn link_fault(kind: Kind, random: &mut fastrand::Rng, secure: bool) -> LinkFault {
     let skip = match kind {
-        // A side says three frames in a handshake.
-        Kind::CutHandshake => random.u32(0..3),
+        // A side says three frames in a handshake. Over TLS more records, of which the last has to do if it is passed.
+        Kind::CutHandshake => random.u32(0..if secure { 5 } else { 3 }),
         // These come one for many messages.
         Kind::CutAck => random.u32(0..8),
         _ => random.u32(0..40),
@@ -172,12 +196,13 @@ fn millis(random: &mut fastrand::Rng, from: u64, to: u64) -> Duration {
 }
 
 /// How many of each kind.
-fn shares(cuts: usize) -> BTreeMap<Kind, usize> {
-    let each = (cuts / FEWEST).min(OF_EACH);
-    let rest = cuts - each * FEWEST;
-    let weights: usize = Kind::ALL.iter().map(|kind| kind.weight()).sum();
+fn shares(cuts: usize, secure: bool) -> BTreeMap<Kind, usize> {
+    let kinds = Kind::all(secure);
+    let each = (cuts / kinds.len()).min(OF_EACH);
+    let rest = cuts - each * kinds.len();
+    let weights: usize = kinds.iter().map(|kind| kind.weight()).sum();
     let mut shares: BTreeMap<Kind, usize> =
-        Kind::ALL.iter().map(|kind| (*kind, each + rest * kind.weight() / weights)).collect();
+        kinds.iter().map(|kind| (*kind, each + rest * kind.weight() / weights)).collect();
     let given: usize = shares.values().sum();
     *shares.entry(Kind::Reset).or_default() += cuts - given;
     shares
@@ -198,18 +223,23 @@ mod tests {
 
     #[test]
     fn a_plan_has_as_many_faults_as_asked_for_and_all_kinds() {
-        for cuts in [10, 11, 19, 57, 199, 200, 500, 10_000] {
-            let plan = Plan::new(cuts, 3, 3, 7);
+        for (cuts, secure) in [10, 11, 19, 57, 199, 200, 500, 10_000].into_iter().flat_map(|n| [(n, false), (n, true)])
+        {
+            let all = Kind::all(secure);
+            if cuts < all.len() {
+                continue;
+            }
+            let plan = Plan::new(cuts, 3, 3, 7, secure);
             assert_eq!(plan.len(), cuts);
             let kinds = kinds(&plan);
-            assert_eq!(kinds.len(), FEWEST);
-            assert!(kinds.values().all(|count| *count >= (cuts / FEWEST).min(OF_EACH)), "{cuts}: {kinds:?}");
+            assert!(kinds.keys().eq(all), "{kinds:?}");
+            assert!(kinds.values().all(|count| *count >= (cuts / all.len()).min(OF_EACH)), "{cuts}: {kinds:?}");
         }
     }
 
     #[test]
     fn faults_are_spread_over_links_and_happen_where_they_can() {
-        let plan = Plan::new(500, 3, 3, 1);
+        let plan = Plan::new(500, 3, 3, 1, true);
         let (least, most) = (plan.links.iter().map(Vec::len).min(), plan.links.iter().map(Vec::len).max());
         assert!(most.unwrap() - least.unwrap() <= 1);
         assert!(plan.links.iter().flatten().all(|fault| !fault.kind.is_of_a_node() && fault.share < 1.0));
@@ -217,8 +247,14 @@ mod tests {
     }
 
     #[test]
+    fn only_what_tls_must_notice_differs() {
+        assert!(Kind::all(true).starts_with(Kind::all(false)));
+        assert_eq!(Kind::all(true).len(), Kind::all(false).len() + 1);
+    }
+
+    #[test]
     fn a_seed_makes_one_plan() {
-        assert_eq!(Plan::new(50, 3, 3, 4), Plan::new(50, 3, 3, 4));
-        assert_ne!(Plan::new(50, 3, 3, 4), Plan::new(50, 3, 3, 5));
+        assert_eq!(Plan::new(50, 3, 3, 4, false), Plan::new(50, 3, 3, 4, false));
+        assert_ne!(Plan::new(50, 3, 3, 4, false), Plan::new(50, 3, 3, 5, false));
     }
 }

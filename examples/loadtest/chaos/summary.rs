@@ -39,6 +39,8 @@ pub struct Summary {
     /// Of the faults, those with bytes in flight.
     in_flight: BTreeMap<Kind, u64>,
     cuts_per_s: f64,
+    /// Sessions that a node ended because what came was not as it must be: bytes had been altered.
+    refused_sessions: u64,
     accepted_by_killed: u64,
     delivered_of_killed: u64,
     announced: u64,
@@ -65,6 +67,8 @@ pub struct Summary {
     processes: u64,
     seed: u64,
     resume: bool,
+    /// Over TLS.
+    secure: bool,
     sabotage: Option<Sabotage>,
 }
 
@@ -96,6 +100,7 @@ impl Summary {
             reasons: Vec::new(),
             in_flight: of_each(|tally| tally.in_flight),
             cuts_per_s: cuts as f64 / found.seconds.max(0.001),
+            refused_sessions: found.refused_sessions,
             accepted_by_killed: verdict.accepted_by_killed,
             delivered_of_killed: verdict.delivered_of_killed,
             announced: verdict.announced,
@@ -120,6 +125,7 @@ impl Summary {
             processes: found.lives.iter().map(|lives| u64::from(*lives)).sum(),
             seed: options.seed,
             resume: !options.no_resume,
+            secure: options.secure,
             sabotage: options.sabotage,
         };
         summary.reasons = summary.faults_of(options, found);
@@ -165,12 +171,17 @@ impl Summary {
         }
         let asked = options.cuts as u64;
         must(self.cuts == asked, format!("{} of {asked} faults happened", self.cuts));
-        for kind in Kind::ALL {
-            let tally = found.faults.get(&kind).copied().unwrap_or_default();
+        for kind in Kind::all(options.secure) {
+            let tally = found.faults.get(kind).copied().unwrap_or_default();
             must(tally.count > 0, format!("no {kind:?} happened"));
             let Tally { count, in_flight } = tally;
             must(in_flight == count, format!("{kind:?}: {in_flight} of {count} with bytes in flight"));
         }
+        let of_kind = |kind| found.faults.get(&kind).map_or(0, |tally: &Tally| tally.count);
+        // A node may be killed before it has told. The other side may say the same, when it was writing as it was told.
+        let (flips, kills, refused) = (of_kind(Kind::Flip), of_kind(Kind::Kill), self.refused_sessions);
+        let told = refused <= 2 * flips && flips <= refused + kills;
+        must(told, format!("sessions ended for what came over them: {refused}, where bytes were altered: {flips}"));
         must(self.delivered > 0, "nothing was delivered".to_owned());
         must(self.reconnects > 0, "nothing was connected again".to_owned());
         must(self.sabotage.is_none() || found.sabotaged, "the sabotage asked for was not done".to_owned());
@@ -183,8 +194,13 @@ impl Summary {
         let faults: Vec<String> = self.faults.iter().map(|(kind, count)| format!("{kind:?} {count}")).collect();
         let mut lines = vec![
             format!(
-                "chaos, {} nodes that were {} processes, {} faults in {:.1} s, seed {}",
-                self.nodes, self.processes, self.cuts, self.seconds, self.seed
+                "chaos over {}, {} nodes that were {} processes, {} faults in {:.1} s, seed {}",
+                if self.secure { "TLS" } else { "plain TCP" },
+                self.nodes,
+                self.processes,
+                self.cuts,
+                self.seconds,
+                self.seed
             ),
             line("faults", faults.join(", ")),
             line("accepted", self.accepted.to_string()),
@@ -230,11 +246,12 @@ mod tests {
 
     fn good() -> Findings {
         Findings {
-            faults: Kind::ALL.into_iter().map(|kind| (kind, Tally { count: 1, in_flight: 1 })).collect(),
+            faults: Kind::all(false).iter().map(|kind| (*kind, Tally { count: 1, in_flight: 1 })).collect(),
             settled: vec![Settled { accepted: 5, known: 5, recorded: 5, bytes: 9 }],
             lives: vec![1, 2],
             passed: Passed { reconnects: 9, ..Passed::default() },
             verdict: Verdict { accepted: 7, acked: 4, returned: 2, unknown: 1, delivered: 5, ..Verdict::default() },
+            refused_sessions: 0,
             sabotaged: false,
             seconds: 2.0,
         }
@@ -243,7 +260,7 @@ mod tests {
     #[test]
     fn a_good_run_is_ok_and_each_single_defect_makes_it_not_ok() {
         assert_eq!(Summary::new(&options(), &good()).reasons, Vec::<String>::new());
-        let defects: [fn(&mut Findings); 18] = [
+        let defects: [fn(&mut Findings); 19] = [
             |found| found.verdict.lost = 1,
             |found| found.verdict.duplicated = 1,
             |found| found.verdict.reordered = 1,
@@ -261,6 +278,7 @@ mod tests {
             |found| found.settled[0].known = 4,
             |found| found.settled[0].recorded = 4,
             |found| found.passed.reconnects = 0,
+            |found| found.refused_sessions = 1,
             |found| found.faults.entry(Kind::Kill).or_default().in_flight = 0,
         ];
         for (number, defect) in defects.into_iter().enumerate() {
@@ -271,6 +289,15 @@ mod tests {
         }
         let undone = Options { sabotage: Some(Sabotage::Swap), ..options() };
         assert_eq!(Summary::new(&undone, &good()).reasons, ["the sabotage asked for was not done"]);
+        let secure = Options { secure: true, cuts: 13, ..Options::default() };
+        let mut found = good();
+        let reasons = Summary::new(&secure, &found).reasons;
+        assert_eq!(reasons, ["10 of 13 faults happened", "no Flip happened"]);
+        found.faults.insert(Kind::Flip, Tally { count: 3, in_flight: 3 });
+        for (refused, ok) in [(1, false), (2, true), (6, true), (7, false)] {
+            found.refused_sessions = refused;
+            assert_eq!(Summary::new(&secure, &found).ok, ok, "one kill, three altered bytes, {refused} refused");
+        }
         let mut found = good();
         found.faults.remove(&Kind::Freeze);
         assert_eq!(Summary::new(&options(), &found).reasons, ["9 of 10 faults happened", "no Freeze happened"]);

@@ -1,33 +1,26 @@
-//! Sealing and opening: TLS between plain bytes and records, on memory alone.
+//! What is sealed and not written, read and not opened: the buffers between two halves of a connection and its records.
 //!
-//! Owns: the state of one TLS connection, shared by its two directions, and what is sealed and not written, read and
-//! not opened. Threads: whoever writes seals, whoever reads opens; the acceptor does both before there are two.
-//! Locks: the connection's, a leaf, for cipher work on at most 64 KiB. Blocks on: nothing but that; sockets are given in
-//! as functions, called without it.
+//! Owns: the sealed bytes of one direction each. Threads: whoever writes seals, whoever reads opens; the acceptor does
+//! both before there are two. Locks: none here. Blocks on: nothing; sockets are given in as functions.
 //! Upholds: what was sealed is written in order and whole; keys change before their use is up; a stream ends by
 //! close_notify or was cut.
 //!
-//! [`SealHalf`] and [`OpenHalf`] are the seam: a TLS library whose connections split goes in behind them and takes the
-//! lock away.
+//! [`SealHalf`] and [`OpenHalf`] are the seam to what seals and opens: the two share no lock that is held over a record.
 
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::sync::Arc;
+use std::io::{self, ErrorKind, IoSlice};
+use std::ops::Range;
 
-use rustls::Connection;
-
-use super::words;
-use crate::sync::Mutex;
 use crate::transport::Fault;
 
-/// The most bytes that are sealed or opened under one lock.
-const LOCKED: usize = 64 * 1024;
-/// Sealed bytes that are gathered for one write: each call of the system wakes the other side's reader. Of 64 to 512 KiB
-/// a write, this was fastest (64 KiB messages: 2.3 GB/s, against 1.9 with half of it or less).
-const BATCH: usize = 512 * 1024;
+/// The most bytes that are sealed at a time: keys change between two of these.
+const STEP: usize = 64 * 1024;
+/// Sealed bytes that are gathered for one write: each call of the system wakes the other side's reader. 512 KiB was no
+/// faster; half a MiB of it leaves the processor's cache before it is written.
+const BATCH: usize = 256 * 1024;
 /// The longest plain text of a record.
-const RECORD: usize = 16 * 1024;
+pub(super) const RECORD: usize = 16 * 1024;
 /// What a record adds to it: header, kind, tag.
-const RECORD_EXTRA: usize = 5 + 1 + 16;
+pub(super) const RECORD_EXTRA: usize = 5 + 1 + 16;
 /// Slices looked at in one go.
 const SLICES: usize = 32;
 /// Buffers of idle peers are this small.
@@ -53,14 +46,14 @@ impl Default for Rekey {
 
 /// Seals bytes for the other side.
 pub(super) trait SealHalf: Send {
-    /// Seals some of the bytes, at least one and at most [`LOCKED`], behind what the connection has to say itself.
+    /// Seals all of these bytes, behind what the connection has to say itself; how many that were.
     fn seal(&mut self, from: &[IoSlice<'_>], into: &mut Vec<u8>) -> io::Result<usize>;
 
     /// What the connection has to say itself: answers to new keys, alerts.
     fn owed(&mut self, into: &mut Vec<u8>);
 
     /// New keys for what is sealed from here on; the other side is asked for the same.
-    fn rekey(&mut self) -> io::Result<()>;
+    fn rekey(&mut self, into: &mut Vec<u8>) -> io::Result<()>;
 
     /// The end of the stream.
     fn close(&mut self, into: &mut Vec<u8>);
@@ -68,125 +61,24 @@ pub(super) trait SealHalf: Send {
 
 /// Opens bytes of the other side.
 pub(super) trait OpenHalf: Send {
-    /// Opens some of `sealed`, at most [`LOCKED`], and moves its start; whole records are not needed.
-    fn open(&mut self, sealed: &mut &[u8], into: &mut [u8]) -> io::Result<Opened>;
+    /// Opens the record that `raw` begins with, where it lies; none while it is not whole.
+    ///
+    /// # Errors
+    /// [`Fault::Rejected`] for what is none, [`Fault::Refused`] for the other side's alert; nothing may follow either.
+    fn open(&mut self, raw: &mut [u8]) -> io::Result<Option<Opened>>;
 }
 
-/// What came of opening.
+/// What came of opening a record.
 #[derive(Debug, Default)]
 pub(super) struct Opened {
-    /// Plain bytes.
-    pub(super) given: usize,
-    /// There may be more that is opened and did not fit.
-    pub(super) more: bool,
+    /// The record's length.
+    pub(super) used: usize,
+    /// Where in it the plain bytes are.
+    pub(super) plain: Range<usize>,
     /// The other side has ended the stream.
     pub(super) ended: bool,
     /// The connection has something to say itself.
     pub(super) owes: bool,
-}
-
-/// One connection for both directions, taking turns.
-#[derive(Clone)]
-pub(super) struct Locked(Arc<Mutex<State>>);
-
-struct State {
-    tls: Connection,
-    /// We have ended our stream: nothing may follow.
-    closed: bool,
-    /// What broke it, told when everything before it was given out.
-    broken: Option<Fault>,
-}
-
-impl Locked {
-    /// A connection whose handshake is over.
-    pub(super) fn new(mut tls: Connection) -> Self {
-        // Bounded by what is sealed at a time.
-        tls.set_buffer_limit(None);
-        Self(Arc::new(Mutex::new(State { tls, closed: false, broken: None })))
-    }
-}
-
-/// Takes what a connection has to say.
-pub(super) fn take_output(tls: &mut Connection, into: &mut Vec<u8>) {
-    while tls.wants_write() {
-        // Memory takes everything.
-        if !matches!(tls.write_tls(into), Ok(1..)) {
-            return;
-        }
-    }
-}
-
-impl SealHalf for Locked {
-    fn seal(&mut self, from: &[IoSlice<'_>], into: &mut Vec<u8>) -> io::Result<usize> {
-        let mut state = self.0.lock();
-        let sealed = state.tls.writer().write_vectored(from)?;
-        take_output(&mut state.tls, into);
-        Ok(sealed)
-    }
-
-    fn owed(&mut self, into: &mut Vec<u8>) {
-        take_output(&mut self.0.lock().tls, into);
-    }
-
-    fn rekey(&mut self) -> io::Result<()> {
-        self.0.lock().tls.refresh_traffic_keys().map_err(io::Error::other)
-    }
-
-    fn close(&mut self, into: &mut Vec<u8>) {
-        let mut state = self.0.lock();
-        if !std::mem::replace(&mut state.closed, true) {
-            state.tls.send_close_notify();
-        }
-        take_output(&mut state.tls, into);
-    }
-}
-
-impl OpenHalf for Locked {
-    fn open(&mut self, sealed: &mut &[u8], into: &mut [u8]) -> io::Result<Opened> {
-        let mut state = self.0.lock();
-        let State { tls, closed, broken } = &mut *state;
-        let mut opened = Opened::default();
-        let begin = sealed.len();
-        loop {
-            match tls.reader().read(&mut into[opened.given..]) {
-                Ok(0) => {
-                    opened.ended = true;
-                    break;
-                }
-                Ok(count) => {
-                    opened.given += count;
-                    if opened.given == into.len() {
-                        opened.more = true;
-                        break;
-                    }
-                    // Whether that was all, and whether it was the last.
-                    continue;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-            if let Some(fault) = broken.as_ref() {
-                if opened.given == 0 {
-                    return Err(fault.clone().into());
-                }
-                opened.more = true;
-                break;
-            }
-            if sealed.is_empty() || begin - sealed.len() >= LOCKED {
-                break;
-            }
-            tls.read_tls(sealed)?;
-            match tls.process_new_packets() {
-                // An answer to new keys waits for the next bytes to be sealed; of none, too. One at a time: a writer that
-                // is held up would find many of them, and the other side takes no more than a few in a row.
-                Ok(_) if !*closed && !tls.wants_write() => drop(tls.writer().write(&[])),
-                Ok(_) => {}
-                Err(error) => *broken = Some(words::fault(&error)),
-            }
-        }
-        opened.owes = tls.wants_write();
-        Ok(opened)
-    }
 }
 
 /// The sending direction: what is sealed and not written yet.
@@ -259,12 +151,14 @@ impl Sealer {
                 return Err(ErrorKind::BrokenPipe.into());
             }
             self.out.reserve(bytes + (bytes.div_ceil(RECORD) + 1) * RECORD_EXTRA);
+            self.rekey_if_due()?;
             let took = self.half.seal(&slices[..count], &mut self.out)?;
             if took == 0 {
                 return Err(ErrorKind::WriteZero.into());
             }
             sealed += took;
-            self.count(took)?;
+            self.records += took.div_ceil(RECORD) as u64;
+            self.bytes += took as u64;
         }
         self.drain(send)?;
         self.shrink_if_idle(sealed);
@@ -277,14 +171,13 @@ impl Sealer {
         self.half.close(&mut self.out);
     }
 
-    fn count(&mut self, bytes: usize) -> io::Result<()> {
-        self.records += bytes.div_ceil(RECORD) as u64;
-        self.bytes += bytes as u64;
+    /// New keys, once there is something to seal by them.
+    fn rekey_if_due(&mut self) -> io::Result<()> {
         if self.records < self.rekey.records && self.bytes < self.rekey.bytes {
             return Ok(());
         }
         (self.records, self.bytes) = (0, 0);
-        self.half.rekey()
+        self.half.rekey(&mut self.out)
     }
 
     fn shrink_if_idle(&mut self, sealed: usize) {
@@ -295,7 +188,7 @@ impl Sealer {
     }
 }
 
-/// The bytes of `from` behind the first `skip`, as slices, at most [`LOCKED`] of them; how many slices and bytes.
+/// The bytes of `from` behind the first `skip`, as slices, at most [`STEP`] of them; how many slices and bytes.
 fn window<'a>(from: &'a [IoSlice<'_>], mut skip: usize, slices: &mut [IoSlice<'a>; SLICES]) -> (usize, usize) {
     let (mut count, mut bytes) = (0, 0);
     for slice in from {
@@ -303,10 +196,10 @@ fn window<'a>(from: &'a [IoSlice<'_>], mut skip: usize, slices: &mut [IoSlice<'a
             skip -= slice.len();
             continue;
         }
-        if count == SLICES || bytes == LOCKED {
+        if count == SLICES || bytes == STEP {
             break;
         }
-        let end = slice.len().min(skip + LOCKED - bytes);
+        let end = slice.len().min(skip + STEP - bytes);
         slices[count] = IoSlice::new(&slice[skip..end]);
         bytes += end - skip;
         count += 1;
@@ -315,15 +208,17 @@ fn window<'a>(from: &'a [IoSlice<'_>], mut skip: usize, slices: &mut [IoSlice<'a
     (count, bytes)
 }
 
-/// The receiving direction: what is read and not opened yet.
+/// The receiving direction: what is read and not given out yet.
 pub(super) struct Opener {
     half: Box<dyn OpenHalf>,
     raw: Vec<u8>,
-    start: usize,
-    end: usize,
-    /// There may be opened bytes that did not fit.
-    more: bool,
+    /// Opened bytes of `raw` that are not given out.
+    plain: Range<usize>,
+    /// Bytes of `raw` that are read and not opened.
+    sealed: Range<usize>,
     ended: bool,
+    /// What broke the connection, told when everything before it is given out, and from then on.
+    broken: Option<Fault>,
     owes: bool,
     small_turns: u8,
 }
@@ -331,8 +226,8 @@ pub(super) struct Opener {
 impl Opener {
     /// `raw` is what was read already.
     pub(super) fn new(half: Box<dyn OpenHalf>, raw: Vec<u8>) -> Self {
-        let end = raw.len();
-        Self { half, raw, start: 0, end, more: true, ended: false, owes: false, small_turns: 0 }
+        let sealed = 0..raw.len();
+        Self { half, raw, plain: 0..0, sealed, ended: false, broken: None, owes: false, small_turns: 0 }
     }
 
     /// Whether the connection has had something to say since this was last asked.
@@ -350,55 +245,72 @@ impl Opener {
         source: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
     ) -> io::Result<usize> {
         let mut given = 0;
-        while !self.ended {
-            while self.more || self.start < self.end {
-                let mut sealed = &self.raw[self.start..self.end];
-                let opened = match self.half.open(&mut sealed, &mut into[given..]) {
-                    Ok(opened) => opened,
-                    Err(_) if given > 0 => {
-                        // It will say so again.
-                        self.more = true;
-                        return Ok(given);
-                    }
-                    Err(error) => return Err(error),
-                };
-                self.start = self.end - sealed.len();
-                self.more = opened.more;
-                self.owes |= opened.owes;
-                given += opened.given;
-                if opened.ended {
-                    self.ended = true;
-                    return Ok(given);
-                }
-                if given == into.len() {
-                    return Ok(given);
-                }
+        loop {
+            let count = self.plain.len().min(into.len() - given);
+            into[given..given + count].copy_from_slice(&self.raw[self.plain.start..self.plain.start + count]);
+            self.plain.start += count;
+            given += count;
+            if given == into.len() || self.ended {
+                return Ok(given);
+            }
+            if self.open()? {
+                continue;
             }
             if given > 0 {
-                break;
+                return Ok(given);
             }
-            let read = source(self.space())?;
-            if read == 0 {
-                return Err(Fault::Truncated.into());
+            if let Some(fault) = &self.broken {
+                return Err(fault.clone().into());
             }
-            self.small_turns = if read < SMALL / 2 { self.small_turns.saturating_add(1) } else { 0 };
-            self.end = read;
+            self.fill(source)?;
         }
-        Ok(given)
     }
 
-    /// Room for the next read, when everything before it is opened.
-    fn space(&mut self) -> &mut [u8] {
-        let filled = self.end == self.raw.len();
+    /// Opens the next record; false where none is whole.
+    fn open(&mut self) -> io::Result<bool> {
+        if self.broken.is_some() {
+            return Ok(false);
+        }
+        match self.half.open(&mut self.raw[self.sealed.clone()]) {
+            Ok(Some(opened)) => {
+                let begin = self.sealed.start;
+                self.plain = begin + opened.plain.start..begin + opened.plain.end;
+                self.sealed.start += opened.used;
+                self.ended = opened.ended;
+                self.owes |= opened.owes;
+                Ok(true)
+            }
+            Ok(None) => Ok(false),
+            Err(error) => {
+                self.broken = Some(Fault::of(&error).ok_or(ErrorKind::InvalidData)?.clone());
+                Ok(false)
+            }
+        }
+    }
+
+    /// Reads more behind the begin of a record.
+    fn fill(&mut self, source: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<()> {
+        let begun = self.sealed.len();
+        self.raw.copy_within(self.sealed.clone(), 0);
+        (self.plain, self.sealed) = (0..0, 0..begun);
         if self.raw.len() < SMALL {
             self.raw.resize(SMALL, 0);
-        } else if filled && self.raw.len() < LARGE {
-            let grown = (self.raw.len() * 4).min(LARGE);
-            self.raw.resize(grown, 0);
-        } else if self.small_turns >= SMALL_TURNS && self.raw.len() > SMALL {
+        } else if begun == self.raw.len() {
+            // A record that does not fit: grown as its bytes come, whatever length it names.
+            self.raw.resize(begun * 4, 0);
+        } else if self.small_turns >= SMALL_TURNS && self.raw.len() > SMALL && begun == 0 {
             self.raw = vec![0; SMALL];
         }
-        (self.start, self.end) = (0, 0);
-        &mut self.raw
+        let read = source(&mut self.raw[begun..])?;
+        if read == 0 {
+            return Err(Fault::Truncated.into());
+        }
+        self.sealed.end += read;
+        self.small_turns = if read < SMALL / 2 { self.small_turns.saturating_add(1) } else { 0 };
+        if self.sealed.end == self.raw.len() && self.raw.len() < LARGE {
+            let grown = (self.raw.len() * 4).min(LARGE);
+            self.raw.resize(grown, 0);
+        }
+        Ok(())
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Owns: the halves of the transport below. Threads: the reader, whoever holds the write token, whoever closes.
 //! Locks: the sealer's, which is held while the socket is written, as the write token is; the reader only ever tries it.
-//! Blocks on: the socket below, never under the connection's own lock.
-//! Upholds: the reader never waits for the writer, nor the writer for the reader, beyond cipher work on 64 KiB; a half
+//! Blocks on: the socket below, never under the lock of the secrets.
+//! Upholds: the reader never waits for the writer, nor the writer for the reader, beyond making new keys; a half
 //! that is dropped says that its stream is at its end, as far as that goes without waiting.
 
 use std::fmt;

@@ -2,7 +2,7 @@
 //!
 //! Owns: what both sides of every connection are judged by, replaced as a whole. Threads: `acceptor` until a connection
 //! is established, `work-n` for the steps of its handshake, then the halves' own; any may replace the trust.
-//! Locks: the setup's, for a clone; a connection's, for cipher work on at most 64 KiB. No socket is read or written under
+//! Locks: the setup's, for a clone; a connection's secrets', for a key update. No socket is read or written under
 //! either. Blocks on: the halves on their socket.
 //! Upholds: TLS 1.3 and nothing older; no early data, no tickets, no resumption; both sides show an ed25519 key, whose
 //! name is their [`PeerId`]; a stream that is cut is an error and no end.
@@ -15,7 +15,8 @@
 //! | `verify` | the judge of what the other side shows |
 //! | `words` | what went wrong, as both sides say it |
 //! | `pending` | the handshake, driven without waiting |
-//! | `cipher` | seal and open, the seam for a connection that splits |
+//! | `records` | seal and open, each direction by its own keys |
+//! | `cipher` | what is sealed and not written, read and not opened |
 //! | `halves` | the blocking halves |
 
 mod cipher;
@@ -23,6 +24,7 @@ mod credential;
 mod halves;
 mod pending;
 mod provider;
+mod records;
 mod setup;
 mod verify;
 mod words;

@@ -8,13 +8,17 @@
 use std::io::{self, ErrorKind, IoSlice};
 use std::mem;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use mio::event::Source;
-use rustls::server::Acceptor;
-use rustls::{Connection, ServerConnection};
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::server::{Acceptor, ServerConfig, ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
+use rustls::{AlertDescription, CommonState, Error};
 
-use super::cipher::{Locked, Opener, Rekey, Sealer, take_output};
+use super::cipher::{Opener, Rekey, Sealer};
+use super::records::{self, Opening, Sealing, Secrets};
 use super::setup::Setup;
 use super::verify::Shown;
 use super::{halves, words};
@@ -68,8 +72,33 @@ struct Opened {
 /// A handshake between two steps.
 enum Machine {
     Dial(Option<PeerId>),
-    Accept(Box<Acceptor>),
-    Run(Box<Connection>),
+    /// What was read of the dialler's hello.
+    Accept(Vec<u8>),
+    Run(Box<Run>),
+}
+
+/// A handshake under way.
+struct Run {
+    tls: Side,
+    /// Whole records that rustls wants to see again with what follows: the begin of a message.
+    heard: Vec<u8>,
+}
+
+/// rustls without buffers: it makes the handshake and the keys, and what is sealed by them is ours to seal.
+enum Side {
+    Dialled(UnbufferedClientConnection),
+    Accepted(UnbufferedServerConnection),
+}
+
+impl Deref for Side {
+    type Target = CommonState;
+
+    fn deref(&self) -> &CommonState {
+        match self {
+            Self::Dialled(tls) => tls,
+            Self::Accepted(tls) => tls,
+        }
+    }
 }
 
 /// What a step came to: what to say now, what was not processed, and how it goes on.
@@ -81,63 +110,148 @@ struct Stepped {
 
 impl Machine {
     /// One step, with whole records of the other side.
-    fn step(self, setup: &Setup, heard: &[u8]) -> Stepped {
+    fn step(self, setup: &Setup, heard: Vec<u8>) -> Stepped {
         let (mut out, mut rest) = (Vec::new(), heard);
         let next = self.run(setup, &mut rest, &mut out);
-        Stepped { out, rest: rest.to_vec(), next }
+        Stepped { out, rest, next }
     }
 
-    fn run(self, setup: &Setup, rest: &mut &[u8], out: &mut Vec<u8>) -> Result<Self, Fault> {
-        let mut tls = match self {
-            Self::Dial(expected) => {
-                let mut tls = Connection::Client(setup.dial(expected).map_err(|error| words::fault(&error))?);
-                take_output(&mut tls, out);
-                return Ok(Self::Run(Box::new(tls)));
+    fn run(self, setup: &Setup, rest: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<Self, Fault> {
+        let tls = match self {
+            Self::Run(mut run) => {
+                run.feed(rest, out)?;
+                return Ok(Self::Run(run));
             }
-            Self::Accept(mut acceptor) => loop {
-                acceptor.read_tls(rest).map_err(broken)?;
-                match accept(&mut acceptor, setup, out)? {
-                    Some(tls) => break Box::new(Connection::Server(tls)),
-                    None if rest.is_empty() => return Ok(Self::Accept(acceptor)),
-                    None => {}
-                }
-            },
-            Self::Run(tls) => tls,
+            Self::Dial(expected) => setup.dial(expected).map(Side::Dialled),
+            Self::Accept(before) => {
+                drop(rest.splice(0..0, before));
+                let Some(config) = answer(rest, setup, out)? else { return Ok(Self::Accept(mem::take(rest))) };
+                UnbufferedServerConnection::new(config).map(Side::Accepted)
+            }
         };
+        let mut run = Box::new(Run { tls: tls.map_err(|error| words::fault(&error))?, heard: Vec::new() });
+        run.feed(rest, out)?;
+        Ok(Self::Run(run))
+    }
+}
+
+impl Run {
+    /// Takes records, until the handshake is over: what follows it is the stream's.
+    fn feed(&mut self, rest: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), Fault> {
         loop {
-            let processed = tls.process_new_packets();
-            take_output(&mut tls, out);
-            processed.map_err(|error| words::fault(&error))?;
-            // What follows the handshake is the stream's.
-            if rest.is_empty() || !tls.is_handshaking() {
-                return Ok(Self::Run(tls));
+            match &mut self.tls {
+                Side::Dialled(tls) => process(tls, &mut self.heard, out)?,
+                Side::Accepted(tls) => process(tls, &mut self.heard, out)?,
             }
-            tls.read_tls(rest).map_err(broken)?;
+            if !self.tls.is_handshaking() {
+                return if self.heard.is_empty() { Ok(()) } else { Err(broken("more than a handshake")) };
+            }
+            let Some(&[_, _, _, high, low]) = rest.first_chunk::<HEADER>() else { return Ok(()) };
+            let length = HEADER + usize::from(u16::from_be_bytes([high, low]));
+            self.heard.extend(rest.drain(..length.min(rest.len())));
+        }
+    }
+
+    /// The keys, once the handshake is over.
+    fn split(self) -> Result<(Sealing, Opening), Error> {
+        let (extracted, secrets) = match self.tls {
+            Side::Dialled(tls) => {
+                let (extracted, secrets) = tls.dangerous_into_kernel_connection()?;
+                (extracted, Secrets::Dialled(secrets))
+            }
+            Side::Accepted(tls) => {
+                let (extracted, secrets) = tls.dangerous_into_kernel_connection()?;
+                (extracted, Secrets::Accepted(secrets))
+            }
+        };
+        records::split(&extracted, secrets)
+    }
+}
+
+/// The verb that both sides of rustls have, each for itself.
+trait Handshaking {
+    type Data;
+    fn hear<'c, 'i>(&'c mut self, heard: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+}
+
+impl Handshaking for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+    fn hear<'c, 'i>(&'c mut self, heard: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(heard)
+    }
+}
+
+impl Handshaking for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+    fn hear<'c, 'i>(&'c mut self, heard: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(heard)
+    }
+}
+
+/// Has rustls see what was heard, and takes what it says to it.
+fn process(tls: &mut impl Handshaking, heard: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let mut failed = None;
+    loop {
+        let UnbufferedStatus { discard, state, .. } = tls.hear(heard);
+        let more = match state {
+            Ok(ConnectionState::EncodeTlsData(mut said)) => {
+                encode(&mut said, out);
+                true
+            }
+            Ok(ConnectionState::TransmitTlsData(said)) => {
+                said.done();
+                true
+            }
+            Ok(ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_)) => false,
+            // Its end, or data before it is proven who sends them.
+            Ok(_) => return Err(words::fault(&Error::AlertReceived(AlertDescription::CloseNotify))),
+            // Once more: the alert that says so comes first then.
+            Err(error) if failed.is_none() => {
+                failed = Some(error);
+                true
+            }
+            Err(_) => false,
+        };
+        drop(heard.drain(..discard));
+        if more {
+            continue;
+        }
+        return failed.map_or(Ok(()), |error| Err(words::fault(&error)));
+    }
+}
+
+/// Takes one record that rustls says.
+fn encode<Data>(said: &mut EncodeTlsData<'_, Data>, out: &mut Vec<u8>) {
+    let begin = out.len();
+    // It says how long the record is when there is no room for it.
+    if let Err(EncodeError::InsufficientSize(needs)) = said.encode(&mut []) {
+        out.resize(begin + needs.required_size, 0);
+        let written = said.encode(&mut out[begin..]).unwrap_or(0);
+        out.truncate(begin + written);
+    }
+}
+
+/// What the dialler's hello is answered by, when it is whole.
+fn answer(heard: &[u8], setup: &Setup, out: &mut Vec<u8>) -> Result<Option<Arc<ServerConfig>>, Fault> {
+    let (mut acceptor, mut rest) = (Acceptor::default(), heard);
+    loop {
+        acceptor.read_tls(&mut rest).map_err(|error| broken(error.to_string()))?;
+        match acceptor.accept() {
+            Ok(Some(accepted)) => return Ok(Some(setup.answer(&accepted.client_hello()))),
+            Ok(None) if rest.is_empty() => return Ok(None),
+            Ok(None) => {}
+            Err((error, mut alert)) => {
+                // Memory takes everything.
+                let _ = alert.write_all(out);
+                return Err(words::fault(&error));
+            }
         }
     }
 }
 
-/// Looks at the dialler's hello, when it is whole.
-fn accept(acceptor: &mut Acceptor, setup: &Setup, out: &mut Vec<u8>) -> Result<Option<ServerConnection>, Fault> {
-    let accepted = match acceptor.accept() {
-        Ok(Some(accepted)) => accepted,
-        Ok(None) => return Ok(None),
-        Err((error, mut alert)) => {
-            // Memory takes everything.
-            let _ = alert.write_all(out);
-            return Err(words::fault(&error));
-        }
-    };
-    let config = setup.answer(&accepted.client_hello());
-    accepted.into_connection(config).map(Some).map_err(|(error, mut alert)| {
-        let _ = alert.write_all(out);
-        words::fault(&error)
-    })
-}
-
-/// A buffer of rustls takes no more: the other side sends what no handshake is.
-fn broken(error: io::Error) -> Fault {
-    Fault::Rejected(CloseReason::ProtocolError, error.to_string())
+/// The other side sends what no handshake is.
+fn broken(text: impl Into<String>) -> Fault {
+    Fault::Rejected(CloseReason::ProtocolError, text.into())
 }
 
 impl TlsPending {
@@ -148,7 +262,7 @@ impl TlsPending {
 
     /// One that was accepted.
     pub(super) fn accept(inner: Box<dyn PendingConnection>, setup: Arc<Setup>, rekey: Rekey) -> Self {
-        Self::new(inner, setup, rekey, SessionKind::Inbound, Machine::Accept(Box::default()))
+        Self::new(inner, setup, rekey, SessionKind::Inbound, Machine::Accept(Vec::new()))
     }
 
     fn new(
@@ -188,7 +302,7 @@ impl TlsPending {
                 self.heard += count;
                 match self.heard <= MOST {
                     true => Ok(true),
-                    false => Err(broken(io::Error::other("a handshake without end")).into()),
+                    false => Err(broken("a handshake without end").into()),
                 }
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
@@ -197,7 +311,8 @@ impl TlsPending {
     }
 
     /// The handshake is over: who is there?
-    fn open(&mut self, tls: Connection) -> Result<(), Fault> {
+    fn open(&mut self, run: Run) -> Result<(), Fault> {
+        let tls = &run.tls;
         if tls.alpn_protocol().is_none() {
             let text = "the other side names no protocol".to_owned();
             return Err(Fault::Rejected(CloseReason::WrongProtocol, text));
@@ -210,9 +325,9 @@ impl TlsPending {
         let peer = Shown { bare, own, rest }.peer().map_err(|error| words::fault(&error))?;
         let chain = if bare { Vec::new() } else { [own].into_iter().chain(rest).map(|der| der.to_vec()).collect() };
         let proof = Arc::new(Proof { peer, kind: self.kind, chain, judged_by: Some(self.setup.number) });
-        let locked = Locked::new(tls);
-        let sealer = Sealer::new(Box::new(locked.clone()), self.rekey, mem::take(&mut self.out));
-        let opener = Opener::new(Box::new(locked), mem::take(&mut self.raw));
+        let (sealing, opening) = run.split().map_err(|error| words::fault(&error))?;
+        let sealer = Sealer::new(Box::new(sealing), self.rekey, mem::take(&mut self.out));
+        let opener = Opener::new(Box::new(opening), mem::take(&mut self.raw));
         self.stage = Stage::Open(Box::new(Opened { sealer, opener, proof }));
         Ok(())
     }
@@ -268,7 +383,7 @@ impl PendingConnection for TlsPending {
         self.flush_handshake()?;
         loop {
             match mem::replace(&mut self.stage, Stage::Over) {
-                Stage::Handshake(Machine::Run(tls)) if !tls.is_handshaking() => self.open(*tls)?,
+                Stage::Handshake(Machine::Run(run)) if !run.tls.is_handshaking() => self.open(*run)?,
                 Stage::Handshake(machine) => {
                     let heard = self.worth();
                     if heard == 0 && !matches!(machine, Machine::Dial(_)) {
@@ -282,7 +397,7 @@ impl PendingConnection for TlsPending {
                     let rest = self.raw.split_off(heard);
                     let heard = mem::replace(&mut self.raw, rest);
                     let setup = self.setup.clone();
-                    return Ok(Security::Work(Work::new(move || machine.step(&setup, &heard))));
+                    return Ok(Security::Work(Work::new(move || machine.step(&setup, heard))));
                 }
                 Stage::Failed(fault) => return Err(fault.into()),
                 Stage::Open(open) => {

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use rustls::client::{ClientConnection, Resumption};
+use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer};
 use rustls::server::{CertificateType, ClientHello, NoServerSessionStorage, ServerConfig};
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
@@ -56,6 +56,8 @@ impl Setup {
         client.alpn_protocols.clone_from(&protocols);
         client.resumption = Resumption::disabled();
         client.enable_sni = false;
+        // The halves of a connection seal and open by themselves.
+        client.enable_secret_extraction = true;
 
         let server = |shows: &Arc<Showing>, bare: bool| {
             let verifier = Arc::new(OfDiallers { judge: judge.clone(), bare });
@@ -68,6 +70,7 @@ impl Setup {
             server.session_storage = Arc::new(NoServerSessionStorage {});
             server.send_tls13_tickets = 0;
             server.max_early_data_size = 0;
+            server.enable_secret_extraction = true;
             Ok(Arc::new(server))
         };
         let certified = certified.unwrap_or_else(|| bare.clone());
@@ -81,7 +84,7 @@ impl Setup {
     }
 
     /// The side that dials; its hello is ready to be written.
-    pub(super) fn dial(&self, expected: Option<PeerId>) -> Result<ClientConnection, Error> {
+    pub(super) fn dial(&self, expected: Option<PeerId>) -> Result<UnbufferedClientConnection, Error> {
         let trust = &self.judge.trust;
         // Only a certificate can be vouched for. Whoever need not be is asked for its key, which every node can show.
         let listed = trust.is_open() || expected.is_some_and(|peer| peer == self.me || trust.lists(peer));
@@ -90,7 +93,7 @@ impl Setup {
         config.dangerous().set_certificate_verifier(Arc::new(OfServers { judge: self.judge.clone(), expected, bare }));
         // It is not sent, and nobody looks at it: peers are named by their keys.
         let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
-        ClientConnection::new(Arc::new(config), name)
+        UnbufferedClientConnection::new(Arc::new(config), name)
     }
 
     /// What the side that is dialled answers this hello with.

@@ -2,7 +2,7 @@
 //!
 //! Owns: both sockets and what was read and not yet written. Threads: the proxy's. Locks: none. Blocks on: nothing.
 //! Upholds: bytes pass unchanged and in order up to the byte that a fault is put at; that byte is held when the fault
-//! happens.
+//! happens, and is the only one ever altered.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -52,16 +52,17 @@ pub enum Next {
 pub struct InFlight {
     /// Bytes the proxy had read and not written.
     pub held: u64,
-    /// Numbered frames that it had seen, and no acknowledgement for.
+    /// Numbered frames that it had seen, and no acknowledgement for; under TLS records of messages, and none back.
     pub frames: u64,
 }
 
 impl Connection {
-    /// Dials the target, and registers both sockets under this token.
+    /// Dials the target, and registers both sockets under this token. `secure`: they will speak TLS.
     pub fn open(
         link: usize,
         mut dialler: TcpStream,
         target: SocketAddr,
+        secure: bool,
         registry: &Registry,
         token: Token,
     ) -> io::Result<Self> {
@@ -70,7 +71,7 @@ impl Connection {
         let both = Interest::READABLE | Interest::WRITABLE;
         registry.register(&mut dialler, token, both)?;
         registry.register(&mut target, token, both)?;
-        let (up, down) = (Flow::new(), Flow::new());
+        let (up, down) = (Flow::new(secure, Way::Up), Flow::new(secure, Way::Down));
         Ok(Self { link, spent: false, dialler, target, up, down, open: false, stalled: false, told_attached: false })
     }
 
@@ -111,6 +112,19 @@ impl Connection {
         flow.deaf = true;
         (flow.start, flow.end) = (0, 0);
         to.shutdown(Shutdown::Write)
+    }
+
+    /// Alters the byte that is held, in this direction, and lets it pass.
+    pub fn flip(&mut self, way: Way) {
+        let flow = match way {
+            Way::Up => &mut self.up,
+            Way::Down => &mut self.down,
+        };
+        // It is the first one that is held: all before it are written.
+        if let Some(byte) = flow.buffer[flow.start..flow.end].first_mut() {
+            *byte ^= 1;
+        }
+        flow.scanner.go_on();
     }
 
     /// Makes both sockets end with a reset instead of an end of stream.
@@ -185,9 +199,9 @@ struct Flow {
 }
 
 impl Flow {
-    fn new() -> Self {
+    fn new(secure: bool, way: Way) -> Self {
         let buffer = vec![0; HELD].into_boxed_slice();
-        Self { buffer, start: 0, end: 0, before: 0, scanner: Scanner::default(), deaf: false, over: false }
+        Self { buffer, start: 0, end: 0, before: 0, scanner: Scanner::new(secure, way), deaf: false, over: false }
     }
 
     fn held(&self) -> usize {

@@ -3,11 +3,15 @@
 //! Owns: a door for each link, and the connections. Threads: one, in a process of its own, and one that reads orders.
 //! Locks: none. Blocks on: `poll`.
 //! Upholds: a link has one fault at a time, and left alone it forwards; a fault that found no place on a connection that
-//! ended is looked for on the next one; each is told when it happened, with what was under way.
+//! ended is looked for on the next one; each is told when it happened, with what was under way. An altered byte has
+//! happened when the connection has ended of it, which is not the proxy's doing.
 
 mod connection;
 mod door;
+mod frames;
+mod records;
 mod scanner;
+mod wish;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -29,14 +33,18 @@ use door::Door;
 
 const ORDERS: Token = Token(0);
 const FIRST_DOOR: usize = 1;
+/// How long a session may take to end of an altered byte; its receiver may be frozen meanwhile.
+const NOTICED: Duration = Duration::from_secs(15);
 
 /// The proxy's process.
 ///
 /// # Errors
 /// The system refused something, or the parent asked for what is not the proxy's to do.
 pub fn run(line: Line) -> Result<(), Failure> {
-    let Some(Order::Forward { links }) = line.receive(None)? else { return Err(Failure::new("how many links?")) };
-    let proxy = Proxy::new(links, report::json).context("starting the proxy")?;
+    let Some(Order::Forward { links, secure }) = line.receive(None)? else {
+        return Err(Failure::new("how many links?"));
+    };
+    let proxy = Proxy::new(links, secure, report::json).context("starting the proxy")?;
     report::json(&Answer::Forwarding(proxy.links.iter().map(|link| link.door.addr()).collect()))?;
     let waker = Arc::clone(&proxy.waker);
     let (tx, orders) = unbounded();
@@ -57,6 +65,8 @@ pub fn run(line: Line) -> Result<(), Failure> {
 type Tell = dyn Fn(&Answer) -> Result<(), Failure> + Send;
 
 struct Proxy {
+    /// What passes is TLS.
+    secure: bool,
     poll: Poll,
     waker: Arc<Waker>,
     links: Vec<Link>,
@@ -89,6 +99,8 @@ enum Phase {
     Armed(LinkFault),
     /// The connection of this token is stalled, until it is reset.
     Stalled(Instant, usize),
+    /// A byte was altered on the connection of this token, which is to end by then; what was under way.
+    Flipped(Instant, usize, InFlight),
     /// The door is closed until then.
     Closed(Instant),
     /// There is none.
@@ -96,7 +108,11 @@ enum Phase {
 }
 
 impl Proxy {
-    fn new(links: usize, tell: impl Fn(&Answer) -> Result<(), Failure> + Send + 'static) -> io::Result<Self> {
+    fn new(
+        links: usize,
+        secure: bool,
+        tell: impl Fn(&Answer) -> Result<(), Failure> + Send + 'static,
+    ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), ORDERS)?);
         let mut all = Vec::new();
@@ -108,7 +124,7 @@ impl Proxy {
         let gaps = Histogram::new().map_err(|failure| io::Error::other(failure.to_string()))?;
         let next = FIRST_DOOR + links;
         let (connections, tell) = (BTreeMap::new(), Box::new(tell));
-        Ok(Self { poll, waker, links: all, connections, next, probe: None, gaps, attached: 0, tell })
+        Ok(Self { secure, poll, waker, links: all, connections, next, probe: None, gaps, attached: 0, tell })
     }
 
     /// Forwards and harms until told to finish.
@@ -173,7 +189,7 @@ impl Proxy {
         let times = self.links.iter().filter_map(|link| match link.phase {
             // One that has come waits for a connection.
             Phase::Rest(at) => Some(at).filter(|at| *at > now),
-            Phase::Stalled(at, _) | Phase::Closed(at) => Some(at),
+            Phase::Stalled(at, _) | Phase::Flipped(at, ..) | Phase::Closed(at) => Some(at),
             Phase::Armed(_) | Phase::Over => None,
         });
         let probe = self.probe.as_ref().map(|(_, until)| *until);
@@ -186,7 +202,7 @@ impl Proxy {
             let Some(target) = self.links[number].target else { continue };
             let token = self.next;
             self.next += 1;
-            match Connection::open(number, dialler, target, self.poll.registry(), Token(token)) {
+            match Connection::open(number, dialler, target, self.secure, self.poll.registry(), Token(token)) {
                 Ok(mut connection) => {
                     if let Phase::Armed(fault) = &self.links[number].phase
                         && fault.kind == Kind::CutHandshake
@@ -208,11 +224,17 @@ impl Proxy {
                 Ok(Next::Keep) => break,
                 Ok(Next::Attached) => self.attached(token),
                 Ok(Next::Due(way)) => self.harm(token, way)?,
-                Ok(Next::Over) => drop(self.remove(token)),
+                Ok(Next::Over) => {
+                    if let Some(connection) = self.remove(token) {
+                        self.ended(connection.link, token)?;
+                    }
+                }
                 Err(error) => {
                     log::debug!("a connection of the proxy broke: {error}");
                     if let Some(connection) = self.remove(token) {
+                        let link = connection.link;
                         connection.reset();
+                        self.ended(link, token)?;
                     }
                 }
             }
@@ -252,6 +274,17 @@ impl Proxy {
         Some(connection)
     }
 
+    /// A connection has ended by itself: of the byte that was altered on it, if one was.
+    fn ended(&mut self, number: usize, token: usize) -> Result<(), Failure> {
+        let link = &mut self.links[number];
+        let Phase::Flipped(_, flipped, InFlight { held, frames }) = link.phase else { return Ok(()) };
+        if flipped != token {
+            return Ok(());
+        }
+        link.rest();
+        (self.tell)(&Answer::Harmed { kind: Kind::Flip, held, frames })
+    }
+
     /// The byte is held that a fault is put at.
     fn harm(&mut self, token: usize, way: Way) -> Result<(), Failure> {
         let Some(connection) = self.connections.get_mut(&token) else { return Ok(()) };
@@ -270,6 +303,11 @@ impl Proxy {
             Kind::StallReset => {
                 connection.stall();
                 phase = Some(Phase::Stalled(now + fault.lasts, token));
+            }
+            Kind::Flip => {
+                connection.flip(way);
+                self.links[number].phase = Phase::Flipped(now + NOTICED, token, under_way);
+                return Ok(());
             }
             kind => {
                 if kind == Kind::Listener {
@@ -320,6 +358,9 @@ impl Proxy {
                 if let Some(connection) = self.remove(token) {
                     connection.reset();
                 }
+            }
+            Phase::Flipped(at, ..) if at <= now => {
+                return Err(Failure::new(format!("a session on link {number} lives on with an altered byte")));
             }
             Phase::Closed(at) if at <= now => {
                 link.is_back();

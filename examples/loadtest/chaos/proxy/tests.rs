@@ -1,4 +1,4 @@
-//! The proxy between two sockets that speak frames: what each fault looks like at both ends.
+//! The proxy between two sockets that speak frames, or records of TLS: what each fault looks like at both ends.
 
 #![expect(clippy::disallowed_methods, reason = "the streams of these tests have no read timeout shorter than the test")]
 
@@ -53,6 +53,19 @@ impl Path {
         (near, far)
     }
 
+    /// Connects, and lets both sides say as many records as before their first message.
+    fn connect_secure(&mut self) -> (TcpStream, TcpStream) {
+        let near = TcpStream::connect(self.door).unwrap();
+        let (far, _) = self.far.accept().unwrap();
+        for (mut from, mut to, records) in [(&near, &far, 4), (&far, &near, 3)] {
+            to.set_read_timeout(Some(LONG)).unwrap();
+            let bytes = record(100).repeat(records);
+            from.write_all(&bytes).unwrap();
+            to.read_exact(&mut vec![0; bytes.len()]).unwrap();
+        }
+        (near, far)
+    }
+
     /// The bytes of the next message in a direction.
     fn message(&mut self, way: Way) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -66,10 +79,23 @@ impl Path {
     }
 }
 
+/// What looks like a record of TLS with a sealed body of so many bytes.
+fn record(length: u16) -> Vec<u8> {
+    let [high, low] = length.to_be_bytes();
+    let mut bytes = vec![23, 3, 3, high, low];
+    bytes.resize(5 + usize::from(length), 6);
+    bytes
+}
+
 /// Runs `test` with a proxy; what that counted.
 fn with_proxy(test: impl FnOnce(&mut Path)) -> Passed {
+    with_proxy_of(false, test)
+}
+
+/// The same, of TLS or not.
+fn with_proxy_of(secure: bool, test: impl FnOnce(&mut Path)) -> Passed {
     let (said, told) = unbounded();
-    let proxy = Proxy::new(1, move |answer| {
+    let proxy = Proxy::new(1, secure, move |answer| {
         if let Answer::Harmed { kind, held, frames } = answer {
             said.send((*kind, *held, *frames)).unwrap();
         }
@@ -199,6 +225,56 @@ fn a_handshake_is_cut_on_the_connection_after_the_present_one() {
         assert!(read.len() <= 59, "{}", read.len());
         assert_eq!(path.told.recv_timeout(LONG).unwrap().0, Kind::CutHandshake);
         path.connect();
+    });
+}
+
+#[test]
+fn over_tls_a_cut_in_a_record_lets_a_part_of_it_pass_and_resets_both_sides() {
+    for (kind, passes) in [(Kind::CutHeader, 1..5), (Kind::CutBody, 1000..3005)] {
+        let passed = with_proxy_of(true, |path| {
+            let (mut near, mut far) = path.connect_secure();
+            path.plan(kind, Way::Down, Duration::ZERO);
+            while path.told.is_empty() && far.write_all(&record(3000)).is_ok() {
+                thread::sleep(Duration::from_millis(1));
+            }
+            let mut read = Vec::new();
+            assert_eq!(near.read_to_end(&mut read).unwrap_err().kind(), ErrorKind::ConnectionReset);
+            assert!(passes.contains(&(read.len() % 3005)), "{kind:?}: {}", read.len());
+            let (told, held, _) = path.told.recv_timeout(LONG).unwrap();
+            assert!(told == kind && held > 0);
+            path.connect_secure();
+        });
+        assert_eq!(passed.reconnects, 1);
+    }
+}
+
+#[test]
+fn an_altered_byte_has_happened_when_its_receiver_has_ended_the_connection() {
+    with_proxy_of(true, |path| {
+        let (mut near, mut far) = path.connect_secure();
+        path.plan(Kind::Flip, Way::Up, Duration::ZERO);
+        let (sent, mut altered, mut all) = (record(3000), Vec::new(), 0);
+        while altered.is_empty() {
+            near.write_all(&sent).unwrap();
+            let mut read = vec![0; sent.len()];
+            far.read_exact(&mut read).unwrap();
+            altered = (0..sent.len()).filter(|at| read[*at] != sent[*at]).map(|at| (at, read[at] ^ sent[at])).collect();
+            all += 1;
+            assert!(all < 100_000, "it is never altered");
+        }
+        // One bit of one byte, half way into the body; what follows passes as it is.
+        assert_eq!(altered, [(1505, 1)]);
+        near.write_all(&sent).unwrap();
+        let mut read = vec![0; sent.len()];
+        far.read_exact(&mut read).unwrap();
+        assert_eq!(read, sent);
+        assert!(path.told.is_empty(), "nobody has noticed");
+        drop(far);
+        // As a session whose other side has ended the connection.
+        assert_eq!(near.read(&mut [0]).unwrap(), 0);
+        drop(near);
+        let (kind, held, frames) = path.told.recv_timeout(LONG).unwrap();
+        assert!(kind == Kind::Flip && held > 0 && frames > 0, "{held} bytes, {frames} records");
     });
 }
 
