@@ -232,6 +232,9 @@ pub enum SendErrorKind {
     /// `unknown_peers` allows. Add it, raise that, or wait.
     #[error("messages wait for as many unknown peers as the configuration allows")]
     TooManyUnknown,
+    /// Nobody of those that it may go to is connected. Wait for one.
+    #[error("none of the peers it may go to is connected")]
+    NoPeer,
     /// The peer is not connected, and the configuration says that messages are not kept for it then. Wait for it.
     #[error("the peer is not connected")]
     Offline,

@@ -202,6 +202,11 @@
 //! **I-26 The key of the hello is the key that TLS has seen proven.** *Enforced by* `Pending::secure`,
 //! `Handshake::expect`. *If not:* whoever has a key of its own can hand on the handshake of another.
 //!
+//! **I-27 A broadcast waits for nobody.** The links are a snapshot of the registry; each is offered the message by a push
+//! that does not wait, with no guard held from one to the next, and what it said is told. *Enforced by*
+//! `PeerLink::offer`, `SharedRegistry::established`; `tests/broadcast.rs` with a peer that is stuck. *If not:* the slowest
+//! peer sets the pace of all.
+//!
 //! # Non-invariants
 //!
 //! - Order between lanes, between peers, and between a reply and what else the peer sends.

@@ -17,6 +17,10 @@
 //! long as you say; [`PeerHandle::send_kind`] adds a number for the receiver, [`PeerHandle::send_msg`] encodes a type.
 //! [`Node::send`] looks the peer up first. A [`SendError`] gives the message back.
 //!
+//! **Send to many.** [`Node::broadcast`] offers a message to every connected peer of a set ([`To`]) and says what each
+//! answered ([`Broadcast`]); [`Node::anycast`] gives it to any one of them. Neither waits for anybody.
+//! [`Node::broadcast_with`] takes [`SendOptions`] and gives a [`Receipt`] for each peer.
+//!
 //! **Ask.** [`PeerHandle::request`] waits for the answer, [`PeerHandle::ask`] gives a [`Pending`] to wait for later,
 //! [`PeerHandle::ask_into`] has the answers of many questions come through one channel ([`Answers`]);
 //! [`PeerHandle::request_msg`] encodes and decodes types. The other side answers by [`Message::reply`], or later and from
@@ -81,6 +85,7 @@
 //! | `ConnectAddr(SocketAddr) -> Result<TcpStream, ResolverError>` | [`Resolver`], [`error::DialError`], [`error::DialStage`], [`error::DialCause`] | an error for each address that was tried |
 //! | "If an error is returned, do nothing but log it" | [`Event::DialFailed`], [`metrics::DialFailures`] | a failed dial is an event and a count |
 //! | `Create(TcpStream, SessionType)` | a connection and its place go to the registry together | the place is given back by its guard |
+//! | Witnet's `Broadcast` to consolidated sessions, `Anycast` to a random one | [`Node::broadcast`], [`Node::anycast`] | an outcome for each peer, an error where there is none; a peer without room is passed over |
 //! | session: `local_addr`, `remote_addr`, `session_type`, status | [`PeerInfo`], [`SessionInfo`], [`ident::SessionKind`], [`ident::SessionStatus`] | beside them round trip, queue, next dial |
 //! | `handshake_timeout` | [`Config::handshake_timeout`](config::Config::handshake_timeout) | one deadline for the whole handshake |
 //! | `P2PCodec`, `FramedRead`, `FramedWrite` | [`wire`] | lengths are checked before anything is reserved |
@@ -148,7 +153,7 @@ pub use config::Config;
 pub use connections::{Resolver, SystemResolver};
 pub use error::SendError;
 pub use ident::PeerId;
-pub use node::{Event, Finding, Node, NodeBuilder, PeerInfo, PeerReport, ShutdownReport, SystemLimit};
+pub use node::{Broadcast, Event, Finding, Node, NodeBuilder, PeerInfo, PeerReport, ShutdownReport, SystemLimit, To};
 pub use outcome::{Outcome, ReturnReason, Stage, Timing};
 pub use registry::SessionInfo;
 pub use session::{

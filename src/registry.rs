@@ -358,6 +358,14 @@ impl SharedRegistry {
         self.0.read().peers.values().filter(|peer| wants(&peer.link)).map(|peer| peer.link.clone()).collect()
     }
 
+    /// The links with an established session that `wants` picks by its peer and who dialled: a look that locks nothing
+    /// else. Each link is there once: of several sessions, the attached one counts.
+    pub(crate) fn established(&self, wants: impl Fn(&PeerId, SessionKind) -> bool) -> Vec<Arc<PeerLink>> {
+        let registry = self.0.read();
+        let attached = registry.sessions.values().filter(|entry| entry.link.outbox.is_attached(entry.session.conn));
+        attached.filter(|entry| wants(&entry.link.id, entry.session.kind)).map(|entry| entry.link.clone()).collect()
+    }
+
     /// Registers a session that is about to run: its connection is established from `now` on.
     pub(crate) fn register(&self, entry: Entry, local_addr: SocketAddr, now: Instant) {
         let conn = entry.slot.conn;

@@ -1,4 +1,5 @@
-//! The example `loadtest` as its users run it. `peers`: a good run, each sabotage, too many. `connect`: a short run.
+//! The example `loadtest` as its users run it. `peers`: a good run, each sabotage, too many. `connect` and `fanout`: a
+//! short run each.
 //!
 //! Owns: nothing. Threads: the test's. Locks: none. Blocks on: processes it started, which have deadlines of their own.
 //! Upholds: a run that is ok saw heartbeats of every peer; a run that was harmed is found out; programs find their fields.
@@ -37,6 +38,20 @@ fn number(result: &Value, field: &str) -> f64 {
 
 fn reasons(result: &Value) -> Vec<&str> {
     result["reasons"].as_array().unwrap().iter().filter_map(Value::as_str).collect()
+}
+
+#[test]
+fn a_fanout_loses_nothing_and_meets_the_peer_that_is_stuck() {
+    let mut command = Command::new(example());
+    command.args(["fanout", "--json", "--peers", "5", "--rounds", "1", "--seconds", "0.1"]);
+    let output = command.stderr(Stdio::inherit()).output().unwrap();
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(output.status.success() && number(&result, "lost") == 0.0, "{result}");
+    assert!(number(&result, "sent") > 0.0 && number(&result, "refused_by_stuck") > 0.0, "{result}");
+    for field in ["broadcasts_per_s", "ratio_to_single", "ratio_to_baseline", "ratio_to_unbatched"] {
+        assert!(number(&result, field) > 0.0, "{field} in {result}");
+    }
+    assert_eq!(result["pids"].as_array().unwrap().len(), 3);
 }
 
 #[test]

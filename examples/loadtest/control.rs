@@ -33,6 +33,10 @@ pub enum Ask {
     CountRaw { size: usize, read: usize },
     /// Send every raw message of `size` bytes back until the end mark.
     EchoRaw { size: usize },
+    /// Listen for so many raw connections and, having told where, accept them.
+    OpenFan { count: usize },
+    /// Read raw messages of `size` bytes from all of them until the end marks; then tell the sum.
+    CountFan { size: usize },
     /// Start a node that counts what arrives.
     OpenCounter { secure: bool },
     /// Count messages of `size` bytes until the end mark, by that node; then tell the result.
@@ -301,6 +305,8 @@ mod tests {
             Ask::OpenRaw,
             Ask::CountRaw { size: 64, read: 1 << 18 },
             Ask::EchoRaw { size: 64 },
+            Ask::OpenFan { count: 9 },
+            Ask::CountFan { size: 64 },
             Ask::OpenCounter { secure: true },
             Ask::Count { size: 64, secure: false },
             Ask::OpenEcho { reply: true, secure: false },

@@ -10,6 +10,7 @@
 //! cargo run --release --example loadtest -- latency --size 64
 //! cargo run --release --example loadtest -- peers --count 1000
 //! cargo run --release --example loadtest -- connect --secure
+//! cargo run --release --example loadtest -- fanout --peers 100 --size 256
 //! cargo run --release --example loadtest -- chaos --cuts 500 --nodes 3
 //! ```
 //!
@@ -22,6 +23,7 @@ mod checker;
 mod connect;
 mod control;
 mod failure;
+mod fanout;
 mod histogram;
 mod latency;
 mod pairs;
@@ -65,6 +67,8 @@ enum Workload {
     Connect(connect::Options),
     /// What many idle peers cost a node that is alone in its process
     Peers(peers::Options),
+    /// Messages to many peers: broadcast, single sends, raw sockets, and what a peer that is stuck does to the others
+    Fanout(fanout::Options),
     /// Whether every message's fate is known while links, listeners and processes are harmed
     Chaos(chaos::Options),
     /// The other process (started by the first)
@@ -161,6 +165,7 @@ fn run(workload: &Workload) -> Result<bool, Failure> {
         Workload::Latency(options) => latency::run(options, &mut partner(&options.common)?),
         Workload::Connect(options) => connect::run(options, &mut Partner::process()?),
         Workload::Peers(options) => peers::run(options),
+        Workload::Fanout(options) => fanout::run(options),
         Workload::Chaos(options) => chaos::run(options),
         Workload::ChaosPart(options) => chaos::run_part(options),
         Workload::Receiver => receiver::serve(control::line_of_role()?).map(|()| true),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::connect::{BareDoor, Door};
 use crate::control::{Answer, Ask, Line};
 use crate::failure::{Context, Failure};
+use crate::fanout::Readers;
 use crate::peers::{Census, Host};
 use crate::raw;
 use crate::wire::Responder;
@@ -33,6 +34,7 @@ pub fn serve(mut line: Line) -> Result<(), Failure> {
 #[derive(Default)]
 struct OtherEnd {
     raw: Option<raw::Reader>,
+    fan: Option<Readers>,
     /// Over plain TCP, and over TLS.
     nodes: [Option<Responder>; 2],
     door: Option<Door>,
@@ -57,6 +59,17 @@ impl OtherEnd {
             Ask::EchoRaw { size } => {
                 line.send(&Answer::Ready)?;
                 self.raw()?.echo(size).map(|()| Answer::Ready)
+            }
+            Ask::OpenFan { count } => {
+                let listener = TcpListener::bind("127.0.0.1:0").context("listening for raw connections")?;
+                line.send(&Answer::Listening { addr: listener.local_addr().context("the raw address")? })?;
+                self.fan = Some(Readers::accept(&listener, count)?);
+                Ok(Answer::Ready)
+            }
+            Ask::CountFan { size } => {
+                let fan = self.fan.as_mut().ok_or_else(|| Failure::new("there are no raw connections yet"))?;
+                line.send(&Answer::Ready)?;
+                fan.count(size).map(Answer::Counted)
             }
             Ask::OpenCounter { secure } => self.open(secure, Responder::counter(secure)?),
             Ask::OpenEcho { reply, secure } => self.open(secure, Responder::echo(reply, secure)?),

@@ -25,6 +25,7 @@ mod fault;
 mod lane_in;
 mod lane_out;
 mod offer;
+mod payload;
 mod segment;
 
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub(crate) use fault::{Fault, NoClaim};
 pub(crate) use lane_in::{AckDue, Claim, Piece, Reassembly};
 pub(crate) use lane_out::{Chunk, ChunkBody};
 pub(crate) use offer::{Acked, Decision, Offer, Sign};
+pub(crate) use payload::Payload;
 pub(crate) use segment::{LARGE, SEGMENT_BYTES, Segment, Track};
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
+use crate::link::payload::Payload;
 use crate::wire::{FrameHeader, FrameType, HEADER, Heading, Lane, MAX_PIECE, Prefix, flags, remaining_ms};
 
 /// An open segment is sealed when it would grow beyond this many bytes.
@@ -55,7 +56,7 @@ enum Content {
     /// Whole messages, back to back, encoded.
     Plain(Vec<u8>),
     /// One message; its frames are cut from the payload as they are written.
-    Large { lane: Lane, heading: Heading, payload: Vec<u8> },
+    Large { lane: Lane, heading: Heading, payload: Payload },
 }
 
 /// Part of a segment: what one turn writes.
@@ -78,7 +79,8 @@ impl Segment {
     }
 
     /// One message of its own.
-    pub(crate) fn large(lane: Lane, heading: Heading, payload: Vec<u8>) -> Self {
+    pub(crate) fn large(lane: Lane, heading: Heading, payload: impl Into<Payload>) -> Self {
+        let payload = payload.into();
         let frames = payload.len().div_ceil(MAX_PIECE).max(1) as u32;
         let content = Content::Large { lane, heading, payload };
         Self { frames, messages: 1, numbered: true, tracks: Vec::new(), content }
@@ -127,7 +129,7 @@ impl Segment {
             }
             Content::Large { heading, payload, .. } => {
                 let last = self.frames - 1;
-                let extract = || Extract { kind: heading.kind, payload: payload.clone(), ticket: ticket(last) };
+                let extract = || Extract { kind: heading.kind, payload: payload.to_vec(), ticket: ticket(last) };
                 frames.contains(&last).then(extract).into_iter().collect()
             }
         }
@@ -174,10 +176,19 @@ impl Segment {
         matches!(self.content, Content::Large { .. })
     }
 
-    /// The bytes, as [`Segment::bytes`] shows them.
+    /// The bytes, as [`Segment::bytes`] shows them; copied if a message to somebody else shares them.
     pub(crate) fn into_payload(self) -> Vec<u8> {
         match self.content {
-            Content::Plain(bytes) | Content::Large { payload: bytes, .. } => bytes,
+            Content::Plain(bytes) => bytes,
+            Content::Large { payload, .. } => payload.into_vec(),
+        }
+    }
+
+    /// The buffer of the bytes, to be used again, unless a message to somebody else shares it.
+    pub(crate) fn into_buffer(self) -> Option<Vec<u8>> {
+        match self.content {
+            Content::Plain(bytes) => Some(bytes),
+            Content::Large { payload, .. } => payload.into_buffer(),
         }
     }
 

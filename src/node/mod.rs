@@ -5,6 +5,7 @@
 //! Blocks on: what each blocking method says.
 //! Upholds: a node that is dropped shuts down; shutdown ends by its deadline and says what it left.
 
+mod broadcast;
 mod builder;
 mod dial;
 mod events;
@@ -33,6 +34,7 @@ use crate::session::{self, Batch, Message, PeerHandle, PeerLink, Undelivered};
 use crate::sync::Mutex;
 use crate::wire::Lane;
 
+pub use broadcast::{Broadcast, To};
 pub use builder::NodeBuilder;
 pub use events::Event;
 pub use peers::PeerInfo;

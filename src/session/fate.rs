@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{SendError, SendErrorKind};
-use crate::link::Acked;
+use crate::link::{Acked, Payload};
 use crate::outcome::ReturnReason;
 use crate::session::handling;
 use crate::session::options::{BEST_EFFORT_MOST, Defaults, Delivery, OverflowPolicy, Priority, SendOptions};
-use crate::session::outbox::{Entry, Kick, Wait};
+use crate::session::outbox::{Entry, Kick, Refused, Wait};
 use crate::session::peer_link::PeerLink;
 use crate::session::receipt::{Asker, Collected, Collector, Ended, Receipt, ReceiptState};
 use crate::session::undelivered::Label;
@@ -52,7 +52,7 @@ impl PeerLink {
             return Err(SendError { kind: SendErrorKind::WouldBlock, payload });
         }
         let heading = Heading::of_kind(options.kind);
-        self.push_entry(heading, payload, options, policy, options.ttl.or(defaults.ttl), asker)
+        Ok(self.push_entry(heading, payload.into(), options, policy, options.ttl.or(defaults.ttl), asker, true)?)
     }
 
     /// Sends question `number`, which is wanted from its first time to its second one. Inside a handler it does not wait
@@ -75,7 +75,7 @@ impl PeerLink {
         let expires = options.ttl.and_then(|ttl| options.created_at.unwrap_or(now).checked_add(ttl));
         let ttl = expires.map_or(left, |expires| expires.saturating_duration_since(now).min(left));
         let options = SendOptions { timeout: Some(longest), created_at: Some(now), ..options.clone() };
-        self.push_entry(heading, payload, &options, policy, Some(ttl), Asker::Question(number))
+        Ok(self.push_entry(heading, payload.into(), &options, policy, Some(ttl), Asker::Question(number), true)?)
     }
 
     /// Sends a message that chose nothing, as the peer's defaults say.
@@ -95,7 +95,7 @@ impl PeerLink {
             }
             Wait::No | Wait::Paid(_) => OverflowPolicy::Fail,
         };
-        self.push_entry(heading, payload, &options, policy, defaults.ttl, Asker::Nobody)
+        Ok(self.push_entry(heading, payload.into(), &options, policy, defaults.ttl, Asker::Nobody, true)?)
     }
 
     /// How urgent a message is that is sent so.
@@ -103,20 +103,22 @@ impl PeerLink {
         options.priority.unwrap_or_else(|| self.settings.kinds.priority(options.kind))
     }
 
-    /// Appends a message that waits by itself.
+    /// Appends a message that waits by itself. `inline`: this thread may write it where the peer is idle.
+    #[expect(clippy::too_many_arguments, reason = "each is a choice of the verb's")]
     pub(super) fn push_entry(
         &self,
         heading: Heading,
-        payload: Vec<u8>,
+        payload: Payload,
         options: &SendOptions,
         policy: OverflowPolicy,
         ttl: Option<Duration>,
         asker: Asker,
-    ) -> Result<(), SendError> {
+        inline: bool,
+    ) -> Result<(), Refused> {
         let best_effort = options.delivery == Delivery::BestEffort;
         let longest = if best_effort { BEST_EFFORT_MOST } else { usize::MAX }.min(self.settings.max_message);
         if payload.len() > longest || !self.settings.kinds.allows(heading.kind, payload.len()) {
-            return Err(SendError { kind: SendErrorKind::TooLarge, payload });
+            return Err(Refused { kind: SendErrorKind::TooLarge, payload });
         }
         let now = Instant::now();
         let entry = Entry {
@@ -132,7 +134,7 @@ impl PeerLink {
         debug_assert!(heading.correlation.is_some() == (heading.flags & flags::CORRELATED != 0));
         let lane = self.priority_of(options).lane();
         let wait = options.timeout.unwrap_or(self.settings.send_deadline);
-        let inline = !handling::more_to_come(self.address());
+        let inline = inline && !handling::more_to_come(self.address());
         let reads = self.reads.load(Ordering::Relaxed);
         let mut ended = Vec::new();
         let pushed = self.outbox.push_entry(lane, entry, asker, policy, wait, inline, reads, &mut ended);
@@ -144,7 +146,7 @@ impl PeerLink {
                 self.by_kind.sent(heading.kind);
                 Ok(())
             }
-            Err(refused) => Err(SendError { kind: refused.kind, payload: refused.payload }),
+            Err(refused) => Err(refused),
         };
         self.tell(ended);
         sent

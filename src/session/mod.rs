@@ -14,6 +14,7 @@
 
 mod asking;
 mod beat;
+mod broadcast;
 mod fate;
 mod gate;
 mod handling;

@@ -266,7 +266,11 @@ impl PeerLink {
         self.settle(&mut acked);
         for segment in acked.segments {
             match Arc::into_inner(segment) {
-                Some(segment) if segment.is_large() => self.outbox.spares.recycle_large(segment.into_payload()),
+                Some(segment) if segment.is_large() => {
+                    if let Some(buffer) = segment.into_buffer() {
+                        self.outbox.spares.recycle_large(buffer);
+                    }
+                }
                 Some(segment) => self.outbox.spares.recycle(segment.into_payload()),
                 // Still being written: the writer frees it.
                 None => {}

@@ -12,9 +12,9 @@ use super::entries::Entry;
 use super::tickets::Ticket;
 use super::{Kick, Outbox, State};
 use crate::config::Offline;
-use crate::error::SendErrorKind;
+use crate::error::{SendError, SendErrorKind};
 use crate::ident::ConnectionId;
-use crate::link::Acked;
+use crate::link::{Acked, Payload};
 use crate::outcome::{Outcome, ReturnReason, Timing};
 use crate::session::options::{Defaults, OverflowPolicy};
 use crate::session::receipt::{Asker, Ended};
@@ -25,7 +25,13 @@ use crate::wire::Lane;
 /// A message that was not taken.
 pub(crate) struct Refused {
     pub(crate) kind: SendErrorKind,
-    pub(crate) payload: Vec<u8>,
+    pub(crate) payload: Payload,
+}
+
+impl From<Refused> for SendError {
+    fn from(refused: Refused) -> Self {
+        Self { kind: refused.kind, payload: refused.payload.into_vec() }
+    }
 }
 
 impl Outbox {
@@ -315,7 +321,7 @@ impl State {
         self.returned += 1;
         let asker = entry.ticket.and_then(|name| self.tickets.take(name)).map(|ticket| ticket.asker);
         let label = Label { kind: entry.heading.kind, lane };
-        let outcome = Outcome::Returned { payload: entry.payload, reason };
+        let outcome = Outcome::Returned { payload: entry.payload.into_vec(), reason };
         Ended { asker: asker.unwrap_or_default(), label, outcome }
     }
 }

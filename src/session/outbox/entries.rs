@@ -9,14 +9,14 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::Instant;
 
-use crate::link::{LARGE, SEGMENT_BYTES, Segment, Track};
+use crate::link::{LARGE, Payload, SEGMENT_BYTES, Segment, Track};
 use crate::wire::{FrameHeader, FrameType, HEADER, Heading, Lane, Prefix, flags, remaining_ms};
 
 /// One message.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) heading: Heading,
-    pub(crate) payload: Vec<u8>,
+    pub(crate) payload: Payload,
     /// Its ticket; a message nobody asked about that came among others has none.
     pub(crate) ticket: Option<u64>,
     /// When it is no longer wanted.
@@ -33,6 +33,7 @@ pub(crate) struct Entry {
 impl Entry {
     /// A message that came by a plain verb while others waited one by one.
     pub(super) fn plain(heading: Heading, payload: Vec<u8>, since: Instant) -> Self {
+        let payload = payload.into();
         Self { heading, payload, ticket: None, expires: None, best_effort: false, droppable: false, key: None, since }
     }
 

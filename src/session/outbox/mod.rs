@@ -36,11 +36,12 @@ use crate::outcome::ReturnReason;
 use crate::session::options::{Defaults, OverflowPolicy};
 use crate::session::receipt::Ended;
 use crate::session::writer::Writer;
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::channel::{Receiver, bounded};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::wire::{HEADER, Heading, LANES, Lane};
 
+pub(crate) use asked::Refused;
 pub(crate) use backlog::{Backlog, Level};
 pub(crate) use entries::Entry;
 pub(crate) use queue::{Item, QueueLimits};
@@ -69,6 +70,8 @@ pub(crate) struct Outbox {
     crowded: AtomicUsize,
     /// Something may wait; see [`Outbox::may_wait`].
     waits: AtomicBool,
+    /// The number of the session that is attached, 0 if none is: changed under the lock, for those who look without it.
+    attached: AtomicU64,
     pub(crate) spares: Spares,
     /// What a model check leaves out, to prove that it would be missed.
     #[cfg(all(test, shuttle))]
@@ -146,6 +149,7 @@ impl Outbox {
             has_defaults: AtomicBool::new(limits.ttl.is_some()),
             crowded: AtomicUsize::new(0),
             waits: AtomicBool::new(false),
+            attached: AtomicU64::new(0),
             spares: Spares::new(),
             #[cfg(all(test, shuttle))]
             omission: None,
@@ -276,6 +280,7 @@ impl Outbox {
         let (wake, woken) = bounded(1);
         let mut state = self.state.lock();
         let tx = Tx { conn: writer.conn(), wake, waits: false, kicked: false, goodbye: None };
+        self.attached.store(tx.conn.0, Ordering::Relaxed);
         state.tx = Some(tx);
         let before = state.writer.replace(writer);
         drop(before);
@@ -288,10 +293,17 @@ impl Outbox {
         let mut state = self.state.lock();
         if state.tx.as_ref().is_some_and(|tx| tx.conn == conn) {
             state.tx = None;
+            self.attached.store(0, Ordering::Relaxed);
             let writer = state.writer.take();
             drop(state);
             drop(writer);
         }
+    }
+
+    /// Whether a session is the attached one, or was a moment ago: a look that locks nothing.
+    #[inline]
+    pub(crate) fn is_attached(&self, conn: ConnectionId) -> bool {
+        self.attached.load(Ordering::Relaxed) == conn.0
     }
 
     /// The sender thread of `conn` takes the token.
