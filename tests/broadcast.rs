@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use threadwire::config::Channel;
 use threadwire::error::SendErrorKind;
 use threadwire::handshake::Identity;
 use threadwire::{Broadcast, Config, Node, Outcome, OverflowPolicy, PeerHandle, PeerId, ReturnReason, SendOptions, To};
@@ -49,7 +50,7 @@ fn next(node: &Node) -> Vec<u8> {
 
 /// A peer that never reads, and whose queue here is full.
 fn stalled(node: &Node) -> (Mute, PeerHandle) {
-    let mute = Mute::connect(node.id(), node.local_addr().unwrap(), 64 * KIB as u64);
+    let mute = Mute::connect(Channel::Plain, node.id(), node.local_addr().unwrap(), 64 * KIB as u64);
     let to = node.wait_connected(mute.id, PATIENCE).unwrap();
     wait_until("nothing moves any more", || {
         let mut sent = 0;
@@ -207,7 +208,7 @@ fn the_bytes_of_a_large_broadcast_are_there_once_for_all_peers() {
     (config.queue_bytes, config.window_bytes) = (8 << 20, 4 << 20);
     let (node, [good]) = hub::<1>(&config);
     let addr = node.local_addr().unwrap();
-    let mutes: Vec<_> = (0..PEERS).map(|_| Mute::connect(node.id(), addr, 64 << 20)).collect();
+    let mutes: Vec<_> = (0..PEERS).map(|_| Mute::connect(Channel::Plain, node.id(), addr, 64 << 20)).collect();
     mutes.iter().for_each(|mute| drop(node.wait_connected(mute.id, PATIENCE).unwrap()));
     let to_mutes = To::all().except(good.id());
     let before = resident();
