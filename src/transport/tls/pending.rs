@@ -168,14 +168,20 @@ impl Run {
     }
 }
 
-/// The verb that both sides of rustls have, each for itself.
+/// The verbs that both sides of rustls have, each for itself.
 trait Handshaking {
     type Data;
+    /// Whether the next thing that comes of hearing is something to say.
+    fn says(&self) -> bool;
     fn hear<'c, 'i>(&'c mut self, heard: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
 }
 
 impl Handshaking for UnbufferedClientConnection {
     type Data = ClientConnectionData;
+    fn says(&self) -> bool {
+        self.wants_write()
+    }
+
     fn hear<'c, 'i>(&'c mut self, heard: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(heard)
     }
@@ -183,6 +189,10 @@ impl Handshaking for UnbufferedClientConnection {
 
 impl Handshaking for UnbufferedServerConnection {
     type Data = ServerConnectionData;
+    fn says(&self) -> bool {
+        self.wants_write()
+    }
+
     fn hear<'c, 'i>(&'c mut self, heard: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(heard)
     }
@@ -213,11 +223,9 @@ fn process(tls: &mut impl Handshaking, heard: &mut Vec<u8>, out: &mut Vec<u8>) -
             Err(_) => false,
         };
         drop(heard.drain(..discard));
-        if failed.is_some() {
-            // What broke it is not heard again: rustls would panic where it is built to check itself.
-            heard.clear();
-        }
-        if more {
+        // Once it failed, it is asked for what it says of that and no further: it would hear what broke it once more, and
+        // panic where it is built to check itself.
+        if more && (failed.is_none() || tls.says()) {
             continue;
         }
         return failed.map_or(Ok(()), |error| Err(words::fault(&error)));
