@@ -243,12 +243,20 @@ fn answers_that_nobody_takes_hold_back_further_ones_and_questions_and_lose_none(
             }
         }
     };
-    // Three count as they are, and the reply lane's quarter of the window holds ten or eleven. Until that is full, each
-    // answer that comes may make room for a question more.
+    // Three count as they are, and the reply lane's quarter of the window holds ten or eleven. Where all answers came
+    // before the last question was refused, there is room for more.
+    let mut all = ask_on();
     let settled = || {
-        let (before, asked) = (to_bob.stats().answers, ask_on());
+        let before = to_bob.stats().answers;
         std::thread::sleep(Duration::from_millis(100));
-        to_bob.stats().answers == before && before > 0 && ask_on() == asked
+        if to_bob.stats().answers != before || before == 0 {
+            return false;
+        }
+        if before == all {
+            all = ask_on();
+            return false;
+        }
+        true
     };
     wait_until("no more come, and no more are asked", settled);
     let held = to_bob.stats().answers;
