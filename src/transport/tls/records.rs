@@ -47,6 +47,8 @@ mod kind {
 mod message {
     pub(super) const NEW_TICKET: u8 = 4;
     pub(super) const KEY_UPDATE: u8 = 24;
+    /// The length of a whole one.
+    pub(super) const KEY_UPDATE_LEN: usize = 5;
 }
 
 /// Alerts (RFC 8446, 6).
@@ -177,7 +179,7 @@ impl Sealing {
     }
 
     fn update(&mut self, ask: bool, into: &mut Vec<u8>) -> io::Result<()> {
-        let update = [message::KEY_UPDATE, 0, 0, 1, u8::from(ask)];
+        let update: [u8; message::KEY_UPDATE_LEN] = [message::KEY_UPDATE, 0, 0, 1, u8::from(ask)];
         self.record(kind::HANDSHAKE, update.len(), |into| into.extend_from_slice(&update), into)?;
         self.keys = self.shared.secrets.lock().next(true).map_err(io::Error::other)?;
         Ok(())
@@ -307,7 +309,7 @@ impl Opening {
                         owes = true;
                     }
                 }
-                [message::KEY_UPDATE, ..] if self.part.len() == HEADER => {
+                [message::KEY_UPDATE, ..] if self.part.len() == message::KEY_UPDATE_LEN => {
                     return Err(self.reject(alert::DECODE_ERROR, "a change of keys that is none"));
                 }
                 [message::NEW_TICKET, ..] if self.tickets => {}
