@@ -221,6 +221,45 @@ fn no_more_questions_wait_than_the_configuration_allows_and_an_answer_counts_unt
 }
 
 #[test]
+fn an_answer_as_long_as_its_question_is_taken_however_full_the_reply_lane_is() {
+    // Sent whole, in pieces, and longer than the window: such a question holds no more credit than the window has.
+    const SIZES: [usize; 4] = [0, 64, 100_000, 700_000];
+    let _alone = alone();
+    let (tell, told) = unbounded();
+    let filler = Mutex::new(None);
+    let mut config = quick();
+    (config.queue_bytes, config.window_bytes) = (64 * 1024, 256 * 1024);
+    let bob = Node::builder().config(config).handler(move |_, message| {
+        if !message.is_question() {
+            *filler.lock() = Some(message.into_owned());
+            return;
+        }
+        // Messages to alice, who takes none, until no further one fits.
+        let filler = filler.lock();
+        let fills = (0..).take_while(|_| filler.as_ref().unwrap().reply([7; 1000]).is_ok()).count();
+        let answered = message.reply(message.payload()).map_err(|refused| refused.kind);
+        tell.send((fills, answered)).unwrap();
+    });
+    let bob = bob.start().unwrap();
+    let alice = start(quick());
+    let to_bob = link(&alice, &bob);
+    to_bob.send("to be replied to").unwrap();
+    let asked = SIZES.map(|size| to_bob.ask(vec![9; size], PATIENCE).unwrap());
+    let mut to_take = 0;
+    for size in SIZES {
+        let (fills, answered) = told.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(answered, Ok(()), "{size} bytes");
+        to_take += fills;
+    }
+    assert!(to_take > 64, "the lane was full");
+    // The lane moves on as alice takes what fills it.
+    (0..to_take).for_each(|_| assert_eq!(alice.recv_timeout(PATIENCE).unwrap().payload(), [7; 1000]));
+    for (pending, size) in asked.into_iter().zip(SIZES) {
+        assert!(pending.wait().unwrap().payload() == vec![9; size], "{size} bytes");
+    }
+}
+
+#[test]
 fn answers_that_nobody_takes_hold_back_further_ones_and_questions_and_lose_none() {
     const BIG: usize = 100_000;
     let _alone = alone();

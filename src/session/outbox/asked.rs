@@ -20,6 +20,7 @@ use crate::session::options::{Defaults, OverflowPolicy};
 use crate::session::receipt::{Asker, Ended};
 use crate::session::undelivered::Label;
 use crate::sync::atomic::Ordering;
+use crate::sync::deadline_in;
 use crate::wire::Lane;
 
 /// A message that was not taken.
@@ -103,14 +104,14 @@ impl Outbox {
                     return refuse(SendErrorKind::TooManyRequests, entry);
                 }
                 OverflowPolicy::Block if has_room => {
-                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + longest);
+                    let deadline = *deadline.get_or_insert_with(|| deadline_in(longest));
                     match self.wait_for_memory(state, len, deadline) {
                         Some(again) => state = again,
                         None => return refuse(SendErrorKind::TimedOut, entry),
                     }
                 }
                 OverflowPolicy::Block => {
-                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + longest);
+                    let deadline = *deadline.get_or_insert_with(|| deadline_in(longest));
                     state.blocked += 1;
                     let late = self.room.wait_until(&mut state, deadline).timed_out();
                     state.blocked -= 1;
