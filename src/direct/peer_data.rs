@@ -3,15 +3,18 @@
 //! Owns: nothing. Threads: any. Locks: none. Blocks on: nothing.
 //! Upholds: the data is the application's: nothing here looks at it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::address::Address;
+use crate::ident::PeerId;
 
-/// One address of a peer, and the application's data about it: what a map of peers holds, `HashMap<PeerId,
-/// Vec<PeerData>>`.
+/// A map of peers: which are to be kept connected, and where each is.
+pub type PeersMap = HashMap<PeerId, Vec<PeerData>>;
+
+/// One address of a peer, and the application's data about it: what a [`PeersMap`] holds.
 ///
 /// ```
 /// use threadwire::direct::PeerData;
