@@ -9,4 +9,5 @@ mod peer_data;
 
 pub use crate::connections::{PeerEvent, RESOLVE_RETRY_TIMEOUT, StopReason};
 pub use destination::{Destination, DirectReceiver, peer_info};
+pub(crate) use peer_data::addresses;
 pub use peer_data::{PeerData, PeersMap};

@@ -9,7 +9,9 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::address::Address;
+use crate::connections;
 use crate::ident::PeerId;
+use crate::watch::Watcher;
 
 /// A map of peers: which are to be kept connected, and where each is.
 pub type PeersMap = HashMap<PeerId, Vec<PeerData>>;
@@ -56,6 +58,14 @@ impl From<Address> for PeerData {
     fn from(addr: Address) -> Self {
         Self::new(addr)
     }
+}
+
+/// What the connections manager follows of a map of peers: their addresses.
+pub(crate) fn addresses(map: Watcher<PeersMap>) -> connections::PeersMap {
+    let changes = map.changes().clone();
+    let of = |places: &Vec<PeerData>| places.iter().map(|place| place.addr.clone()).collect();
+    let read = move || map.get().iter().map(|(id, places)| (*id, of(places))).collect();
+    connections::PeersMap { changes, read: Box::new(read) }
 }
 
 #[cfg(test)]
