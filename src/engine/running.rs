@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
@@ -17,7 +17,7 @@ use crate::ident::PeerId;
 use crate::metrics::MetricsSnapshot;
 use crate::registry::SessionsError;
 use crate::session::{self, PeerHandle, PeerLink, Undelivered};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, deadline_in};
 
 use super::events::{Changes, Event};
 use super::inlet::Inlet;
@@ -88,7 +88,7 @@ impl Engine {
         if session::in_handler() {
             return Err(ConnectError::WouldBlock);
         }
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline_in(timeout);
         loop {
             let seen = self.changes.count();
             // The link attaches a moment before the session is registered: afterwards every view of the node shows it.
@@ -136,7 +136,7 @@ impl Engine {
     /// # Blocking
     /// Up to `deadline` from now.
     pub(crate) fn shut_down(&self, deadline: Duration) -> ShutdownReport {
-        shutdown::shut_down(&self.closing(), shutdown::deadline_in(deadline))
+        shutdown::shut_down(&self.closing(), deadline_in(deadline))
     }
 
     /// Shuts down when `signal` fires or disconnects; `time` is what it may take from then on.
@@ -160,7 +160,7 @@ impl Engine {
         if session::in_handler() {
             return self.ending.report();
         }
-        self.ending.wait(shutdown::deadline_in(timeout))
+        self.ending.wait(deadline_in(timeout))
     }
 
     fn closing(&self) -> Closing {

@@ -13,7 +13,7 @@ mod reload;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
@@ -23,6 +23,7 @@ use crate::ident::PeerId;
 use crate::metrics::MetricsSnapshot;
 use crate::registry::{SessionInfo, SessionsError};
 use crate::session::{self, Batch, Message, OutgoingMessage, PeerHandle, PeerLink, TapOptions, Undelivered};
+use crate::sync::deadline_in;
 use crate::wire::Lane;
 
 pub use broadcast::{Broadcast, To};
@@ -143,7 +144,7 @@ impl Node {
     /// # Blocking
     /// Up to `timeout`.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Message<'static>, RecvError> {
-        self.engine.inlet()?.recv(Some(Instant::now() + timeout))
+        self.engine.inlet()?.recv(Some(deadline_in(timeout)))
     }
 
     /// Batches of messages, one peer each, for a `select!` loop. Do not mix with [`Node::recv`]: each message goes to
