@@ -123,6 +123,7 @@ pub mod address;
 pub mod ident;
 mod sync;
 mod threads;
+pub mod watch;
 
 pub mod config;
 pub mod error;
@@ -148,12 +149,16 @@ mod connections;
 
 mod engine;
 
+pub mod direct;
+
 mod node;
 
 pub use address::Address;
 pub use config::Config;
 pub use connections::{Resolver, SystemResolver};
 pub use engine::{Event, Finding, PeerReport, ShutdownReport, SystemLimit};
+
+pub use direct::{Destination, PeerData, PeerEvent};
 pub use error::SendError;
 pub use ident::PeerId;
 pub use node::{Broadcast, Node, NodeBuilder, PeerInfo, To};
@@ -164,3 +169,4 @@ pub use session::{
     OutcomeBatch, OutgoingMessage, OutgoingTaps, OverflowPolicy, PeerHandle, Pending, Priority, Receipt, Responder,
     SendOptions, TapOptions, Undelivered, WaitError,
 };
+pub use watch::{Watch, Watcher};

@@ -24,6 +24,7 @@ mod pending;
 mod questions;
 mod resolver;
 mod round;
+mod senders;
 mod shared;
 mod slowness;
 mod supervisor;
@@ -43,6 +44,7 @@ use crate::transport::{Listener, Transport};
 pub(crate) use admission::Caps;
 pub(crate) use outbound::Redial;
 pub use resolver::{Resolver, SystemResolver};
+pub use senders::StopReason;
 pub(crate) use shared::{Commands, Lifecycle, Report, Secrets, Shared, Started, Times};
 
 use resolver::{Resolvers, Started as Resolving};
