@@ -5,10 +5,9 @@
 //! configuration gives to an identity.
 
 mod destination;
-mod event;
 mod peer_data;
 
-pub use crate::connections::StopReason;
+pub use crate::connections::{PeerEvent, RESOLVE_RETRY_TIMEOUT, StopReason};
 pub use destination::{Destination, DirectReceiver, peer_info};
-pub use event::PeerEvent;
-pub use peer_data::PeerData;
+pub(crate) use peer_data::addresses;
+pub use peer_data::{PeerData, PeersMap};

@@ -3,15 +3,20 @@
 //! Owns: nothing. Threads: any. Locks: none. Blocks on: nothing.
 //! Upholds: the data is the application's: nothing here looks at it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::address::Address;
+use crate::connections;
+use crate::ident::PeerId;
+use crate::watch::Watcher;
 
-/// One address of a peer, and the application's data about it: what a map of peers holds, `HashMap<PeerId,
-/// Vec<PeerData>>`.
+/// A map of peers: which are to be kept connected, and where each is.
+pub type PeersMap = HashMap<PeerId, Vec<PeerData>>;
+
+/// One address of a peer, and the application's data about it: what a [`PeersMap`] holds.
 ///
 /// ```
 /// use threadwire::direct::PeerData;
@@ -53,6 +58,14 @@ impl From<Address> for PeerData {
     fn from(addr: Address) -> Self {
         Self::new(addr)
     }
+}
+
+/// What the connections manager follows of a map of peers: their addresses.
+pub(crate) fn addresses(map: Watcher<PeersMap>) -> connections::PeersMap {
+    let changes = map.changes().clone();
+    let of = |places: &Vec<PeerData>| places.iter().map(|place| place.addr.clone()).collect();
+    let read = move || map.get().iter().map(|(id, places)| (*id, of(places))).collect();
+    connections::PeersMap { changes, read: Box::new(read) }
 }
 
 #[cfg(test)]

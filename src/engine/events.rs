@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::connections::{Lifecycle, Started};
+use crate::connections::{Lifecycle, PeerEvent, Started};
 use crate::error::{DialError, DisconnectReason};
 use crate::ident::{ConnectionId, Incarnation, PeerId, SessionKind};
 use crate::metrics::Metrics;
@@ -128,6 +128,9 @@ pub enum Event {
         /// Which peer.
         peer: PeerId,
     },
+    /// Of what dials a kept peer: where it dials, or that it has stopped. Told for each peer that is kept: added,
+    /// configured, or in the map of peers ([`NodeBuilder::peers_map`](crate::NodeBuilder::peers_map)).
+    Peer(PeerEvent),
     /// So many events did not fit since the last one that was taken.
     Missed(u64),
 }
@@ -176,6 +179,7 @@ impl Events {
                 self.put(Event::PeerSlow { peer, oldest_age, queued_messages, queued_bytes });
             }
             Lifecycle::PeerRecovered { peer } => self.put(Event::PeerRecovered { peer }),
+            Lifecycle::Sender(event) => self.put(Event::Peer(event)),
         }
         self.changes.happened();
     }
