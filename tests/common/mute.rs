@@ -107,6 +107,16 @@ impl Mute {
         self.wire.beneath().write_all(bytes).is_ok()
     }
 
+    /// Has its TLS raise an alarm, and say so.
+    pub fn take_alarm(&mut self) {
+        self.wire.take_alarm();
+    }
+
+    /// Ends its stream in due form, and listens on or not.
+    pub fn finish(&mut self) {
+        self.wire.finish();
+    }
+
     /// Ends its stream in due form, and listens to the end of the node's.
     pub fn leave(mut self) {
         self.wire.finish();

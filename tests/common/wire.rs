@@ -103,6 +103,20 @@ impl Wire {
         }
     }
 
+    /// Has its TLS hear what nobody sealed, and say to the node what it thinks of that: an alert.
+    pub fn take_alarm(&mut self) {
+        let Some(tls) = &mut self.tls else { return };
+        // It may be within a record of the node's: more than one of garbage.
+        let mut garbage = &[0xff; 64 * 1024][..];
+        loop {
+            tls.read_tls(&mut garbage).unwrap();
+            if tls.process_new_packets().is_err() {
+                break;
+            }
+        }
+        self.put().unwrap();
+    }
+
     /// Writes what TLS has to say.
     fn put(&mut self) -> io::Result<()> {
         let Some(tls) = &mut self.tls else { return Ok(()) };
