@@ -15,7 +15,7 @@ use crate::config::{self, Config, LINK_FLOOR, THREADS_PER_SESSION};
 use crate::connections::{Caps, Connections, Report, Resolver, Secrets, Shared, SystemResolver, Times};
 use crate::error::{ConfigError, StartError};
 use crate::exposition::{self, Bound};
-use crate::handshake::{AcceptAll, HandshakeConfig, HandshakePolicy, Identity};
+use crate::handshake::{HandshakeConfig, HandshakePolicy, Identity};
 use crate::ident::Incarnation;
 use crate::link::LinkLimits;
 use crate::memory::Budget;
@@ -55,7 +55,7 @@ impl Node {
 pub struct NodeBuilder {
     config: Config,
     kinds: KindsBuilder,
-    policy: Arc<dyn HandshakePolicy>,
+    policy: Option<Arc<dyn HandshakePolicy>>,
     payload: Vec<u8>,
     identity: Option<Identity>,
     transport: Option<Arc<dyn Transport>>,
@@ -68,7 +68,7 @@ impl NodeBuilder {
         Self {
             config: Config::default(),
             kinds: KindsBuilder::default(),
-            policy: Arc::new(AcceptAll),
+            policy: None,
             payload: Vec::new(),
             identity: None,
             transport: None,
@@ -128,7 +128,7 @@ impl NodeBuilder {
     /// Judges proven peers by who they are, who dialled, and the bytes they added to their hello. Runs on a worker
     /// thread.
     pub fn handshake_policy(mut self, policy: impl HandshakePolicy + 'static) -> Self {
-        self.policy = Arc::new(policy);
+        self.policy = Some(Arc::new(policy));
         self
     }
 
@@ -213,10 +213,12 @@ impl NodeBuilder {
         }
         let bound = local_addrs.iter().copied().find(|addr| !addr.ip().is_unspecified());
         let advertised = config.advertise.or(bound);
-        let handshake = HandshakeConfig::new(identity, incarnation(), config.network.clone(), PROTOCOL)?
+        let mut handshake = HandshakeConfig::new(identity, incarnation(), config.network.clone(), PROTOCOL)?
             .advertise(advertised)
-            .payload(payload)?
-            .policy(policy);
+            .payload(payload)?;
+        if let Some(policy) = policy {
+            handshake = handshake.policy(policy);
+        }
 
         // Unknown peers keep no known one out.
         let unknown = config.unknown_peers;

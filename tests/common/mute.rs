@@ -71,6 +71,9 @@ impl Mute {
     fn shake_hands(identity: &Arc<Identity>, wire: Wire, kind: SessionKind, with: PeerId, window: u64) -> Option<Self> {
         let id = identity.peer_id();
         let mut machine = machine(identity, kind, with);
+        if wire.is_secure() {
+            machine.expect(with);
+        }
         let mut mute = Self { id, wire, decoder: Decoder::new(MAX_HANDSHAKE_BODY) };
         loop {
             let step = machine.step(&mut mute.decoder);

@@ -82,6 +82,11 @@ impl Wire {
         self.put()
     }
 
+    /// Whether TLS has proven who is at both ends.
+    pub fn is_secure(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// What lies beneath: bytes said here belong to no record.
     pub fn beneath(&self) -> &TcpStream {
         &self.socket.stream
