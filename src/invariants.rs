@@ -199,8 +199,9 @@
 //! else. *Enforced by* `transport::tls::records`, which knows no socket; two floods through small buffers, with new keys
 //! all the while, in `tests/transport/tls.rs`. *If not:* two sides that flood each other stand still.
 //!
-//! **I-26 The key of the hello is the key that TLS has seen proven.** *Enforced by* `Pending::secure`,
-//! `Handshake::expect`. *If not:* whoever has a key of its own can hand on the handshake of another.
+//! **I-26 The key of the hello is the key that TLS has seen proven,** and where it has seen none the hello is signed.
+//! *Enforced by* `Pending::secure`, `Handshake::expect`, `Work::needs_none`. *If not:* whoever has a key of its own can
+//! hand on the handshake of another, or be anybody.
 //!
 //! **I-27 A broadcast waits for nobody.** The links are a snapshot of the registry; each is offered the message by a push
 //! that does not wait, with no guard held from one to the next, and what it said is told. *Enforced by*
