@@ -66,6 +66,9 @@
 //! ([`LinkStats`]), [`Node::metrics`] all counts by cause ([`metrics::MetricsSnapshot`]); a scraper reads them at
 //! [`Node::metrics_addr`]. [`Node::subscribe_outgoing`] tells other parts of the process of each message that is sent.
 //!
+//! **Without a node.** A [`DirectSender`](direct::DirectSender) is driven by channels alone: messages go in, results and
+//! what comes go out; [`direct::DirectInputs`] lists them.
+//!
 //! **End.** [`Node::shutdown`] drains, says goodbye and ends every thread by a deadline; its [`ShutdownReport`] says
 //! what it left. [`Node::wait_shutdown`] waits for a shutdown that somebody else asked for.
 //!
