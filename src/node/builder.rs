@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use crate::config::Config;
 use crate::connections::{Resolver, SystemResolver};
 use crate::direct::PeersMap;
-use crate::engine::{self, Chosen};
+use crate::engine::{self, Chosen, Listener};
 use crate::error::{ConfigError, StartError};
 use crate::handshake::{HandshakePolicy, Identity};
 use crate::node::Node;
@@ -194,7 +194,18 @@ impl NodeBuilder {
         let Self { config, kinds, policy, payload, identity, transport, resolver, shutdown_signal, peers_map } = self;
         let peers = config.peers.clone();
         let taps = OutgoingTaps::new();
-        let chosen = Chosen { config, kinds, policy, payload, identity, transport, resolver, taps };
+        let chosen = Chosen {
+            config,
+            kinds,
+            policy,
+            payload,
+            identity,
+            transport,
+            resolver,
+            taps,
+            inbox: None,
+            events: Listener::Engine,
+        };
         let names = peers.iter().map(|peer| (peer.name.clone(), peer.id)).collect();
         let node = Node { engine: engine::start(chosen)?, names };
         if let Some((signal, time)) = shutdown_signal {
