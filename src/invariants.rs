@@ -7,7 +7,7 @@
 //! | `acceptor` x1 | accepts, dials, all handshakes, in one poll | the poll | waker, sockets, the nearest deadline |
 //! | `work-n` x2 | the arithmetic of TLS, signatures, the application's handshake policy | a job channel | a job; the acceptor's end |
 //! | `resolve-n` | lookups of names | a channel of names; the system's resolver | a name; nothing ends a lookup |
-//! | `supervisor` x1 | ends of sessions, outbound connections, events, a scan each 100 ms (of messages that expire, of unknown peers, of slow ones, of all sessions; where there are more than 500, of so many in turn that each is looked at once a second at the least) | its channel | a report; a timer |
+//! | `supervisor` x1 | ends of sessions, outbound connections, events, a scan each 100 ms (of messages that expire, of unknown peers, of slow ones, of all sessions; where there are more than 500, of so many in turn that each is looked at once a second at the least); follows the live map of peers | its channel and word of the map's changes | a report; a change; a timer |
 //! | `tx-<peer>` | `session::sender::send_loop` | its wake channel; the socket | whoever has something for it; timers; the closer |
 //! | `rx-<peer>` | `session::receiver::recv_loop`, the handler | the socket; the handler; an earlier session that still delivers | bytes; the closer |
 //! | `metrics` x1, with `metrics.listen` alone | accepts and serves scrapers, at most 16, in one poll | the poll; the locks of a look at all links | waker (its end, and nothing else), sockets, the nearest deadline |
@@ -39,6 +39,7 @@
 //! | scrape, accept again | 100 ms after an accept failed | metrics | the endpoint's listener is tried |
 //! | linger | 1 s after a goodbye | supervisor | the connection is closed |
 //! | reconnect delay | 0.1 to 30 s, or what the other side's refusal asked for (1 s half-open limits, 5 s others and clashes) | supervisor | the next dial |
+//! | `RESOLVE_RETRY_TIMEOUT` | 1 s after no name of a kept peer was found, and it has no other address | supervisor | its next round |
 //! | no slot for a dial | 100 ms | supervisor | dials that are due are tried again |
 //! | refusals at a bound | 1 min for each cause | acceptor | the next one is a warning again, with the count of those between |
 //! | `resume_window` | 5 min without a session | supervisor | what is kept ends unknown |
@@ -62,7 +63,7 @@
 //!
 //! A thread that holds one takes only those of higher ranks. Nobody holds two locks of the same rank. Leaves, under
 //! which nothing is locked: the inbox, the gate, the heartbeats' clock, the advertised address, the events' count and
-//! what was told of failing peers, how far a shutdown is, the tables of questions and the list of links that have some.
+//! what was told of failing peers, the value of a `Watch`, how far a shutdown is, the tables of questions and the list of links that have some.
 //!
 //! No guard but the sealer's is held across a blocking send, a join, socket I/O, the destructor of a session or a slot, or user code;
 //! none but `Inlet::current` while waiting for anything but its own condition. *Enforced by* the headers of the files,
@@ -206,6 +207,12 @@
 //! that does not wait, with no guard held from one to the next, and what it said is told. *Enforced by*
 //! `PeerLink::offer`, `SharedRegistry::established`; `tests/broadcast.rs` with a peer that is stuck. *If not:* the slowest
 //! peer sets the pace of all.
+//!
+//! **I-28 A peer is kept where its sources say, and only one session of it stays.** What dials it follows the live map
+//! and what was added, each speaking for itself; a session at an address that is gone stays until another takes over;
+//! word of a sender that stopped has the number of that sender. *Enforced by* `Kept`, `Outbound::follow`;
+//! `tests/peers_map.rs`, `loadtest churn`. *If not:* a peer that moved is dialled where it was, or a late event removes who
+//! has taken its place.
 //!
 //! # Non-invariants
 //!
