@@ -56,6 +56,7 @@
 //! | L0 | `Engine::connections` | a node | handing a request over, or taking the threads out to end them |
 //! | L0 | `Inlet::current` | a node without a handler | one message; callers of `recv` take turns, also while the first of them waits |
 //! | L1 | registry, the one RwLock | a node | finding, counting; appending a message by the shortest path; a peer becomes known, or one that is not is forgotten |
+//! | L1 | stand-in | an address | what waited for somebody to prove itself there moves to whoever has, from one outbox to another one |
 //! | L2 | link | a peer | a decision: claim, number, acknowledge, attach |
 //! | L3 | outbox | a peer | appending, taking, the write token |
 //! | L4 | the sealer | a connection over TLS | sealing and writing: it is the write token once more, and the reader only tries it |
@@ -213,6 +214,10 @@
 //! word of a sender that stopped has the number of that sender. *Enforced by* `Kept`, `Outbound::follow`;
 //! `tests/peers_map.rs`, `loadtest churn`. *If not:* a peer that moved is dialled where it was, or a late event removes who
 //! has taken its place.
+//!
+//! **I-29 What is sent to an address belongs to one identity:** the first that proves itself there after it was sent.
+//! *Enforced by* `PeerLink::move_on`, which takes a message out of the stand-in's outbox for good; `tests/direct.rs`, with
+//! another identity at the same address. *If not:* a message reaches somebody it was not for.
 //!
 //! # Non-invariants
 //!
