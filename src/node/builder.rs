@@ -19,7 +19,7 @@ use crate::handshake::{AcceptAll, HandshakeConfig, HandshakePolicy, Identity};
 use crate::ident::Incarnation;
 use crate::link::LinkLimits;
 use crate::memory::Budget;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, PhaseTimes};
 use crate::node::events::{Changes, Events};
 use crate::node::protection::{Protection, warn_of_exposure};
 use crate::node::receive::Inlet;
@@ -340,6 +340,7 @@ fn settings(config: &Config, kinds: Arc<Kinds>, handler: bool, undeliverable: Un
         rx_stack: if handler { config.threads.rx_handler_stack } else { config.threads.rx_stack },
         tx_stack: config.threads.tx_stack,
         requests: RequestLimits { requests: config.requests, bytes: config.queue_bytes },
+        times: Arc::new(PhaseTimes::new(kinds.len())),
         kinds,
         askers: Arc::new(Askers::default()),
     }

@@ -28,7 +28,7 @@ use crate::connections::{Connections, Shared};
 use crate::error::{ConnectError, RecvError, SendError, SendErrorKind};
 use crate::exposition::Exposition;
 use crate::ident::PeerId;
-use crate::metrics::MetricsSnapshot;
+use crate::metrics::{Class, MetricsSnapshot};
 use crate::registry::{SessionInfo, SessionsError};
 use crate::session::{self, Batch, Message, PeerHandle, PeerLink, Undelivered};
 use crate::sync::Mutex;
@@ -180,7 +180,7 @@ impl Node {
         let registry = &self.shared.registry;
         // Most messages need nothing beyond appending: no handle is made for them.
         let bytes = payload.as_ref();
-        let append = |link: &PeerLink| link.push_fast(Lane::Normal, 0, bytes);
+        let append = |link: &PeerLink| link.push_fast(Lane::Normal, Class::PLAIN, 0, bytes);
         if !session::in_handler() && registry.with_link(&id, append) == Some(true) {
             return Ok(());
         }
@@ -322,11 +322,19 @@ impl Node {
 /// The counts of a node, with those of its links.
 fn snapshot(shared: &Shared) -> MetricsSnapshot {
     let mut metrics = shared.metrics.snapshot();
-    let (links, forgotten) = shared.registry.links_and_forgotten();
-    metrics.traffic = forgotten;
+    let (links, mut totals) = shared.registry.links_and_forgotten();
     for link in links {
-        metrics.traffic.merge(&PeerHandle::new(link).traffic());
+        totals.merge(&PeerHandle::new(link).totals());
     }
+    let times = &shared.settings.times;
+    metrics.phases = totals.phases.named(&shared.settings.kinds.names(), times);
+    metrics.ack_delay = times.ack_delay();
+    metrics.traffic = totals.traffic;
+    metrics.peers_connected = totals.connected;
+    metrics.queued_messages = totals.queued_messages;
+    metrics.queued_bytes = totals.queued_bytes;
+    metrics.kept_bytes = totals.kept_bytes;
+    metrics.oldest_queued = totals.oldest_queued;
     metrics.memory_used = shared.settings.memory.used() as u64;
     metrics.memory_refused = shared.settings.memory.refused();
     metrics.undelivered_missed = shared.settings.undelivered.missed();

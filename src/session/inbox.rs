@@ -16,6 +16,7 @@ use crossbeam_channel::Sender;
 
 use crate::error::RejectCause;
 use crate::ident::PeerId;
+use crate::metrics::Groups;
 use crate::session::message::{BatchCredit, Body, Extra, Message, Part, PartContent};
 use crate::session::peer::PeerHandle;
 use crate::session::peer_link::PeerLink;
@@ -174,6 +175,10 @@ pub struct Batch {
     taken: u32,
     offset: usize,
     per_message: bool,
+    /// Messages taken that are not counted as handed over yet.
+    passed: Groups,
+    /// How long its first message waited is not measured yet.
+    unmeasured: bool,
 }
 
 impl Batch {
@@ -186,6 +191,8 @@ impl Batch {
             taken: 0,
             offset: 0,
             per_message: false,
+            passed: Groups::default(),
+            unmeasured: true,
         }
     }
 
@@ -210,7 +217,8 @@ impl Batch {
         self
     }
 
-    fn finish(&self, part: &Part, taken: u32, rejected: Option<(u64, RejectCause)>) {
+    fn finish(&mut self, part: &Part, taken: u32, rejected: Option<(u64, RejectCause)>) {
+        self.credit.link().arrivals.handed(&std::mem::take(&mut self.passed));
         if !part.is_numbered() {
             return;
         }
@@ -259,6 +267,15 @@ impl Batch {
         self.taken += 1;
         self.offset = end;
         let refused = self.refusal(kind, end - start).map(|cause| (number, cause));
+        let class = self.credit.link().class_of_kind(kind);
+        if refused.is_some() {
+            self.credit.link().arrival_failed(class, end - start);
+        } else {
+            self.passed.push(class, 1, (end - start) as u64);
+            if std::mem::take(&mut self.unmeasured) {
+                self.credit.link().settings.times.handed(class, part.arrived.elapsed());
+            }
+        }
         let last = self.taken == part.messages;
         if self.per_message || last || refused.is_some() {
             self.finish(&part, self.taken, refused);
@@ -303,6 +320,8 @@ impl Drop for Batch {
             // Whoever asked is told that there is no answer.
             while self.parts.front().is_some_and(|part| part.is_questions()) && self.take().is_some() {}
             let Some(part) = self.parts.pop_front() else { break };
+            let rest = part.groups_from(self.credit.link(), self.offset);
+            self.passed.append(&rest);
             (self.taken, self.offset) = (0, 0);
             self.finish(&part, part.messages, None);
         }

@@ -14,7 +14,7 @@ use super::{Kick, Outbox, State};
 use crate::config::Offline;
 use crate::error::{SendError, SendErrorKind};
 use crate::ident::ConnectionId;
-use crate::link::{Acked, Payload};
+use crate::link::{Acked, Payload, Taken};
 use crate::outcome::{Outcome, ReturnReason, Timing};
 use crate::session::options::{Defaults, OverflowPolicy};
 use crate::session::receipt::{Asker, Ended};
@@ -86,6 +86,7 @@ impl Outbox {
             match policy {
                 OverflowPolicy::Fail => return refuse(SendErrorKind::Full, entry),
                 OverflowPolicy::DropNewest => {
+                    queue.pass_by(&entry);
                     state.accepted += 1;
                     entry.ticket = Some(state.tickets.put(Ticket::of(lane, &entry, asker)));
                     ended.push(state.end(lane, entry, ReturnReason::DroppedNewest));
@@ -191,11 +192,12 @@ impl Outbox {
             .into_iter()
             .filter_map(|name| state.tickets.take(name))
             .map(|ticket| {
+                state.written += 1;
+                state.ends.written.add(ticket.class, 1, ticket.bytes as u64);
                 let timing = ticket.timing(now);
                 Ended { asker: ticket.asker, label: ticket.label, outcome: Outcome::Written(timing) }
             })
             .collect();
-        state.written += ended.len() as u64;
         let State { in_flight, tickets, .. } = state;
         in_flight.retain(|segment| segment.tracks().iter().any(|track| tickets.get_mut(track.ticket).is_some()));
         ended
@@ -208,6 +210,7 @@ impl Outbox {
             for extract in segment.extract(0..segment.frames) {
                 let Some(ticket) = extract.ticket.and_then(|name| state.tickets.take(name)) else { continue };
                 state.unknown += 1;
+                state.ends.unknown.add(ticket.class, 1, ticket.bytes as u64);
                 let outcome = Outcome::Unknown { payload: extract.payload };
                 ended.push(Ended { asker: ticket.asker, label: ticket.label, outcome });
             }
@@ -280,8 +283,9 @@ impl Outbox {
         let mut ended = Vec::new();
         for lane in Lane::ALL {
             let (segments, entries) = state.lanes[lane.index()].drain();
-            for segment in segments {
+            for Taken { segment, groups, .. } in segments {
                 state.returned += u64::from(segment.messages);
+                state.ends.returned.add_all(&groups);
                 for extract in segment.extract(0..segment.frames) {
                     let outcome = Outcome::Returned { payload: extract.payload, reason };
                     ended.push(Ended { asker: Asker::Nobody, label: Label { kind: extract.kind, lane }, outcome });
@@ -319,6 +323,7 @@ impl State {
     /// A message that waited by itself has ended.
     pub(super) fn end(&mut self, lane: Lane, entry: Entry, reason: ReturnReason) -> Ended {
         self.returned += 1;
+        self.ends.returned.add(entry.class, 1, entry.payload.len() as u64);
         let asker = entry.ticket.and_then(|name| self.tickets.take(name)).map(|ticket| ticket.asker);
         let label = Label { kind: entry.heading.kind, lane };
         let outcome = Outcome::Returned { payload: entry.payload.into_vec(), reason };
@@ -331,6 +336,7 @@ impl Ticket {
         Self {
             asker,
             label: Label { kind: entry.heading.kind, lane },
+            class: entry.class,
             bytes: entry.payload.len(),
             accepted: entry.since,
             taken: None,
