@@ -195,8 +195,8 @@ impl Arrivals {
         };
         let (succeeded, failed) = (sum(|counters| &counters.succeeded), sum(|counters| &counters.failed));
         let begun = sum(|counters| &counters.begun);
-        let messages = |tally: &Tally| (0..self.kinds.len()).map(|kind| tally.get(kind).messages).sum::<u64>();
-        let open = messages(&begun).saturating_sub(messages(&succeeded) + messages(&failed));
+        let ended = succeeded.total().messages + failed.total().messages;
+        let open = begun.total().messages.saturating_sub(ended);
         PhaseTally { begun, succeeded, failed, open }
     }
 }

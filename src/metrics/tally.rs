@@ -194,6 +194,13 @@ impl Tally {
         }
     }
 
+    /// The sum of all classes.
+    pub(crate) fn total(&self) -> Volume {
+        let mut total = self.plain;
+        self.others.iter().for_each(|sum| total.add(*sum));
+        total
+    }
+
     fn at(&mut self, index: usize) -> &mut Volume {
         let Some(index) = index.checked_sub(1) else { return &mut self.plain };
         if self.others.len() <= index {

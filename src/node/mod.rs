@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
@@ -31,7 +31,7 @@ use crate::ident::PeerId;
 use crate::metrics::{Class, MetricsSnapshot};
 use crate::registry::{SessionInfo, SessionsError};
 use crate::session::{self, Batch, Message, PeerHandle, PeerLink, Undelivered};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, deadline_in};
 use crate::wire::Lane;
 
 pub use broadcast::{Broadcast, To};
@@ -148,7 +148,7 @@ impl Node {
         if session::in_handler() {
             return Err(ConnectError::WouldBlock);
         }
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline_in(timeout);
         loop {
             let seen = self.changes.count();
             // The link attaches a moment before the session is registered: afterwards every view of the node shows it.
@@ -216,7 +216,7 @@ impl Node {
     /// # Blocking
     /// Up to `timeout`.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Message<'static>, RecvError> {
-        self.inlet()?.recv(Some(Instant::now() + timeout))
+        self.inlet()?.recv(Some(deadline_in(timeout)))
     }
 
     /// Batches of messages, one peer each, for a `select!` loop. Do not mix with [`Node::recv`]: each message goes to
@@ -286,7 +286,7 @@ impl Node {
     /// # Blocking
     /// Up to `deadline` from now; less if everything is drained before.
     pub fn shutdown(&self, deadline: Duration) -> ShutdownReport {
-        shutdown::shut_down(&self.closing(), shutdown::deadline_in(deadline))
+        shutdown::shut_down(&self.closing(), deadline_in(deadline))
     }
 
     /// Whether a shutdown has begun, whoever asked for it: messages are refused from then on.
@@ -304,7 +304,7 @@ impl Node {
         if session::in_handler() {
             return self.ending.report();
         }
-        self.ending.wait(shutdown::deadline_in(timeout))
+        self.ending.wait(deadline_in(timeout))
     }
 
     fn closing(&self) -> Closing {

@@ -234,7 +234,7 @@ impl PeerLink {
     /// Ends all messages: the node has shut down. Returns how many of them were never written, and how many were.
     pub(crate) fn end(&self, state_id: u64) -> (u64, u64) {
         self.outbox.close();
-        let returned = self.outbox.return_all(ReturnReason::ShutDown);
+        let (returned, _) = self.outbox.return_all(ReturnReason::ShutDown);
         let lost = self.core.lock().end(state_id);
         let unsent = lost.iter().filter(|lost| !lost.written).count() + returned.len();
         let unknown = lost.iter().filter(|lost| lost.written).count();
