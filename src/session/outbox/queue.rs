@@ -163,6 +163,7 @@ impl Queue {
 
     /// The class changes, or the segment is over.
     #[cold]
+    #[inline(never)]
     fn end_group(&mut self) {
         let (messages, bytes) = self.ungrouped();
         if messages > 0 {

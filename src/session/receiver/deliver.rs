@@ -34,11 +34,10 @@ struct Claimed {
     groups: Groups,
 }
 
-impl Claimed {
-    /// Credit that a frame of so many bytes holds: what has no number holds none.
-    fn credit(&self, bytes: usize) -> u64 {
-        if self.run.is_numbered() { bytes as u64 } else { 0 }
-    }
+/// Credit that a frame of so many bytes in this run holds: what has no number holds none.
+#[inline]
+fn credit_of(run: Run, bytes: usize) -> u64 {
+    if run.is_numbered() { bytes as u64 } else { 0 }
 }
 
 impl Receiver<'_> {
@@ -76,7 +75,7 @@ impl Receiver<'_> {
                     first,
                     repeat_below,
                     messages: run.frames,
-                    credit: claimed.credit(run.bytes),
+                    credit: credit_of(run, run.bytes),
                     arrived: Instant::now(),
                     content: PartContent::Frames { flags: run.flags, bytes: bytes.to_vec() },
                 };
@@ -91,8 +90,8 @@ impl Receiver<'_> {
     }
 
     /// Calls the handler for each message of a claimed run.
-    fn handle_run(&self, handler: &Handler, mut claimed: Claimed, bytes: &[u8], more: bool) -> Result<(), End> {
-        let Claimed { run, generation, claim, .. } = claimed;
+    fn handle_run(&self, handler: &Handler, claimed: Claimed, bytes: &[u8], more: bool) -> Result<(), End> {
+        let Claimed { run, generation, claim, mut groups } = claimed;
         let Run { lane, frames, prefix, .. } = run;
         let arrived = if run.flags & flags::EXPIRY != 0 { Some(Instant::now()) } else { None };
         let replied = AtomicU64::new(0);
@@ -112,7 +111,7 @@ impl Receiver<'_> {
                         handling::mark(self.link.address(), more);
                     }
                     let number = claim.first + u64::from(index);
-                    let credit = claimed.credit(whole.end - offset);
+                    let credit = credit_of(run, whole.end - offset);
                     let (extra, credit) = if prefix > 0 {
                         let held = Held { lane, credit, size: whole.payload.len() };
                         self.extra_of(run.flags, bytes, offset, kind, held, arrived)
@@ -143,12 +142,12 @@ impl Receiver<'_> {
             };
             let (end, handled, kind) = at.get();
             let number = claim.first + u64::from(handled) - 1;
-            self.leave_out(&mut claimed.groups, kind, length_before(bytes, end, prefix));
+            self.leave_out(&mut groups, kind, length_before(bytes, end, prefix));
             self.reject(run.is_numbered(), generation, (lane, kind, number), 0, cause);
         }
         handling::mark(0, false);
         self.link.busy.store(false, Ordering::Relaxed);
-        self.handed(&claimed.groups);
+        self.handed(&groups);
         if run.is_numbered() {
             // That of questions returns by their responders.
             let held = if run.flags & flags::CORRELATED != 0 { 0 } else { bytes.len() as u64 };
@@ -192,7 +191,7 @@ impl Receiver<'_> {
         let mut offset = 0;
         for number in (claimed.claim.first..).take(frames as usize) {
             let Some(whole) = Whole::at(bytes, offset, prefix) else { break };
-            let (kind, credit) = (whole.header.kind, claimed.credit(whole.end - offset));
+            let (kind, credit) = (whole.header.kind, credit_of(claimed.run, whole.end - offset));
             let told = prefix_at(claimed.run.flags, bytes, offset);
             let question = told.correlation.filter(|_| !is_answer(lane, claimed.run.flags));
             let credit = self.refuse((kind, lane, credit), question, cause);
