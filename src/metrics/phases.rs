@@ -331,6 +331,9 @@ mod tests {
         let came = phases.incoming_buffer.of("block", None).unwrap();
         assert_eq!((came.begun, came.failed, came.times.count()), (Volume::new(10, 100), Volume::new(2, 20), 1));
         assert_eq!(phases.incoming_buffer.open, 2);
-        assert_eq!([4, 4, 2], [&phases.outgoing_buffer, &phases.outgoing_transfer, &phases.incoming_buffer].map(|phase| phase.rows.len()));
+        assert_eq!(
+            [4, 4, 2],
+            [&phases.outgoing_buffer, &phases.outgoing_transfer, &phases.incoming_buffer].map(|phase| phase.rows.len())
+        );
     }
 }

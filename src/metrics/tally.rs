@@ -225,7 +225,8 @@ mod tests {
 
     #[test]
     fn messages_of_one_class_in_a_row_are_one_group_and_each_is_found_by_its_place() {
-        let [plain, cast, kind] = [(None, false), (None, true), (Some(0), false)].map(|(at, cast)| Class::new(at, cast));
+        let [plain, cast, kind] =
+            [(None, false), (None, true), (Some(0), false)].map(|(at, cast)| Class::new(at, cast));
         let mut groups = Groups::default();
         assert_eq!(groups.iter().count(), 0);
         groups.push(cast, 2, 20);
@@ -237,7 +238,10 @@ mod tests {
         assert_eq!((groups.iter().count(), groups.last_class()), (3, kind));
         let between = |from, to| groups.between(from, to).collect::<Vec<_>>();
         assert_eq!(between(0, 8), [(cast, 3), (plain, 2), (kind, 3)]);
-        assert_eq!((between(2, 4), between(5, 6), between(8, 9)), (vec![(cast, 1), (plain, 1)], vec![(kind, 1)], vec![]));
+        assert_eq!(
+            (between(2, 4), between(5, 6), between(8, 9)),
+            (vec![(cast, 1), (plain, 1)], vec![(kind, 1)], vec![])
+        );
         assert_eq!([0, 2, 3, 4, 5, 7].map(|at| groups.part(at, 1)), [cast, cast, plain, plain, kind, kind]);
         let bytes: Vec<u64> = groups.iter().map(|group| group.bytes).collect();
         assert_eq!(bytes, [28, 8, 28]);
@@ -252,7 +256,10 @@ mod tests {
         more.add_all(&Groups::of(Class::PLAIN, 3, 30));
         all.merge(&more);
         more.leave_out(Class::new(Some(1), true));
-        assert_eq!([0, 1, 5, 99].map(|at| all.get(at)), [(4, 40), (0, 0), (2, 20), (0, 0)].map(|(m, b)| Volume::new(m, b)));
+        assert_eq!(
+            [0, 1, 5, 99].map(|at| all.get(at)),
+            [(4, 40), (0, 0), (2, 20), (0, 0)].map(|(m, b)| Volume::new(m, b))
+        );
         assert_eq!(more.get(5), Volume::new(1, 20));
     }
 }

@@ -310,9 +310,7 @@ impl Part {
             PartContent::Frames { flags, bytes } => {
                 link.groups_in(bytes.get(offset..).unwrap_or_default(), Prefix::len(*flags))
             }
-            PartContent::Whole { kind, payload, .. } => {
-                Groups::of(link.class_of_kind(*kind), 1, payload.len() as u64)
-            }
+            PartContent::Whole { kind, payload, .. } => Groups::of(link.class_of_kind(*kind), 1, payload.len() as u64),
         }
     }
 

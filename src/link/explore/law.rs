@@ -132,7 +132,8 @@ impl World {
                 && numbered == kept + ok.messages + failed.messages
                 && (kept > 0 || ok.bytes + failed.bytes == bytes);
             if !adds_up {
-                let detail = format!("side {me}: {numbered} of {bytes} bytes numbered, {kept} kept, {tally:?}, {counts:?}");
+                let detail =
+                    format!("side {me}: {numbered} of {bytes} bytes numbered, {kept} kept, {tally:?}, {counts:?}");
                 return broken(Law::EndsOnce, detail);
             }
         }

@@ -264,8 +264,7 @@ impl Receiver<'_> {
         let Claim { first: number, repeat_below } = claim;
         if is_answer(lane, flag_bits) {
             self.link.traffic.received.add();
-            let kept =
-                self.take_big_answer(question.unwrap_or_default(), kind, payload, (credit, charge), groups);
+            let kept = self.take_big_answer(question.unwrap_or_default(), kind, payload, (credit, charge), groups);
             self.link.finish_delivery(self.session.conn, generation, lane, number + 1, credit - kept);
             return Ok(());
         }
