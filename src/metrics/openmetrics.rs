@@ -306,7 +306,7 @@ impl Display for Seconds {
 /// `refused_by` as `threadwire_refused`, `bytes_sent` as `threadwire_sent_bytes`: a unit is the last word of a name.
 fn family_name(field: &str, unit: &str) -> String {
     let field = field.strip_suffix("_by").unwrap_or(field);
-    if unit.is_empty() {
+    if unit.is_empty() || field.ends_with(&format!("_{unit}")) {
         return format!("{PREFIX}{field}");
     }
     let rest = field.strip_prefix(unit).map_or(field, |rest| rest.trim_start_matches('_'));
@@ -336,6 +336,7 @@ mod tests {
         assert_eq!(family_name("accepted", ""), "threadwire_accepted");
         assert_eq!(family_name("refused_by", ""), "threadwire_refused");
         assert_eq!(family_name("bytes_sent", "bytes"), "threadwire_sent_bytes");
+        assert_eq!(family_name("queued_bytes", "bytes"), "threadwire_queued_bytes");
         assert_eq!(family_name("memory_used", "bytes"), "threadwire_memory_used_bytes");
     }
 
