@@ -22,6 +22,7 @@ use crate::session::outbox::{Item, Kick, Outbox, QueueLimits, Wait};
 use crate::session::probes::ProbeTimes;
 use crate::session::redial::RedialNote;
 use crate::session::requests::{self, Askers, Creditor, RequestLimits, Requests};
+use crate::session::taps::OutgoingTaps;
 use crate::session::traffic::LinkTraffic;
 use crate::session::undelivered::Undeliverable;
 use crate::session::writer::Writer;
@@ -54,6 +55,8 @@ pub(crate) struct SessionSettings {
     pub(crate) askers: Arc<Askers>,
     /// How long messages of all peers take.
     pub(crate) times: Arc<PhaseTimes>,
+    /// Where messages are announced that are accepted.
+    pub(crate) taps: OutgoingTaps,
 }
 
 /// What threads share about one peer.
@@ -89,6 +92,8 @@ pub(crate) struct PeerLink {
     pub(super) arrivals: Arrivals,
     /// When what is measured was written.
     pub(super) probes: ProbeTimes,
+    /// As in the settings: one step nearer for the shortest path.
+    pub(super) taps: OutgoingTaps,
     /// The longest message that needs nothing beyond appending; none if kinds are to be looked up.
     fast_limit: Option<usize>,
 }
@@ -110,6 +115,7 @@ impl PeerLink {
             arrivals: Arrivals::new(settings.kinds.len()),
             probes: ProbeTimes::new(Instant::now()),
             by_kind: KindCounters::new(settings.kinds.clone()),
+            taps: settings.taps.clone(),
             fast_limit: settings.kinds.is_empty().then_some(LARGE.min(settings.max_message)),
             core: Mutex::new(core),
             delivered: Condvar::new(),
@@ -129,7 +135,9 @@ impl PeerLink {
     /// Appends a small message to a busy peer; false has done nothing.
     #[inline]
     pub(crate) fn push_fast(&self, lane: Lane, class: Class, kind: u16, payload: &[u8]) -> bool {
-        self.fast_limit.is_some_and(|most| payload.len() <= most) && self.outbox.push_fast(lane, class, kind, payload)
+        self.fast_limit.is_some_and(|most| payload.len() <= most)
+            && !self.taps.are_tapped()
+            && self.outbox.push_fast(lane, class, kind, payload)
     }
 
     /// Appends a message and sees to it that somebody writes it.
@@ -157,6 +165,7 @@ impl PeerLink {
         let class = self.class_of(heading, false);
         let reads = self.reads.load(Ordering::Relaxed);
         let inline = !handling::more_to_come(self.address());
+        let draft = self.taps.draft(payload.as_ref(), || None);
         let kick = if len > LARGE {
             // What needs no drop is borrowed (or an array): it is copied once, into memory that is at hand.
             let owned = if std::mem::needs_drop::<P>() {
@@ -182,6 +191,9 @@ impl PeerLink {
         }
         if !is_answer {
             self.by_kind.sent(heading.kind);
+        }
+        if let Some(draft) = draft {
+            self.taps.announce(draft, self.id, lane, heading, false, None);
         }
         Ok(())
     }

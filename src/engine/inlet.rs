@@ -14,7 +14,7 @@ use crate::session::{Batch, Message};
 use crate::sync::{Mutex, deadline_in};
 
 /// The receiving side of a node without a handler.
-pub(super) struct Inlet {
+pub(crate) struct Inlet {
     batches: Receiver<Batch>,
     current: Mutex<Option<Batch>>,
     /// Disconnects when the node has shut down.
@@ -29,7 +29,7 @@ impl Inlet {
     }
 
     /// The channel itself.
-    pub(super) fn batches(&self) -> Receiver<Batch> {
+    pub(crate) fn batches(&self) -> Receiver<Batch> {
         self.batches.clone()
     }
 
@@ -39,7 +39,7 @@ impl Inlet {
     }
 
     /// The next message.
-    pub(super) fn recv(&self, deadline: Option<Instant>) -> Result<Message<'static>, RecvError> {
+    pub(crate) fn recv(&self, deadline: Option<Instant>) -> Result<Message<'static>, RecvError> {
         let deadline = deadline.unwrap_or_else(|| deadline_in(Duration::MAX));
         let Some(mut current) = self.current.try_lock_until(deadline) else { return Err(RecvError::TimedOut) };
         loop {
