@@ -211,6 +211,12 @@
 //! on, and what does not fit is counted and said. *Enforced by* `session::taps`; `tests/taps.rs` with a tap that nobody
 //! reads. *If not:* a component that only watches stops what it watches.
 //!
+//! **I-29 A message begins each phase of its delivery once, and ends it once.** In the outgoing phases that can be seen at
+//! any moment: what began is counted where it is accepted or taken, what ended where it ends, what is under way where it
+//! waits, each under the lock that is held there anyway. *Enforced by* `Queue`, `Outbox::phases`, `LaneOut::free_below`;
+//! explored (`a_phase_that_does_not_end_is_found`); `tests/phases.rs`, and at the end of every chaos run. *If not:* the
+//! metrics show a queue that is not there.
+//!
 //! # Non-invariants
 //!
 //! - Order between lanes, between peers, and between a reply and what else the peer sends.

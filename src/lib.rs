@@ -98,6 +98,7 @@
 //! | `receive_message` is false when decoding fails or the consumer is gone | [`Message::decode`], [`WireError`](wire::WireError) | a body that does not decode ends nothing; a broken frame ends the session |
 //! | `NetMessage` (id, label, data) | [`Message::number`], [`Message::kind`], [`Message::payload`] | numbers are given for the wire, per lane |
 //! | `NetMetrics`: sent, received, errors | [`metrics::MetricsSnapshot`], [`metrics::Traffic`] | always on, by cause |
+//! | its delivery phases: outgoing buffer, outgoing transfer, incoming buffer; by message type, direct or broadcast | [`metrics::Phases`], [`metrics::MetricsSnapshot::ack_delay`] | counts exact, times from samples; of messages that come it is not known whether others were sent them too |
 //! | `NetTransport`, `NetListener`, `NetIncomingRequest`, `NetConnection` | [`transport::Transport`], [`transport::Listener`], [`transport::PendingConnection`], [`transport::Connection`] | halves, so that two threads can block |
 //! | `NetCredential` | [`handshake::Identity`], `transport::tls::Credential`, [`transport::Trust`] | possession of the key is proven in every handshake |
 //! | tracing "with contextual information such as peer ID, message IDs" | log targets and levels: [`invariants`] | the `log` crate; a meaning for each level |
@@ -109,8 +110,8 @@
 //! | `outgoing_reply_tx`, a broadcast channel "to announce outgoing messages to other system components" | [`Node::subscribe_outgoing`], [`OutgoingMessage`], [`OutgoingTaps`] | bounded for each subscriber: what does not fit is not announced, and counted ([`OutgoingMessage::missed`]); each gets everything, payloads if it asks for them |
 //! | unbounded channels for messages and events | bounded queues and credit; [`Event::Missed`] | what is refused comes back, what is missed is counted |
 //!
-//! Named there and not built yet: `GetPeers`, `AnnounceItems`, `RequestBlock`, `SendInventoryItem`; delivery
-//! phases; live configuration and a live map of peers; `DirectReceiver`, `run_direct_sender`,
+//! Named there and not built yet: `GetPeers`, `AnnounceItems`, `RequestBlock`, `SendInventoryItem`;
+//! live configuration and a live map of peers; `DirectReceiver`, `run_direct_sender`,
 //! `PeerEvent::AddrsResolved`; `TransportLayerTransport`, `TransportLayerSocket` and the rest of the gossip transport.
 //!
 //! What must hold inside, and who sees to it, is in [`invariants`]; what is promised against whom, in [`threats`].

@@ -49,7 +49,7 @@ fn over(node: &Node) -> Phases {
         |phases: &Phases| phases.outgoing_buffer.open + phases.outgoing_transfer.open + phases.incoming_buffer.open;
     wait_until("nothing is in a phase", || open(&node.metrics().phases) == 0);
     let MetricsSnapshot { phases, traffic, .. } = node.metrics();
-    [&phases.outgoing_buffer, &phases.outgoing_transfer, &phases.incoming_buffer].map(adds_up);
+    [&phases.outgoing_buffer, &phases.outgoing_transfer, &phases.incoming_buffer].into_iter().for_each(adds_up);
     let (buffer, transfer) = (phases.outgoing_buffer.total(), phases.outgoing_transfer.total());
     assert_eq!(buffer.succeeded, transfer.begun, "what is taken for the wire begins its transfer");
     assert_eq!(buffer.begun.messages, traffic.messages_accepted);
@@ -146,7 +146,7 @@ fn what_comes_back_before_it_is_written_fails_the_buffer_alone_for_whatever_reas
         assert!(!outcome(receipt).is_success());
     }
     let phases = node.metrics().phases;
-    [&phases.outgoing_buffer, &phases.outgoing_transfer].map(adds_up);
+    [&phases.outgoing_buffer, &phases.outgoing_transfer].into_iter().for_each(adds_up);
     assert_eq!((counts(&phases.outgoing_buffer), counts(&phases.outgoing_transfer)), ([6, 0, 4, 2], [0; 4]));
     let age = node.metrics().oldest_queued;
     assert!(age > Duration::ZERO && age < PATIENCE, "{age:?}");
@@ -174,7 +174,7 @@ fn what_waits_in_segments_when_the_node_or_the_session_ends_fails_the_buffer() {
         }
         wait_until("the window is full", || a.metrics().queued_messages > 10 && a.metrics().kept_bytes > 1 << 20);
         let before = a.metrics();
-        [&before.phases.outgoing_buffer, &before.phases.outgoing_transfer].map(adds_up);
+        [&before.phases.outgoing_buffer, &before.phases.outgoing_transfer].into_iter().for_each(adds_up);
         b.shutdown(Duration::ZERO);
         a.shutdown(Duration::ZERO);
         let phases = over(&a);
@@ -208,7 +208,7 @@ fn what_is_written_and_never_answered_fails_its_transfer_when_the_resume_window_
     peer.send(vec![1; 100_000]).unwrap();
     wait_until("all is taken", || peer.stats().queued_messages == 0);
     let held = a.metrics().phases;
-    [&held.outgoing_buffer, &held.outgoing_transfer].map(adds_up);
+    [&held.outgoing_buffer, &held.outgoing_transfer].into_iter().for_each(adds_up);
     assert_eq!(counts(&held.outgoing_transfer), [4, 1, 0, 3]);
     a.remove_peer(b.id()).unwrap();
     assert!(matches!(outcome(hold), threadwire::Outcome::Unknown { .. }));

@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn a_good_run_is_ok_and_each_single_defect_makes_it_not_ok() {
         assert_eq!(Summary::new(&options(), &good()).reasons, Vec::<String>::new());
-        let defects: [fn(&mut Findings); 19] = [
+        let defects: [fn(&mut Findings); 25] = [
             |found| found.verdict.lost = 1,
             |found| found.verdict.duplicated = 1,
             |found| found.verdict.reordered = 1,
