@@ -137,8 +137,8 @@ impl Case {
 
     /// Payload bytes of message `id`.
     pub(super) fn len(&self, id: u8) -> usize {
-        let lens = self.loads.iter().flat_map(|load| (0..load.messages).map(|_| load.len));
-        lens.skip(id.into()).next().unwrap_or_default()
+        let mut lens = self.loads.iter().flat_map(|load| (0..load.messages).map(|_| load.len));
+        lens.nth(id.into()).unwrap_or_default()
     }
 
     /// Load number `at` of a side's lane, and the id of its first message.
