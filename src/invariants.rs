@@ -233,6 +233,12 @@
 //! *Enforced by* `PeerLink::move_on`, which takes a message out of the stand-in's outbox for good; `tests/direct.rs`, with
 //! another identity at the same address. *If not:* a message reaches somebody it was not for.
 //!
+//! **I-33 A message begins each phase of its delivery once, and ends it once.** In the outgoing phases that can be seen at
+//! any moment: what began is counted where it is accepted or taken, what ended where it ends, what is under way where it
+//! waits, each under the lock that is held there anyway. *Enforced by* `Queue`, `Outbox::phases`, `LaneOut::free_below`;
+//! explored (`a_phase_that_does_not_end_is_found`); `tests/phases.rs`, and at the end of every chaos run. *If not:* the
+//! metrics show a queue that is not there.
+//!
 //! # Non-invariants
 //!
 //! - Order between lanes, between peers, and between a reply and what else the peer sends.
