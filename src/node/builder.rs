@@ -282,6 +282,7 @@ impl NodeBuilder {
             ending: Arc::new(Ending::new()),
             findings,
             protection,
+            caster: Mutex::default(),
         };
         if let Some((signal, time)) = shutdown_signal {
             shutdown::shut_down_on(node.closing(), signal, time)?;

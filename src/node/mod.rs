@@ -7,8 +7,10 @@
 
 mod broadcast;
 mod builder;
+mod cast;
 mod dial;
 mod events;
+mod pace;
 mod peers;
 mod protection;
 mod receive;
@@ -68,6 +70,8 @@ pub struct Node {
     ending: Arc<Ending>,
     findings: Vec<Finding>,
     protection: protection::Protection,
+    /// What its broadcasts leave to the next one.
+    caster: Mutex<cast::Caster>,
 }
 
 impl Node {

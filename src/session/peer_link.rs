@@ -122,6 +122,22 @@ impl PeerLink {
         self.fast_limit.is_some_and(|most| payload.len() <= most) && self.outbox.push_fast(lane, kind, payload)
     }
 
+    /// The longest message that needs nothing beyond appending, if there are such.
+    pub(crate) fn longest_plain(&self) -> Option<usize> {
+        self.fast_limit
+    }
+
+    /// Appends a small message of a broadcast, which may wait for `company`; `None` has done nothing.
+    pub(super) fn push_cast(
+        &self,
+        kind: u16,
+        payload: &[u8],
+        company: Duration,
+    ) -> Option<Result<Kick, SendErrorKind>> {
+        let is_small = self.fast_limit.is_some_and(|most| payload.len() <= most);
+        if is_small { self.outbox.push_cast(Lane::Normal, kind, payload, company) } else { None }
+    }
+
     /// Appends a message and sees to it that somebody writes it.
     pub(crate) fn push<P>(
         self: &Arc<Self>,
@@ -271,7 +287,11 @@ impl PeerLink {
                         self.outbox.spares.recycle_large(buffer);
                     }
                 }
-                Some(segment) => self.outbox.spares.recycle(segment.into_payload()),
+                Some(segment) => {
+                    if let Some(buffer) = segment.into_buffer() {
+                        self.outbox.spares.recycle(buffer);
+                    }
+                }
                 // Still being written: the writer frees it.
                 None => {}
             }

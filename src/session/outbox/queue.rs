@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use super::entries::{Entries, Entry};
 use crate::config::Offline;
 use crate::link::{Segment, Taken};
+use crate::session::row::put_frame;
 use crate::sync::channel::{Receiver, Sender, unbounded};
-use crate::wire::{FrameHeader, FrameType, HEADER, Heading, LANES, Lane, Prefix, flags};
+use crate::wire::{HEADER, Heading, LANES, Lane};
 
 /// Bounds of a peer's queue, per lane.
 #[derive(Debug, Clone, Copy)]
@@ -122,14 +123,7 @@ impl Queue {
 
     #[inline]
     pub(super) fn append(&mut self, lane: Lane, heading: Heading, payload: &[u8]) {
-        let flags = heading.flags | flags::NUMBERED | flags::WHOLE;
-        let length = heading.prefix_len() + payload.len();
-        let header = FrameHeader::on_lane(FrameType::Data, lane, flags, heading.kind, length as u32);
-        self.open.extend_from_slice(&header.to_bytes());
-        if heading.correlation.is_some() {
-            Prefix { correlation: heading.correlation, ..Prefix::default() }.put(&mut self.open);
-        }
-        self.open.extend_from_slice(payload);
+        put_frame(&mut self.open, lane, heading, payload);
         self.open_frames += 1;
     }
 
