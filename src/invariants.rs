@@ -53,7 +53,7 @@
 //!
 //! | rank | lock | of | held for |
 //! |---|---|---|---|
-//! | L0 | `Node::connections` | a node | handing a request over, or taking the threads out to end them |
+//! | L0 | `Engine::connections` | a node | handing a request over, or taking the threads out to end them |
 //! | L0 | `Inlet::current` | a node without a handler | one message; callers of `recv` take turns, also while the first of them waits |
 //! | L0 | `Node::caster` | a node | appending a broadcast of a flood to the row that peers share; a new row, which takes the outbox lock of each in turn |
 //! | L1 | registry, the one RwLock | a node | finding, counting; appending a message by the shortest path; a peer becomes known, or one that is not is forgotten |
@@ -63,8 +63,9 @@
 //! | L5 | TLS | a connection's secrets | new keys made of them |
 //!
 //! A thread that holds one takes only those of higher ranks. Nobody holds two locks of the same rank. Leaves, under
-//! which nothing is locked: a row of broadcasts, the inbox, the gate, the heartbeats' clock, the advertised address, the events' count and
-//! what was told of failing peers, how far a shutdown is, the tables of questions and the list of links that have some.
+//! which nothing is locked: the inbox, the gate, the heartbeats' clock, the advertised address, the events' count and
+//! what was told of failing peers, how far a shutdown is, the tables of questions and the list of links that have some, the list of taps,
+//! a row of broadcasts.
 //!
 //! No guard but the sealer's is held across a blocking send, a join, socket I/O, the destructor of a session or a slot, or user code;
 //! none but `Inlet::current` while waiting for anything but its own condition. *Enforced by* the headers of the files,
@@ -209,6 +210,10 @@
 //! a row: whoever takes part has set room and memory aside for all of it, and whoever has not is offered each message by
 //! itself. *Enforced by* `PeerLink::offer`, `Outbox::join`, `SharedRegistry::established`; `tests/broadcast.rs` with a peer
 //! that is stuck. *If not:* the slowest peer sets the pace of all.
+//!
+//! **I-28 A tap slows no send.** While nobody listens a send looks at one flag; else it offers each tap its word and goes
+//! on, and what does not fit is counted and said. *Enforced by* `session::taps`; `tests/taps.rs` with a tap that nobody
+//! reads. *If not:* a component that only watches stops what it watches.
 //!
 //! # Non-invariants
 //!

@@ -181,7 +181,7 @@ impl Node {
     /// [`Node::broadcast`] with a kind, which the receivers find in [`Message::kind`](crate::Message::kind).
     pub fn broadcast_kind(&self, kind: u16, payload: impl Into<Vec<u8>>, to: impl Borrow<To>) -> Broadcast {
         let (payload, to) = (Arc::new(payload.into()), to.borrow());
-        let sessions = self.shared.registry.established();
+        let sessions = self.engine.shared.registry.established();
         let mut kicks = Vec::new();
         let mut caster = self.caster.lock();
         let now = Instant::now();
@@ -275,7 +275,7 @@ impl Node {
     }
 
     fn encoded<T: Serialize>(&self, message: &T) -> Result<Vec<u8>, SendError> {
-        let encoded = wire::encode_payload(message, self.shared.settings.max_message);
+        let encoded = wire::encode_payload(message, self.engine.shared.settings.max_message);
         encoded.map_err(|_| SendError { kind: SendErrorKind::Unencodable, payload: Vec::new() })
     }
 
@@ -285,7 +285,7 @@ impl Node {
         to: &To,
         offer: impl Fn(&PeerLink, &Arc<Vec<u8>>) -> Result<T, SendErrorKind>,
     ) -> Broadcast<T> {
-        let sessions = self.shared.registry.established();
+        let sessions = self.engine.shared.registry.established();
         let payload = Arc::new(payload);
         let mut outcomes = Vec::with_capacity(sessions.len());
         for session in sessions.iter().filter(|session| to.names(&session.peer, session.kind) && session.is_attached())
@@ -301,7 +301,7 @@ impl Node {
         to: &To,
         offer: impl Fn(&PeerLink, &Arc<Vec<u8>>) -> Result<T, SendErrorKind>,
     ) -> Result<(PeerId, T), SendError> {
-        let sessions = self.shared.registry.established();
+        let sessions = self.engine.shared.registry.established();
         let named = sessions.iter().filter(|session| to.names_attached(session));
         let mut links: Vec<&PeerLink> = named.map(|session| &*session.link).collect();
         let payload = Arc::new(payload);

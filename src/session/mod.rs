@@ -37,6 +37,7 @@ mod sender;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;
 mod state;
+mod taps;
 mod traffic;
 mod undelivered;
 mod writer;
@@ -75,6 +76,7 @@ pub(crate) use routes::KindsBuilder;
 pub(crate) use row::{ROW_BYTES, Row};
 pub(crate) use state::{OnEnd, Pulse, Session, SessionEnded};
 
+pub use taps::{Manner, OutgoingMessage, OutgoingTaps, TapOptions};
 pub(crate) use undelivered::Undeliverable;
 pub use undelivered::Undelivered;
 

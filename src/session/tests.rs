@@ -7,6 +7,7 @@ use super::outbox::{Item, Outbox, QueueLimits, Rest, Token, Wait};
 use super::peer_link::{PeerLink, SessionSettings};
 use super::requests::RequestLimits;
 use super::row::{ROW_BYTES, Row};
+use super::taps::OutgoingTaps;
 use super::undelivered::Undeliverable;
 use super::writer::Writer;
 use crate::ident::{ConnectionId, PeerId};
@@ -55,6 +56,7 @@ fn attached_link() -> Arc<PeerLink> {
         requests: RequestLimits { requests: 100, bytes: 1 << 20 },
         kinds: Arc::default(),
         askers: Arc::default(),
+        taps: OutgoingTaps::default(),
     };
     let ids = [1, 2].map(|id| PeerId::from_bytes([id; 32]));
     let limits = LinkLimits { window_bytes: 64 << 20, max_message: 16 << 20 };

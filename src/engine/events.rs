@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::connections::{Lifecycle, Started};
+use crate::connections::{Lifecycle, PeerEvent, Started};
 use crate::error::{DialError, DisconnectReason};
 use crate::ident::{ConnectionId, Incarnation, PeerId, SessionKind};
 use crate::metrics::Metrics;
@@ -128,6 +128,9 @@ pub enum Event {
         /// Which peer.
         peer: PeerId,
     },
+    /// Of what dials a kept peer: where it dials, or that it has stopped. Told for each peer that is kept: added,
+    /// configured, or in the map of peers ([`NodeBuilder::peers_map`](crate::NodeBuilder::peers_map)).
+    Peer(PeerEvent),
     /// So many events did not fit since the last one that was taken.
     Missed(u64),
 }
@@ -176,6 +179,7 @@ impl Events {
                 self.put(Event::PeerSlow { peer, oldest_age, queued_messages, queued_bytes });
             }
             Lifecycle::PeerRecovered { peer } => self.put(Event::PeerRecovered { peer }),
+            Lifecycle::Sender(event) => self.put(Event::Peer(event)),
         }
         self.changes.happened();
     }
@@ -218,18 +222,18 @@ pub(super) struct Changes {
 
 impl Changes {
     /// Changes so far.
-    pub(super) fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         *self.count.lock()
     }
 
     /// One more; everybody who waits looks again.
-    pub(super) fn happened(&self) {
+    pub(crate) fn happened(&self) {
         *self.count.lock() += 1;
         self.changed.notify_all();
     }
 
     /// Waits for another count than `seen`; false when the deadline passed first.
-    pub(super) fn wait(&self, seen: u64, deadline: Instant) -> bool {
+    pub(crate) fn wait(&self, seen: u64, deadline: Instant) -> bool {
         let mut count = self.count.lock();
         while *count == seen {
             if self.changed.wait_until(&mut count, deadline).timed_out() {
