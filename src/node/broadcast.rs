@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::Node;
+use super::cast::Flood;
 use crate::error::{SendError, SendErrorKind};
 use crate::ident::{PeerId, SessionKind};
 use crate::registry::Established;
@@ -188,7 +189,10 @@ impl Node {
         let company = caster.company(now, sessions.len());
         let (appended, over) = match company {
             Duration::ZERO => (None, caster.rest()),
-            company => (caster.append(kind, &payload, to, &sessions, company, now, &mut kicks), None),
+            company => {
+                let flood = Flood { to, sessions: &sessions, company, now };
+                (caster.append(kind, &payload, &flood, &mut kicks), None)
+            }
         };
         drop(caster);
         drop(over);

@@ -22,6 +22,14 @@ pub(super) struct Caster {
     current: Option<Current>,
 }
 
+/// A broadcast of a flood: for whom, of which sessions, and how long it may wait from when.
+pub(super) struct Flood<'a> {
+    pub(super) to: &'a To,
+    pub(super) sessions: &'a Arc<[Established]>,
+    pub(super) company: Duration,
+    pub(super) now: Instant,
+}
+
 /// The row that is being filled, and for whom.
 #[derive(Debug)]
 pub(super) struct Current {
@@ -47,18 +55,16 @@ impl Caster {
     }
 
     /// Appends a message to the row, or to a new one; returns the outcomes of the peers that take part in it, and the places
-    /// among `sessions` of those that are to be offered it by themselves. What is to be done for peers is added to `kicks`.
+    /// among the sessions of those that are to be offered it by themselves. What is to be done for peers is added to `kicks`.
     /// `None` has done nothing: the message is not for a row.
     pub(super) fn append(
         &mut self,
         kind: u16,
         payload: &[u8],
-        to: &To,
-        sessions: &Arc<[Established]>,
-        company: Duration,
-        now: Instant,
+        flood: &Flood<'_>,
         kicks: &mut Vec<Kick>,
     ) -> Option<(Outcomes, Vec<usize>)> {
+        let Flood { to, sessions, now, .. } = *flood;
         let longest = sessions.first()?.link.longest_plain()?.min(ROW_BYTES / 4);
         if payload.len() > longest {
             return None;
@@ -69,7 +75,7 @@ impl Caster {
         {
             return Some(appended);
         }
-        let current = Current::begin(to, sessions, company, now, kicks);
+        let current = Current::begin(flood, kicks);
         let appended = current.append(kind, payload, now);
         self.current = Some(current);
         appended
@@ -78,7 +84,8 @@ impl Caster {
 
 impl Current {
     /// A new row, in which all take part that can.
-    fn begin(to: &To, sessions: &Arc<[Established]>, company: Duration, now: Instant, kicks: &mut Vec<Kick>) -> Self {
+    fn begin(flood: &Flood<'_>, kicks: &mut Vec<Kick>) -> Self {
+        let Flood { to, sessions, company, now } = *flood;
         let named = |(at, session): (usize, &Established)| to.names_attached(session).then_some(at);
         let places: Vec<usize> = sessions.iter().enumerate().filter_map(named).collect();
         let row = Arc::new(Row::new(places.len(), company, now));
