@@ -279,7 +279,7 @@ fn gather_peers(partner: &mut Partner, stopped: &mut Partner, peers: usize, size
     let id = node.id().to_string();
     let dial = |partner: &mut Partner, count| {
         let heartbeat_ms = FOR_EVER.as_millis() as u64;
-        let cast = Cast { count, network: NETWORK.to_owned(), heartbeat_ms, hidden: 0, mute: 0 };
+        let cast = Cast { count, network: NETWORK.to_owned(), heartbeat_ms, hidden: 0, mute: 0, prompt: false };
         census(partner.ask(&Ask::MakePeers(cast))?)?;
         let ask = Ask::DialPeers { id: id.clone(), addr, at_once: 64 };
         let attached = census(partner.ask(&ask)?)?.attached;

@@ -38,6 +38,8 @@ pub struct Cast {
     pub hidden: usize,
     /// So many of them never say a heartbeat.
     pub mute: usize,
+    /// They acknowledge at once what they read, so that whoever waits for that learns when it came; else as a node does.
+    pub prompt: bool,
 }
 
 /// What the peers of a process have come to.
@@ -96,6 +98,7 @@ impl Host {
             peers: Vec::with_capacity(dialling),
             heartbeat: Duration::from_millis(cast.heartbeat_ms),
             mute: cast.mute,
+            prompt: cast.prompt,
             dial: None,
             under_way: 0,
             census: Census::default(),
@@ -144,6 +147,7 @@ struct Run {
     peers: Vec<Option<LightPeer>>,
     heartbeat: Duration,
     mute: usize,
+    prompt: bool,
     /// Where to dial, and how many at once, while there is somebody who has to.
     dial: Option<(PeerId, SocketAddr, usize)>,
     /// Dials that are neither attached nor failed.
@@ -197,7 +201,7 @@ impl Run {
         while self.under_way < at_once
             && let Some(persona) = self.personas.pop()
         {
-            let mut peer = LightPeer::dial(persona, node, addr)?;
+            let mut peer = LightPeer::dial(persona, node, addr, self.prompt)?;
             let token = Token(self.peers.len() + 1);
             let interest = Interest::READABLE | Interest::WRITABLE;
             self.poll.registry().register(peer.stream(), token, interest).context("polling a peer")?;

@@ -4,7 +4,7 @@
 //! Blocks on: nothing: the socket is non-blocking.
 //! Upholds: the handshake, the frames and the identity are the library's own; what the node says is checked (numbers,
 //! order, attach) as a node would check it; what is read is acknowledged when a node would
-//! do so.
+//! do so, or at once.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -93,6 +93,8 @@ pub struct LightPeer {
     lanes: [(u64, u64); LANES],
     /// The same when they were last acknowledged.
     acked: [(u64, u64); LANES],
+    /// It acknowledges whatever it reads at once.
+    prompt: bool,
     /// Somebody sees to it that this is done soon.
     noted: bool,
     /// When it last said something.
@@ -102,11 +104,11 @@ pub struct LightPeer {
 }
 
 impl LightPeer {
-    /// Begins to dial `node`.
+    /// Begins to dial `node`; `prompt`: it acknowledges whatever it reads at once.
     ///
     /// # Errors
     /// The system has no socket or no randomness.
-    pub fn dial(persona: Persona, node: PeerId, addr: SocketAddr) -> Result<Self, Failure> {
+    pub fn dial(persona: Persona, node: PeerId, addr: SocketAddr, prompt: bool) -> Result<Self, Failure> {
         let stream = TcpStream::connect(addr).context(format_args!("dialling {addr}"))?;
         let nonce = random_bytes().context("a nonce")?;
         let handshake = Handshake::dial(Arc::clone(&persona.hello), Some(node), nonce);
@@ -124,6 +126,7 @@ impl LightPeer {
             attach: Attach { epoch: 1, token, state, knows: None, lanes },
             lanes: [(0, 0); LANES],
             acked: [(0, 0); LANES],
+            prompt,
             noted: false,
             said: Instant::now(),
             seen: Seen::default(),
@@ -257,7 +260,7 @@ impl LightPeer {
             }
         }
         let came = self.lanes.iter().zip(&self.acked).map(|((_, came), (_, acked))| came - acked).max();
-        if now || came >= Some(ACK_BYTES) {
+        if now || self.prompt || came >= Some(ACK_BYTES) {
             self.put_acks()?;
         }
         Ok(!matches!(self.stage, Stage::Parting))
