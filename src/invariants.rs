@@ -26,6 +26,7 @@
 //! | `connect_timeout` | 5 s | acceptor | the dial has failed |
 //! | `handshake_timeout`, for all of it, from accept or from the open connection on | 5 s | acceptor | refused with `HandshakeTimeout` |
 //! | `ack_delay` | 5 ms | tx | owed acknowledgements are written |
+//! | company | 50 us for each peer of a flood of broadcasts, 5 ms at most | tx | what was gathered is written |
 //! | `heartbeat` | 10 s | tx | a BEAT is written; after as long without a write, spare buffers are freed |
 //! | `idle_timeout` | 30 s without a whole frame (64 KiB at most), while no handler runs | supervisor | closed with `Idle` |
 //! | `write_timeout` | 20 s in one write, while no handler runs on either side | supervisor | closed with `WriteStalled` |
@@ -56,6 +57,7 @@
 //! |---|---|---|---|
 //! | L0 | `Engine::connections` | a node | handing a request over, or taking the threads out to end them |
 //! | L0 | `Inlet::current` | a node without a handler | one message; callers of `recv` take turns, also while the first of them waits |
+//! | L0 | `Node::caster` | a node | appending a broadcast of a flood to the row that peers share; a new row, which takes the outbox lock of each in turn |
 //! | L1 | registry, the one RwLock | a node | finding, counting; appending a message by the shortest path; a peer becomes known, or one that is not is forgotten |
 //! | L1 | stand-in | an address | what waited for somebody to prove itself there moves to whoever has, from one outbox to another one |
 //! | L2 | link | a peer | a decision: claim, number, acknowledge, attach |
@@ -66,7 +68,7 @@
 //! A thread that holds one takes only those of higher ranks. Nobody holds two locks of the same rank. Leaves, under
 //! which nothing is locked: the inbox, the gate, the heartbeats' clock, the advertised address, the events' count and
 //! what was told of failing peers, the value of a `Watch`, how far a shutdown is, the tables of questions and the list of
-//! links that have some, the list of taps, the messages of a direct sender that are under way.
+//! links that have some, the list of taps, the messages of a direct sender that are under way, a row of broadcasts.
 //!
 //! No guard but the sealer's is held across a blocking send, a join, socket I/O, the destructor of a session or a slot, or user code;
 //! none but `Inlet::current` while waiting for anything but its own condition. *Enforced by* the headers of the files,
@@ -126,8 +128,8 @@
 //! *Enforced by* `Outbox` (the token is a box that is there or away). *If not:* frames interleave.
 //!
 //! **I-7 Nobody sleeps while there is something to write.** Whoever appends while the sender thread works leaves the
-//! mark `kicked`; whoever gives the token back looks. *Enforced by* `Outbox::rest`, `Outbox::put_back`; checked with
-//! shuttle. *If not:* a message waits for the next heartbeat.
+//! mark `kicked`; whoever gives the token back looks. What may wait for company wakes nobody, but then the sender thread
+//! looks again by itself. *Enforced by* `Outbox::rest`, `Outbox::put_back`, `State::kick_soon`; checked with shuttle. *If not:* a message waits for the next heartbeat.
 //!
 //! **I-8 A session ends once, with one cause,** reported by the last of its two threads. *Enforced by* `Gate`. *If
 //! not:* a slot leaks, or a reason is lost to the I/O error that follows a goodbye. Checked with shuttle.
@@ -208,9 +210,10 @@
 //! hand on the handshake of another, or be anybody.
 //!
 //! **I-27 A broadcast waits for nobody.** The links are a snapshot of the registry; each is offered the message by a push
-//! that does not wait, with no guard held from one to the next, and what it said is told. *Enforced by*
-//! `PeerLink::offer`, `SharedRegistry::established`; `tests/broadcast.rs` with a peer that is stuck. *If not:* the slowest
-//! peer sets the pace of all.
+//! that does not wait, with no guard of a peer held from one to the next, and what it said is told. In a flood peers share
+//! a row: whoever takes part has set room and memory aside for all of it, and whoever has not is offered each message by
+//! itself. *Enforced by* `PeerLink::offer`, `Outbox::join`, `SharedRegistry::established`; `tests/broadcast.rs` with a peer
+//! that is stuck. *If not:* the slowest peer sets the pace of all.
 //!
 //! **I-28 A tap slows no send.** While nobody listens a send looks at one flag; else it offers each tap its word and goes
 //! on, and what does not fit is counted and said. *Enforced by* `session::taps`; `tests/taps.rs` with a tap that nobody

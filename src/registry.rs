@@ -111,6 +111,8 @@ struct Registry {
     /// Everything that holds a slot.
     connections: BTreeMap<ConnectionId, SessionInfo>,
     sessions: HashMap<ConnectionId, Entry>,
+    /// What [`SharedRegistry::established`] made of them last, until they change.
+    established: Option<Arc<[Established]>>,
     inbound: usize,
     outbound: usize,
     /// Inbound connections by address; none with zero.
@@ -128,6 +130,27 @@ pub(crate) struct Entry {
     pub(crate) slot: SessionSlot,
 }
 
+/// A session, as much of it as is to be known to send to its peer.
+#[derive(Debug)]
+pub(crate) struct Established {
+    /// Whose it is.
+    pub(crate) peer: PeerId,
+    /// Who dialled.
+    pub(crate) kind: SessionKind,
+    /// Where to send to.
+    pub(crate) link: Arc<PeerLink>,
+    conn: ConnectionId,
+}
+
+impl Established {
+    /// Whether it still is the one that is attached to its link: a look that locks nothing. Of several sessions of one peer
+    /// at most one is.
+    #[inline]
+    pub(crate) fn is_attached(&self) -> bool {
+        self.link.outbox.is_attached(self.conn)
+    }
+}
+
 impl Registry {
     fn new(limits: RegistryLimits) -> Self {
         Self {
@@ -137,6 +160,7 @@ impl Registry {
             forgotten: Totals::default(),
             connections: BTreeMap::new(),
             sessions: HashMap::new(),
+            established: None,
             inbound: 0,
             outbound: 0,
             from_ip: HashMap::new(),
@@ -358,12 +382,21 @@ impl SharedRegistry {
         self.0.read().peers.values().filter(|peer| wants(&peer.link)).map(|peer| peer.link.clone()).collect()
     }
 
-    /// The links with an established session that `wants` picks by its peer and who dialled: a look that locks nothing
-    /// else. Each link is there once: of several sessions, the attached one counts.
-    pub(crate) fn established(&self, wants: impl Fn(&PeerId, SessionKind) -> bool) -> Vec<Arc<PeerLink>> {
-        let registry = self.0.read();
-        let attached = registry.sessions.values().filter(|entry| entry.link.outbox.is_attached(entry.session.conn));
-        attached.filter(|entry| wants(&entry.link.id, entry.session.kind)).map(|entry| entry.link.clone()).collect()
+    /// Every session, in no order. The list is made once and shared until a session comes or goes: a walk through the
+    /// table, and a count up and down for each link, would cost a broadcast as much as all it appends.
+    pub(crate) fn established(&self) -> Arc<[Established]> {
+        if let Some(list) = &self.0.read().established {
+            return list.clone();
+        }
+        let mut registry = self.0.write();
+        let established = |entry: &Entry| Established {
+            peer: entry.link.id,
+            kind: entry.session.kind,
+            link: entry.link.clone(),
+            conn: entry.session.conn,
+        };
+        let list: Arc<[_]> = registry.sessions.values().map(established).collect();
+        registry.established.insert(list).clone()
     }
 
     /// Registers a session that is about to run: its connection is established from `now` on.
@@ -377,13 +410,20 @@ impl SharedRegistry {
             info.since = now;
         }
         let replaced = registry.sessions.insert(conn, entry);
+        let before = registry.established.take();
         drop(registry);
+        // Without the lock: a link may go with it.
+        drop(before);
         debug_assert!(replaced.is_none(), "connection ids are never given twice");
     }
 
     /// Takes a session out; the caller drops the entry, and with it the slot.
     pub(crate) fn unregister(&self, conn: ConnectionId) -> Option<Entry> {
-        self.0.write().sessions.remove(&conn)
+        let mut registry = self.0.write();
+        let (entry, before) = (registry.sessions.remove(&conn), registry.established.take());
+        drop(registry);
+        drop(before);
+        entry
     }
 
     /// Who is connected by a dial of this address.

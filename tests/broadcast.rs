@@ -341,3 +341,50 @@ fn an_anycast_that_nobody_can_take_gives_the_message_back() {
     assert_eq!(refused(To::all()), because(SendErrorKind::ShuttingDown));
     assert!(node.broadcast("too late", To::all()).outcomes().is_empty());
 }
+
+#[test]
+fn a_flood_of_broadcasts_comes_whole_and_in_order_with_what_is_sent_to_one_peer_between() {
+    const COUNT: u32 = 20_000;
+    let _alone = alone();
+    let (node, peers) = hub::<8>(&quick());
+    let handles = ids(&peers).into_iter().map(|id| node.peer(id).unwrap()).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        let readers = peers.iter().map(|peer| {
+            scope.spawn(move || {
+                let mut came = Vec::new();
+                while came.last() != Some(&COUNT) {
+                    came.push(u32::from_le_bytes(next(peer).try_into().unwrap()));
+                }
+                came
+            })
+        });
+        let readers: Vec<_> = readers.collect();
+        let mut sent: HashMap<PeerId, Vec<u32>> = HashMap::new();
+        for number in 0..=COUNT {
+            let payload = number.to_le_bytes();
+            if number % 1_000 == 999 {
+                // To one of them alone: it comes after what all were sent before.
+                let only = &handles[number as usize / 1_000 % handles.len()];
+                only.send(&payload[..]).unwrap();
+                sent.entry(only.id()).or_default().push(number);
+                continue;
+            }
+            let broadcast = node.broadcast(&payload[..], To::all());
+            assert_eq!(broadcast.outcomes().len(), handles.len());
+            for (peer, outcome) in broadcast {
+                match outcome {
+                    Ok(()) => {}
+                    Err(SendErrorKind::Full) => node.peer(peer).unwrap().send(&payload[..]).unwrap(),
+                    Err(other) => panic!("{other}"),
+                }
+                sent.entry(peer).or_default().push(number);
+            }
+        }
+        for (peer, reader) in peers.iter().zip(readers) {
+            assert!(reader.join().unwrap() == sent[&peer.id()], "all that was sent to it, in order");
+        }
+    });
+    for peer in &handles {
+        wait_until("everything is acknowledged", || peer.stats().acked == peer.stats().accepted);
+    }
+}

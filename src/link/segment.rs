@@ -54,7 +54,7 @@ pub(crate) struct Extract {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Content {
     /// Whole messages, back to back, encoded.
-    Plain(Vec<u8>),
+    Plain(Payload),
     /// One message; its frames are cut from the payload as they are written.
     Large { lane: Lane, heading: Heading, payload: Payload },
 }
@@ -74,7 +74,8 @@ pub(crate) struct Span {
 
 impl Segment {
     /// Whole messages, already encoded.
-    pub(crate) fn plain(bytes: Vec<u8>, frames: u32) -> Self {
+    pub(crate) fn plain(bytes: impl Into<Payload>, frames: u32) -> Self {
+        let bytes = bytes.into();
         Self { frames, messages: frames, numbered: true, tracks: Vec::new(), content: Content::Plain(bytes) }
     }
 
@@ -179,7 +180,7 @@ impl Segment {
     /// The bytes, as [`Segment::bytes`] shows them; copied if a message to somebody else shares them.
     pub(crate) fn into_payload(self) -> Vec<u8> {
         match self.content {
-            Content::Plain(bytes) => bytes,
+            Content::Plain(bytes) => bytes.into_vec(),
             Content::Large { payload, .. } => payload.into_vec(),
         }
     }
@@ -187,15 +188,14 @@ impl Segment {
     /// The buffer of the bytes, to be used again, unless a message to somebody else shares it.
     pub(crate) fn into_buffer(self) -> Option<Vec<u8>> {
         match self.content {
-            Content::Plain(bytes) => Some(bytes),
-            Content::Large { payload, .. } => payload.into_buffer(),
+            Content::Plain(payload) | Content::Large { payload, .. } => payload.into_buffer(),
         }
     }
 
     /// Appends encoded whole messages to a plain segment with room for them; false leaves it as it was.
     pub(crate) fn append(&mut self, more: &[u8], frames: u32) -> bool {
         match &mut self.content {
-            Content::Plain(bytes) if bytes.capacity() - bytes.len() >= more.len() => {
+            Content::Plain(Payload::Own(bytes)) if bytes.capacity() - bytes.len() >= more.len() => {
                 bytes.extend_from_slice(more);
                 self.frames += frames;
                 self.messages += frames;

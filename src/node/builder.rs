@@ -18,6 +18,7 @@ use crate::error::{ConfigError, StartError};
 use crate::handshake::{HandshakePolicy, Identity};
 use crate::node::Node;
 use crate::session::{Kind, KindsBuilder, Message, OutgoingTaps, PeerHandle};
+use crate::sync::Mutex;
 use crate::transport::Transport;
 use crate::watch::Watcher;
 
@@ -207,7 +208,7 @@ impl NodeBuilder {
             events: Listener::Engine,
         };
         let names = peers.iter().map(|peer| (peer.name.clone(), peer.id)).collect();
-        let node = Node { engine: engine::start(chosen)?, names };
+        let node = Node { engine: engine::start(chosen)?, names, caster: Mutex::default() };
         if let Some((signal, time)) = shutdown_signal {
             node.engine.shut_down_on(signal, time)?;
         }

@@ -6,8 +6,10 @@
 
 mod broadcast;
 mod builder;
+mod cast;
 mod destination;
 mod dial;
+mod pace;
 mod peers;
 mod reload;
 
@@ -24,7 +26,7 @@ use crate::ident::PeerId;
 use crate::metrics::{Class, MetricsSnapshot};
 use crate::registry::{SessionInfo, SessionsError};
 use crate::session::{self, Batch, Message, OutgoingMessage, PeerHandle, PeerLink, TapOptions, Undelivered};
-use crate::sync::deadline_in;
+use crate::sync::{Mutex, deadline_in};
 use crate::wire::Lane;
 
 pub use broadcast::{Broadcast, To};
@@ -39,6 +41,8 @@ pub struct Node {
     engine: Engine,
     /// The peers of the configuration, by name.
     names: HashMap<String, PeerId>,
+    /// What its broadcasts leave to the next one.
+    caster: Mutex<cast::Caster>,
 }
 
 impl Node {

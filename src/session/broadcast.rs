@@ -6,6 +6,7 @@
 //! where it puts small ones together.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::SendErrorKind;
 use crate::link::{LARGE, Segment};
@@ -19,6 +20,19 @@ use crate::sync::atomic::Ordering;
 use crate::wire::{Heading, Lane};
 
 impl PeerLink {
+    /// Offers a message of a broadcast: as [`PeerLink::offer`] for others too, but that a small one may wait for `company`
+    /// where the peer was just written to.
+    pub(crate) fn offer_cast(&self, kind: u16, payload: &Arc<Vec<u8>>, company: Duration) -> Result<(), SendErrorKind> {
+        match self.push_cast(kind, payload, company) {
+            Some(Ok(Kick::No)) => Ok(()),
+            Some(kick) => {
+                self.act(kick?, false);
+                Ok(())
+            }
+            None => self.offer(kind, payload, false),
+        }
+    }
+
     /// Offers a message: it is taken as by a verb that does not wait, or not at all. If it is not for this peer `alone`,
     /// the peer's own thread writes it, also where the peer is idle: a system call for each peer would be the most of what
     /// a broadcast costs, and messages that come fast are then written together.

@@ -35,6 +35,7 @@ mod redial;
 mod requests;
 mod responder;
 mod routes;
+mod row;
 mod sender;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;
@@ -68,7 +69,7 @@ pub use kinds::Kind;
 pub(crate) use kinds::Kinds;
 pub use message::Message;
 pub use options::{BEST_EFFORT_MOST, Delivery, OverflowPolicy, Priority, SendOptions};
-pub(crate) use outbox::{Backlog, Level, QueueLimits};
+pub(crate) use outbox::{Backlog, Kick, Level, QueueLimits};
 pub use peer::{LinkStats, PeerHandle};
 pub(crate) use peer_link::{PeerLink, SessionSettings};
 pub use receipt::{Collector, OutcomeBatch, Receipt, WaitError};
@@ -76,6 +77,7 @@ pub use requests::{Answer, Answered};
 pub(crate) use requests::{Askers, RequestLimits};
 pub use responder::Responder;
 pub(crate) use routes::KindsBuilder;
+pub(crate) use row::{ROW_BYTES, Row};
 pub(crate) use state::{OnEnd, Pulse, Session, SessionEnded};
 
 pub use taps::{Manner, OutgoingMessage, OutgoingTaps, TapOptions};

@@ -144,6 +144,23 @@ impl PeerLink {
             && self.outbox.push_fast(lane, class, kind, payload)
     }
 
+    /// The longest message that needs nothing beyond appending, if there are such: no kinds, and nobody who listens.
+    pub(crate) fn longest_plain(&self) -> Option<usize> {
+        self.fast_limit.filter(|_| !self.taps.are_tapped())
+    }
+
+    /// Appends a small message of a broadcast, which may wait for `company`; `None` has done nothing.
+    pub(super) fn push_cast(
+        &self,
+        kind: u16,
+        payload: &[u8],
+        company: Duration,
+    ) -> Option<Result<Kick, SendErrorKind>> {
+        let is_plain = self.longest_plain().is_some_and(|most| payload.len() <= most);
+        let class = self.class_of(Heading::of_kind(kind), true);
+        if is_plain { self.outbox.push_cast(Lane::Normal, class, kind, payload, company) } else { None }
+    }
+
     /// Appends a message and sees to it that somebody writes it.
     pub(crate) fn push<P>(
         self: &Arc<Self>,
@@ -301,7 +318,11 @@ impl PeerLink {
                         self.outbox.spares.recycle_large(buffer);
                     }
                 }
-                Some(segment) => self.outbox.spares.recycle(segment.into_payload()),
+                Some(segment) => {
+                    if let Some(buffer) = segment.into_buffer() {
+                        self.outbox.spares.recycle(buffer);
+                    }
+                }
                 // Still being written: the writer frees it.
                 None => {}
             }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{CloseReason, DisconnectReason};
 use crate::link::AckDue;
-use crate::session::outbox::{Goodbye, Token};
+use crate::session::outbox::{Goodbye, Rest, Token};
 use crate::session::peer_link::PeerLink;
 use crate::session::state::{OnEnd, Session};
 use crate::session::writer::Writer;
@@ -27,12 +27,16 @@ pub(crate) fn send_loop(link: &Arc<PeerLink>, session: &Arc<Session>, wake: &Rec
     let mut acks = false;
     // Nothing but heartbeats has happened lately.
     let mut quiet = false;
+    let mut lingered = false;
     loop {
-        match link.outbox.take_token(session.conn) {
+        // Until when it waits for company; see [`Rest::Lingering`].
+        let mut lingers = None;
+        match link.outbox.take_token(session.conn, lingered) {
             Token::Gone => break,
             Token::Away => {}
             Token::Here(writer) => match work(link, session, writer, acks, &mut timer) {
                 Ok(Next::Rest) => {}
+                Ok(Next::Linger(company)) => lingers = Some(Instant::now() + company),
                 Ok(Next::End) => break,
                 Err(error) => {
                     log::debug!(target: "threadwire::session", "{} {}: writing: {error}", link.id.short(), session.conn);
@@ -45,8 +49,12 @@ pub(crate) fn send_loop(link: &Arc<PeerLink>, session: &Arc<Session>, wake: &Rec
             },
         }
         let deadline = timer.acks.map_or(timer.beat, |acks| acks.min(timer.beat));
-        match if quiet { recv_asleep(wake, deadline) } else { wake.recv_deadline(deadline) } {
+        let lingers = lingers.filter(|until| *until < deadline);
+        let until = lingers.unwrap_or(deadline);
+        lingered = false;
+        match if quiet || lingers.is_some() { recv_asleep(wake, until) } else { wake.recv_deadline(until) } {
             Ok(()) => (acks, quiet) = (false, false),
+            Err(RecvTimeoutError::Timeout) if lingers.is_some() => (acks, quiet, lingered) = (false, false, true),
             Err(RecvTimeoutError::Timeout) => {
                 // While something comes in, the timer goes on: whoever owes an acknowledgement then need not wake anybody.
                 // Heartbeats alone, which rang now, do not set it going.
@@ -78,6 +86,7 @@ struct Timer {
 /// What the thread does after its work.
 enum Next {
     Rest,
+    Linger(Duration),
     End,
 }
 
@@ -126,8 +135,9 @@ fn work(
             timer.acks = Some(now + link.settings.ack_delay);
         }
         match link.outbox.rest(writer) {
-            None => return Ok(Next::Rest),
-            Some(again) => writer = again,
+            Rest::Asleep => return Ok(Next::Rest),
+            Rest::Lingering(company) => return Ok(Next::Linger(company)),
+            Rest::Again(again) => writer = again,
         }
     }
 }

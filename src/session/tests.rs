@@ -3,9 +3,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::outbox::{Item, Outbox, QueueLimits, Token, Wait};
+use super::outbox::{Item, Outbox, QueueLimits, Rest, Token, Wait};
 use super::peer_link::{PeerLink, SessionSettings};
 use super::requests::RequestLimits;
+use super::row::{ROW_BYTES, Row};
 use super::taps::OutgoingTaps;
 use super::undelivered::Undeliverable;
 use super::writer::Writer;
@@ -76,8 +77,8 @@ fn attached_link() -> Arc<PeerLink> {
 fn push_to_idle_peer(lane: Lane, len: usize) -> (usize, bool) {
     let (link, conn, wide) = (attached_link(), ConnectionId(1), Arc::new(Wide::default()));
     let wake = link.outbox.attach(Box::new(Writer::new(conn, wide.clone(), Instant::now())));
-    let Token::Here(writer) = link.outbox.take_token(conn) else { panic!("no token") };
-    assert!(link.outbox.rest(writer).is_none(), "the sender thread sleeps");
+    let Token::Here(writer) = link.outbox.take_token(conn, false) else { panic!("no token") };
+    assert!(matches!(link.outbox.rest(writer), Rest::Asleep), "the sender thread sleeps");
     link.reads.store(1, Ordering::Relaxed);
     link.push(lane, Heading::default(), vec![7; len], Wait::No).unwrap();
     (wide.0.load(Ordering::Relaxed), wake.0.try_recv().is_ok())
@@ -120,4 +121,76 @@ fn the_oldest_message_that_waits_gives_the_queue_its_age() {
     assert!(outbox.counts().oldest.unwrap() >= after, "the first is gone, the second is younger");
     assert!(outbox.taking(Instant::now()).take(Lane::Bulk).is_some());
     assert_eq!(outbox.counts().oldest, None);
+}
+
+#[test]
+fn a_share_of_a_row_is_counted_and_paid_for_and_comes_before_what_is_sent_after_it() {
+    const COMPANY: Duration = Duration::from_secs(3600);
+    let (limits, memory) = (QueueLimits::bounds(2_000, 1 << 20), Arc::new(Budget::new(1 << 30)));
+    let outbox = Outbox::new(limits, memory.clone());
+    let conn = ConnectionId(1);
+    let (_wake, _) = outbox.attach(Box::new(Writer::new(conn, Arc::new(Wide::default()), Instant::now())));
+    let small = |payload| Item::Small { heading: Heading::default(), payload };
+    let push = |payload| outbox.push(Lane::Normal, Class::PLAIN, small(payload), Wait::No, false, 0).is_ok();
+    assert!(push(b"before"));
+    let row = Arc::new(Row::new(1, COMPANY, Instant::now()));
+    let cast = |payload: &[u8]| row.append(0, payload, Instant::now(), |members| members[0]);
+    outbox.join(&row, 0);
+    assert_eq!((cast(b"first"), cast(b"second")), (Some(true), Some(true)));
+    let counts = outbox.counts();
+    assert_eq!((counts.messages, counts.accepted), (3, 3));
+    assert_eq!(cast(b"third"), Some(false), "whoever was counted takes part no more");
+    assert!(push(b"after"));
+    let taken = outbox.taking(Instant::now()).take(Lane::Normal).unwrap().segment;
+    let payloads: Vec<Vec<u8>> = taken.extract(0..4).into_iter().map(|extract| extract.payload).collect();
+    assert_eq!(payloads, [&b"before"[..], b"first", b"second", b"after"]);
+    let (buffer, _) = outbox.phases();
+    let begun = [Class::PLAIN, Class::new(None, true)].map(|class| buffer.begun.get(class.index()));
+    assert_eq!(begun.map(|volume| (volume.messages, volume.bytes)), [(2, 11), (2, 11)]);
+
+    // A row for which there is not room to its end is not joined, and neither is one that memory does not pay for.
+    let full = vec![7; (1 << 20) - ROW_BYTES];
+    assert!(
+        outbox
+            .push(
+                Lane::Normal,
+                Class::PLAIN,
+                Item::Large(Segment::large(Lane::Normal, Heading::default(), full)),
+                Wait::No,
+                false,
+                0
+            )
+            .is_ok()
+    );
+    let next = Arc::new(Row::new(1, COMPANY, Instant::now()));
+    outbox.join(&next, 0);
+    assert_eq!(next.append(0, b"", Instant::now(), |members| members[0]), Some(false));
+    drop(outbox);
+    assert_eq!(memory.used(), 0);
+}
+
+#[test]
+fn while_broadcasts_flood_a_peer_that_was_written_to_waits_for_company_and_for_a_send_it_does_not() {
+    const COMPANY: Duration = Duration::from_secs(3600);
+    let (link, conn, wide) = (attached_link(), ConnectionId(1), Arc::new(Wide::default()));
+    let (wake, _) = link.outbox.attach(Box::new(Writer::new(conn, wide.clone(), Instant::now())));
+    let cast = |company| link.offer_cast(0, &Arc::new(b"message".to_vec()), company).unwrap();
+    let rest = || {
+        let Token::Here(writer) = link.outbox.take_token(conn, false) else { panic!("no token") };
+        link.outbox.rest(writer)
+    };
+    assert!(matches!(rest(), Rest::Asleep));
+    cast(COMPANY);
+    assert!(wake.try_recv().is_ok(), "the first one wakes it");
+    assert!(matches!(rest(), Rest::Lingering(COMPANY)), "and more are to come");
+    cast(COMPANY);
+    assert!(wake.try_recv().is_err(), "the next one waits for company");
+    link.reads.store(1, Ordering::Relaxed);
+    link.push(Lane::Normal, Heading::default(), b"send".to_vec(), Wait::No).unwrap();
+    assert_eq!(link.outbox.counts().messages, 0, "all are written by whoever sends");
+    assert!(wide.0.load(Ordering::Relaxed) > 0);
+    cast(COMPANY);
+    assert!(wake.try_recv().is_err());
+    cast(Duration::ZERO);
+    assert!(wake.try_recv().is_ok(), "a broadcast that may not wait");
 }

@@ -18,6 +18,8 @@ use crate::peers::light::{LightPeer, Persona, Seen};
 
 /// How exact heartbeats are.
 const TICK: Duration = Duration::from_millis(20);
+/// How long an acknowledgement may wait, as at a node.
+const ACK_DELAY: Duration = Duration::from_millis(5);
 /// The waker's token; those of peers follow.
 const WAKE: Token = Token(0);
 /// How long an answer may take.
@@ -36,6 +38,8 @@ pub struct Cast {
     pub hidden: usize,
     /// So many of them never say a heartbeat.
     pub mute: usize,
+    /// They acknowledge at once what they read, so that whoever waits for that learns when it came; else as a node does.
+    pub prompt: bool,
 }
 
 /// What the peers of a process have come to.
@@ -94,9 +98,11 @@ impl Host {
             peers: Vec::with_capacity(dialling),
             heartbeat: Duration::from_millis(cast.heartbeat_ms),
             mute: cast.mute,
+            prompt: cast.prompt,
             dial: None,
             under_way: 0,
             census: Census::default(),
+            owing: Vec::new(),
             commands: receiver,
             answers: sender,
         };
@@ -141,11 +147,14 @@ struct Run {
     peers: Vec<Option<LightPeer>>,
     heartbeat: Duration,
     mute: usize,
+    prompt: bool,
     /// Where to dial, and how many at once, while there is somebody who has to.
     dial: Option<(PeerId, SocketAddr, usize)>,
     /// Dials that are neither attached nor failed.
     under_way: usize,
     census: Census,
+    /// Those that owe an acknowledgement.
+    owing: Vec<usize>,
     commands: Receiver<Command>,
     answers: Sender<Result<Census, Failure>>,
 }
@@ -153,9 +162,10 @@ struct Run {
 impl Run {
     fn run(&mut self) -> Result<(), Failure> {
         let mut events = Events::with_capacity(1024);
-        let mut tick = Instant::now();
+        let (mut tick, mut acks) = (Instant::now(), None::<Instant>);
         loop {
-            match self.poll.poll(&mut events, Some(TICK)) {
+            let wait = acks.map_or(TICK, |acks| acks.saturating_duration_since(Instant::now()));
+            match self.poll.poll(&mut events, Some(wait)) {
                 Err(error) if error.kind() != std::io::ErrorKind::Interrupted => return Err(error).context("polling"),
                 _ => {}
             }
@@ -163,6 +173,13 @@ impl Run {
                 if event.token() != WAKE {
                     self.advance(event.token().0 - 1);
                 }
+            }
+            if acks.is_none() && !self.owing.is_empty() {
+                acks = Some(Instant::now() + ACK_DELAY);
+            }
+            if acks.is_some_and(|acks| Instant::now() >= acks) {
+                acks = None;
+                self.acknowledge();
             }
             while let Ok(command) = self.commands.try_recv() {
                 match command {
@@ -184,7 +201,7 @@ impl Run {
         while self.under_way < at_once
             && let Some(persona) = self.personas.pop()
         {
-            let mut peer = LightPeer::dial(persona, node, addr)?;
+            let mut peer = LightPeer::dial(persona, node, addr, self.prompt)?;
             let token = Token(self.peers.len() + 1);
             let interest = Interest::READABLE | Interest::WRITABLE;
             self.poll.registry().register(peer.stream(), token, interest).context("polling a peer")?;
@@ -206,6 +223,9 @@ impl Run {
         let outcome = peer.advance();
         let is_attached = peer.is_attached();
         let goes_on = matches!(outcome, Ok(true));
+        if peer.tells_of_debt() {
+            self.owing.push(index);
+        }
         if !was_attached && (is_attached || !goes_on) {
             self.under_way -= 1;
         }
@@ -227,6 +247,18 @@ impl Run {
                 && now.saturating_duration_since(peer.said) >= self.heartbeat
                 && let Err(failure) = peer.beat(now)
             {
+                self.census.failed += 1;
+                self.census.first_failure.get_or_insert_with(|| failure.to_string());
+                self.peers[index] = None;
+            }
+        }
+    }
+
+    /// Acknowledges what came and is not acknowledged.
+    fn acknowledge(&mut self) {
+        for index in self.owing.drain(..) {
+            let Some(peer) = &mut self.peers[index] else { continue };
+            if let Err(failure) = peer.acknowledge() {
                 self.census.failed += 1;
                 self.census.first_failure.get_or_insert_with(|| failure.to_string());
                 self.peers[index] = None;

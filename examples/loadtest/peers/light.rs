@@ -3,7 +3,8 @@
 //! Owns: one connection and what it has read and not yet written. Threads: the host's. Locks: none.
 //! Blocks on: nothing: the socket is non-blocking.
 //! Upholds: the handshake, the frames and the identity are the library's own; what the node says is checked (numbers,
-//! order, attach) as a node would check it; every message is acknowledged as soon as it is read.
+//! order, attach) as a node would check it; what is read is acknowledged when a node would
+//! do so, or at once.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -26,6 +27,8 @@ use crate::failure::{Context, Failure};
 const PROTOCOL: &str = "threadwire-direct/1";
 /// Bytes of each lane that may be under way to this peer.
 const WINDOW: u64 = 256 << 10;
+/// What came is acknowledged at once from so many bytes on, and else soon: as a node does.
+const ACK_BYTES: u64 = WINDOW / 4;
 
 /// What a peer says of itself; made before anything is timed.
 pub struct Persona {
@@ -88,6 +91,12 @@ pub struct LightPeer {
     attach: Attach,
     /// Per lane: the number of the next message, and the bytes that came.
     lanes: [(u64, u64); LANES],
+    /// The same when they were last acknowledged.
+    acked: [(u64, u64); LANES],
+    /// It acknowledges whatever it reads at once.
+    prompt: bool,
+    /// Somebody sees to it that this is done soon.
+    noted: bool,
     /// When it last said something.
     pub said: Instant,
     /// Since it was last asked.
@@ -95,11 +104,11 @@ pub struct LightPeer {
 }
 
 impl LightPeer {
-    /// Begins to dial `node`.
+    /// Begins to dial `node`; `prompt`: it acknowledges whatever it reads at once.
     ///
     /// # Errors
     /// The system has no socket or no randomness.
-    pub fn dial(persona: Persona, node: PeerId, addr: SocketAddr) -> Result<Self, Failure> {
+    pub fn dial(persona: Persona, node: PeerId, addr: SocketAddr, prompt: bool) -> Result<Self, Failure> {
         let stream = TcpStream::connect(addr).context(format_args!("dialling {addr}"))?;
         let nonce = random_bytes().context("a nonce")?;
         let handshake = Handshake::dial(Arc::clone(&persona.hello), Some(node), nonce);
@@ -116,6 +125,9 @@ impl LightPeer {
             connected: false,
             attach: Attach { epoch: 1, token, state, knows: None, lanes },
             lanes: [(0, 0); LANES],
+            acked: [(0, 0); LANES],
+            prompt,
+            noted: false,
             said: Instant::now(),
             seen: Seen::default(),
         })
@@ -208,7 +220,7 @@ impl LightPeer {
 
     /// Takes every frame that lies complete in the decoder; true when more bytes are needed.
     fn take_frames(&mut self) -> Result<bool, Failure> {
-        let before = self.lanes;
+        let mut now = false;
         let Self { decoder, lanes, seen, .. } = self;
         while let Some(frame) = decoder.next_frame().context("a frame of the node")? {
             match frame.header.frame_type() {
@@ -220,6 +232,7 @@ impl LightPeer {
                     *next += 1;
                     *came += (HEADER + frame.body.len()) as u64;
                     seen.messages += u64::from(frame.header.has(flags::LAST));
+                    now |= frame.header.has(flags::ACK_NOW);
                 }
                 // Unknown control frames are skipped.
                 Some(FrameType::Ack) | None => {}
@@ -246,16 +259,43 @@ impl LightPeer {
                 other => return Err(Failure::new(format!("the node says {other:?} where it has no place"))),
             }
         }
-        for (lane, was) in Lane::ALL.into_iter().zip(before) {
+        let came = self.lanes.iter().zip(&self.acked).map(|((_, came), (_, acked))| came - acked).max();
+        if now || self.prompt || came >= Some(ACK_BYTES) {
+            self.put_acks()?;
+        }
+        Ok(!matches!(self.stage, Stage::Parting))
+    }
+
+    /// Whether something came that is not acknowledged, and nobody was told: [`LightPeer::acknowledge`] is to be called
+    /// soon.
+    pub fn tells_of_debt(&mut self) -> bool {
+        let tells = !self.noted && self.is_attached() && self.lanes != self.acked;
+        self.noted |= tells;
+        tells
+    }
+
+    /// Acknowledges what came.
+    ///
+    /// # Errors
+    /// The connection failed.
+    pub fn acknowledge(&mut self) -> Result<(), Failure> {
+        self.noted = false;
+        self.put_acks()?;
+        self.flush().context("writing")
+    }
+
+    fn put_acks(&mut self) -> Result<(), Failure> {
+        for lane in Lane::ALL {
             let (next, came) = self.lanes[lane.index()];
-            if (next, came) != was {
+            if (next, came) != self.acked[lane.index()] {
                 let window = came + WINDOW;
                 let ack = Ack { lane: lane as u8, received: next, done: next, window, exceptions: Vec::new() };
                 put_body(&mut self.out, FrameType::Ack, &ack).context("an acknowledgement")?;
                 self.said = Instant::now();
             }
         }
-        Ok(!matches!(self.stage, Stage::Parting))
+        self.acked = self.lanes;
+        Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {

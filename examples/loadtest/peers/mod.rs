@@ -300,6 +300,7 @@ fn cast(options: &Options, heartbeat: Duration) -> Result<Vec<Partner>, Failure>
             heartbeat_ms: heartbeat.as_millis() as u64,
             hidden: first * harmed(Sabotage::Drop),
             mute: first * harmed(Sabotage::Mute),
+            prompt: true,
         }))?;
     }
     hear_all(&mut partners)?;

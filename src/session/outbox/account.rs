@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use super::{Outbox, State};
 use crate::config::LINK_FLOOR;
+use crate::session::row::ROW_BYTES;
 use crate::sync::MutexGuard;
 
 /// Memory is taken and given back so many bytes at a time.
@@ -73,7 +74,8 @@ impl State {
         let queued: usize = self.lanes.iter().map(|lane| lane.bytes).sum();
         // A peer that is not known has no floor: floors are for as many links as there may be sessions.
         let floor = if self.awaited.is_some() { 0 } else { LINK_FLOOR };
-        (queued + self.kept + more).saturating_sub(floor)
+        let row = if self.joined.is_some() { ROW_BYTES } else { 0 };
+        (queued + row + self.kept + more).saturating_sub(floor)
     }
 }
 

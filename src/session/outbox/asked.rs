@@ -44,6 +44,7 @@ impl Outbox {
     /// Changes it, for messages that come from now on.
     pub(crate) fn change_defaults(&self, change: impl FnOnce(&mut Defaults)) {
         let mut state = self.state.lock();
+        self.take_share(&mut state);
         change(&mut state.defaults);
         self.note_special(&mut state);
     }
@@ -68,6 +69,7 @@ impl Outbox {
         let mut deadline = None;
         let mut state = self.state.lock();
         loop {
+            self.take_share(&mut state);
             let refuse = |kind, entry: Entry| Err(Refused { kind, payload: entry.payload });
             if let Some(refusal) = state.refusal(self.limits) {
                 return refuse(refusal, entry);
@@ -281,6 +283,7 @@ impl Outbox {
     pub(crate) fn return_all(&self, reason: ReturnReason) -> (Vec<Ended>, [u64; LANES]) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
+        self.take_share(state);
         let (mut ended, mut debt) = (Vec::new(), [0; LANES]);
         for lane in Lane::ALL {
             let (segments, entries) = state.lanes[lane.index()].drain();

@@ -59,7 +59,8 @@ impl Outbox {
 
     /// What waits now.
     pub(crate) fn backlog(&self) -> Backlog {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        self.take_share(&mut state);
         let backlog = state.backlog(self.limits);
         if backlog.messages == 0 {
             self.waits.store(false, Ordering::Relaxed);

@@ -17,6 +17,7 @@
 mod account;
 mod asked;
 mod backlog;
+mod cast;
 mod ends;
 mod entries;
 mod moving;
@@ -51,8 +52,9 @@ pub(crate) use entries::Entry;
 pub(crate) use queue::{Item, QueueLimits};
 #[cfg(all(test, shuttle))]
 pub(super) use token::Omission;
-pub(crate) use token::{Goodbye, Kick, Token};
+pub(crate) use token::{Goodbye, Kick, Rest, Token};
 
+use cast::Joined;
 use ends::Ends;
 use queue::Queue;
 use spares::Spares;
@@ -107,6 +109,8 @@ struct State {
     /// The same by class.
     ends: Ends,
     tickets: Tickets,
+    /// The row that is the end of the normal lane's queue, if there is one.
+    joined: Option<Joined>,
     /// Best effort segments that are being written.
     in_flight: Vec<Arc<Segment>>,
     /// Bytes the link keeps, and those taken of the node's memory.
@@ -144,6 +148,7 @@ impl Outbox {
             unknown: 0,
             ends: Ends::default(),
             tickets: Tickets::default(),
+            joined: None,
             in_flight: Vec::new(),
             kept: 0,
             charged: 0,
@@ -177,7 +182,7 @@ impl Outbox {
         let state = &mut *state;
         let queue = &mut state.lanes[lane.index()];
         let fits = queue.open.len() + len <= queue.open.capacity().min(SEGMENT_BYTES);
-        if !fits || !queue.has_room(len, self.limits) || state.special {
+        if !fits || !queue.has_room(len, self.limits) || state.special || state.joined.is_some() {
             return false;
         }
         match &mut state.tx {
@@ -221,6 +226,7 @@ impl Outbox {
         let mut deadline = None;
         let mut state = self.state.lock();
         loop {
+            self.take_share(&mut state);
             if let Some(refusal) = state.refusal(self.limits) {
                 return Err((refusal, item));
             }
@@ -288,7 +294,7 @@ impl Outbox {
     pub(crate) fn attach(&self, writer: Box<Writer>) -> (Receiver<()>, Vec<Ended>) {
         let (wake, woken) = bounded(1);
         let mut state = self.state.lock();
-        let tx = Tx { conn: writer.conn(), wake, waits: false, kicked: false, goodbye: None };
+        let tx = Tx::new(writer.conn(), wake);
         self.attached.store(tx.conn.0, Ordering::Relaxed);
         state.tx = Some(tx);
         let before = state.writer.replace(writer);
@@ -315,14 +321,18 @@ impl Outbox {
         self.attached.load(Ordering::Relaxed) == conn.0
     }
 
-    /// The sender thread of `conn` takes the token.
-    pub(crate) fn take_token(&self, conn: ConnectionId) -> Token {
+    /// The sender thread of `conn` takes the token; if it `lingered`, what waited for company goes now.
+    pub(crate) fn take_token(&self, conn: ConnectionId, lingered: bool) -> Token {
         let mut state = self.state.lock();
         let state = &mut *state;
+        if lingered {
+            self.take_share(state);
+        }
         let Some(tx) = state.tx.as_mut().filter(|tx| tx.conn == conn) else { return Token::Gone };
         // It wants the token for something: if it is away, whoever gives it back wakes the thread again.
         tx.kicked = state.writer.is_none();
         tx.waits = tx.kicked;
+        tx.lingers = false;
         match state.writer.take() {
             Some(writer) => Token::Here(writer),
             None => Token::Away,
@@ -331,18 +341,33 @@ impl Outbox {
 
     /// The sender thread has nothing more to write: it gives the token back and sleeps, unless something came
     /// meanwhile; then it gets the token again.
-    pub(crate) fn rest(&self, writer: Box<Writer>) -> Option<Box<Writer>> {
+    pub(crate) fn rest(&self, writer: Box<Writer>) -> Rest {
         let mut state = self.state.lock();
         let state = &mut *state;
-        let tx = state.tx.as_mut().filter(|tx| tx.conn == writer.conn())?;
+        let Some(tx) = state.tx.as_mut().filter(|tx| tx.conn == writer.conn()) else { return Rest::Asleep };
         if std::mem::take(&mut tx.kicked) {
-            return Some(writer);
+            return Rest::Again(writer);
+        }
+        let company = match &state.joined {
+            Some(joined) => joined.row.time_left(Instant::now()),
+            None => Some(std::mem::take(&mut tx.company)),
+        };
+        let Some(company) = company else {
+            self.take_share(state);
+            return Rest::Again(writer);
+        };
+        #[cfg(all(test, shuttle))]
+        let company = if self.omission == Some(Omission::Linger) { Duration::ZERO } else { company };
+        if !company.is_zero() {
+            (tx.waits, tx.lingers) = (true, true);
+            state.writer = Some(writer);
+            return Rest::Lingering(company);
         }
         // What is queued here and was not taken has no credit: an acknowledgement will kick.
         state.lanes.iter_mut().for_each(|lane| lane.starved = lane.messages > 0);
         tx.waits = true;
         state.writer = Some(writer);
-        None
+        Rest::Asleep
     }
 
     /// An inline writer gives the token back; the sender thread goes on where it stopped.
@@ -355,7 +380,9 @@ impl Outbox {
             return Kick::No;
         }
         let Some(tx) = state.tx.as_mut().filter(|tx| tx.conn == writer.conn()) else { return Kick::No };
-        let more = tx.kicked || writer.has_more() || state.lanes.iter().any(|lane| lane.messages > 0 && !lane.starved);
+        let joined = state.joined.is_some() && !tx.lingers;
+        let waits = joined || state.lanes.iter().any(|lane| lane.messages > 0 && !lane.starved);
+        let more = tx.kicked || writer.has_more() || waits;
         state.writer = Some(writer);
         if !more || !tx.waits {
             return Kick::No;
@@ -420,6 +447,7 @@ impl Outbox {
     /// Refuses all further messages and wakes whoever waits for room.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
+        self.take_share(&mut state);
         (state.closed, state.special) = (true, true);
         drop(state);
         self.memory.wake();
@@ -432,7 +460,8 @@ impl Outbox {
 
     /// Messages and bytes that wait, and messages accepted so far.
     pub(crate) fn counts(&self) -> OutboxCounts {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        self.take_share(&mut state);
         OutboxCounts {
             messages: state.lanes.iter().map(|lane| lane.messages).sum(),
             bytes: state.lanes.iter().map(|lane| lane.bytes).sum(),

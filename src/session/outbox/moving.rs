@@ -51,6 +51,7 @@ impl Outbox {
     pub(crate) fn adopt(&self, moved: Vec<Moved>) -> (Kick, Vec<Ended>) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
+        self.take_share(state);
         let (mut kick, mut ended) = (Kick::No, Vec::new());
         for Moved { lane, mut entry, ticket } in moved {
             state.accepted += 1;

@@ -12,6 +12,7 @@ impl Outbox {
     /// best effort messages. The link knows the rest of it: whoever adds the two holds the link lock.
     pub(crate) fn phases(&self) -> (PhaseTally, PhaseTally) {
         let state = &mut *self.state.lock();
+        self.take_share(state);
         let mut begun = Tally::default();
         state.lanes.iter().for_each(|lane| begun.merge(&lane.begun()));
         let open = state.lanes.iter().map(|lane| lane.messages as u64).sum();

@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use super::entries::{Entries, Entry};
 use crate::config::Offline;
-use crate::link::{Segment, Taken};
+use crate::link::{Payload, Segment, Taken};
 use crate::metrics::{Class, Groups, Tally};
+use crate::session::row::put_frame;
 use crate::sync::channel::{Receiver, Sender, unbounded};
-use crate::wire::{FrameHeader, FrameType, HEADER, Heading, LANES, Lane, Prefix, flags};
+use crate::wire::{HEADER, Heading, LANES, Lane};
 
 /// Bounds of a peer's queue, per lane.
 #[derive(Debug, Clone, Copy)]
@@ -142,16 +143,19 @@ impl Queue {
             self.end_group();
             self.class = class;
         }
-        let flags = heading.flags | flags::NUMBERED | flags::WHOLE;
-        let length = heading.prefix_len() + payload.len();
-        let header = FrameHeader::on_lane(FrameType::Data, lane, flags, heading.kind, length as u32);
-        self.open.extend_from_slice(&header.to_bytes());
-        if heading.correlation.is_some() {
-            Prefix { correlation: heading.correlation, ..Prefix::default() }.put(&mut self.open);
-            self.prefixes += heading.prefix_len();
-        }
-        self.open.extend_from_slice(payload);
+        put_frame(&mut self.open, lane, heading, payload);
+        self.prefixes += heading.prefix_len();
         self.open_frames += 1;
+    }
+
+    /// Appends encoded messages without prefixes to the open segment, where there is room for them.
+    pub(super) fn append_frames(&mut self, class: Class, frames: &[u8], messages: u32) {
+        if self.class != class {
+            self.end_group();
+            self.class = class;
+        }
+        self.open.extend_from_slice(frames);
+        self.open_frames += messages;
     }
 
     /// Messages of the open segment that are in none of its groups yet, and the bytes of their payloads.
@@ -211,6 +215,14 @@ impl Queue {
         let groups = Groups::of(class, 1, segment.bytes().len() as u64);
         self.begun.add_all(&groups);
         self.put_sealed(Taken { segment, debt, groups, since: now });
+    }
+
+    /// A segment of encoded messages without prefixes, behind all that was appended before.
+    pub(super) fn put_frames(&mut self, class: Class, frames: Payload, messages: u32, since: Instant) {
+        self.seal_end();
+        let groups = Groups::of(class, messages, (frames.len() - messages as usize * HEADER) as u64);
+        self.begun.add_all(&groups);
+        self.put_sealed(Taken { segment: Segment::plain(frames, messages), debt: [0; LANES], groups, since });
     }
 
     /// A message that waits by itself, behind all that was appended before.

@@ -3,6 +3,8 @@
 //! Owns: nothing. Threads: whoever holds the outbox lock; what a [`Kick`] asks for is done without it. Locks: none.
 //! Blocks on: nothing. Upholds: a wake-up asked for is one channel token, never lost and never waited for.
 
+use std::time::Duration;
+
 use crate::error::CloseReason;
 use crate::ident::ConnectionId;
 use crate::session::writer::Writer;
@@ -20,6 +22,8 @@ pub(in crate::session) enum Omission {
     WakeAtPutBack,
     /// The token of a replaced session takes the place of the present one's.
     FenceAtPutBack,
+    /// The sender thread sleeps while it takes part in a row, to which nobody wakes it.
+    Linger,
     /// Nobody who waits for room hears that there is some.
     WakeForRoom,
     /// Nobody who waits for memory hears of some.
@@ -37,7 +41,18 @@ pub(super) struct Tx {
     pub(super) waits: bool,
     /// Somebody wanted it to look again since it last looked.
     pub(super) kicked: bool,
+    /// It sleeps, but looks again by itself soon: what may wait for company need not wake it.
+    pub(super) lingers: bool,
+    /// How long the last message of a broadcast may wait for company that came since it last rested.
+    pub(super) company: Duration,
     pub(super) goodbye: Option<Goodbye>,
+}
+
+impl Tx {
+    /// That of a session which is attached now: it looks for the first time.
+    pub(super) fn new(conn: ConnectionId, wake: Sender<()>) -> Self {
+        Self { conn, wake, waits: false, kicked: false, lingers: false, company: Duration::ZERO, goodbye: None }
+    }
 }
 
 /// How the session is to end its sending.
@@ -73,6 +88,17 @@ impl Kick {
             Self::Inline(writer) => Some(writer),
         }
     }
+}
+
+/// What the sender thread does when it gives the token back.
+#[derive(Debug)]
+pub(crate) enum Rest {
+    /// Nothing of that: something came meanwhile, here is the token.
+    Again(Box<Writer>),
+    /// It sleeps until somebody wakes it.
+    Asleep,
+    /// The same for so long; then it looks again.
+    Lingering(Duration),
 }
 
 /// What the sender thread finds when it wants the token.

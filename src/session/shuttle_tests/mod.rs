@@ -6,6 +6,7 @@
 //!
 //! A failure prints its schedule: `shuttle::replay(body, "...")` repeats it.
 
+mod casting;
 mod ends;
 mod rig;
 mod sending;

@@ -224,7 +224,8 @@ impl Far {
         while let Some((_, chunk)) = self.core.next_chunk(self.conn, Instant::now(), &mut bytes, |lane| {
             let run = if lane == Lane::Normal { runs.next()? } else { return None };
             let header = FrameHeader::on_lane(FrameType::Data, Lane::Normal, flags::NUMBERED | flags::WHOLE, 0, 1);
-            let frames = run.iter().flat_map(|payload| header.to_bytes().into_iter().chain([*payload])).collect();
+            let frames: Vec<u8> =
+                run.iter().flat_map(|payload| header.to_bytes().into_iter().chain([*payload])).collect();
             Some(Taken::plain(Segment::plain(frames, run.len() as u32)))
         }) {
             bytes.extend_from_slice(&chunk.body.bytes()[chunk.start..chunk.end]);
