@@ -64,7 +64,8 @@
 //!
 //! A thread that holds one takes only those of higher ranks. Nobody holds two locks of the same rank. Leaves, under
 //! which nothing is locked: the inbox, the gate, the heartbeats' clock, the advertised address, the events' count and
-//! what was told of failing peers, the value of a `Watch`, how far a shutdown is, the tables of questions and the list of links that have some.
+//! what was told of failing peers, the value of a `Watch`, how far a shutdown is, the tables of questions and the list of
+//! links that have some, the list of taps.
 //!
 //! No guard but the sealer's is held across a blocking send, a join, socket I/O, the destructor of a session or a slot, or user code;
 //! none but `Inlet::current` while waiting for anything but its own condition. *Enforced by* the headers of the files,
@@ -209,13 +210,17 @@
 //! `PeerLink::offer`, `SharedRegistry::established`; `tests/broadcast.rs` with a peer that is stuck. *If not:* the slowest
 //! peer sets the pace of all.
 //!
-//! **I-28 A peer is kept where its sources say, and only one session of it stays.** What dials it follows the live map
+//! **I-28 A tap slows no send.** While nobody listens a send looks at one flag; else it offers each tap its word and goes
+//! on, and what does not fit is counted and said. *Enforced by* `session::taps`; `tests/taps.rs` with a tap that nobody
+//! reads. *If not:* a component that only watches stops what it watches.
+//!
+//! **I-29 A peer is kept where its sources say, and only one session of it stays.** What dials it follows the live map
 //! and what was added, each speaking for itself; a session at an address that is gone stays until another takes over;
 //! word of a sender that stopped has the number of that sender. *Enforced by* `Kept`, `Outbound::follow`;
 //! `tests/peers_map.rs`, `loadtest churn`. *If not:* a peer that moved is dialled where it was, or a late event removes who
 //! has taken its place.
 //!
-//! **I-29 What is sent to an address belongs to one identity:** the first that proves itself there after it was sent.
+//! **I-30 What is sent to an address belongs to one identity:** the first that proves itself there after it was sent.
 //! *Enforced by* `PeerLink::move_on`, which takes a message out of the stand-in's outbox for good; `tests/direct.rs`, with
 //! another identity at the same address. *If not:* a message reaches somebody it was not for.
 //!

@@ -67,7 +67,7 @@
 //! **Watch.** [`Node::events`] tells each [`Event`], [`Node::peers`] what is known of each peer ([`PeerInfo`]),
 //! [`Node::sessions`] every connection ([`SessionInfo`]), [`PeerHandle::stats`] what became of a peer's messages
 //! ([`LinkStats`]), [`Node::metrics`] all counts by cause ([`metrics::MetricsSnapshot`]); a scraper reads them at
-//! [`Node::metrics_addr`].
+//! [`Node::metrics_addr`]. [`Node::subscribe_outgoing`] tells other parts of the process of each message that is sent.
 //!
 //! **End.** [`Node::shutdown`] drains, says goodbye and ends every thread by a deadline; its [`ShutdownReport`] says
 //! what it left. [`Node::wait_shutdown`] waits for a shutdown that somebody else asked for.
@@ -113,11 +113,12 @@
 //! | `PeerId` generic | [`PeerId`]: the digest of a key | identity is proven, not claimed |
 //! | Witnet's beacons | [`handshake::HandshakePolicy`] | bytes of the application's own, judged by it |
 //! | protocol id per role (`ACKI_NACKI_DIRECT_PROTOCOL`) | [`error::CloseReason::WrongProtocol`] | in the hello: `threadwire-direct/1` |
+//! | `outgoing_reply_tx`, a broadcast channel "to announce outgoing messages to other system components" | [`Node::subscribe_outgoing`], [`OutgoingMessage`], [`OutgoingTaps`] | bounded for each subscriber: what does not fit is not announced, and counted ([`OutgoingMessage::missed`]); each gets everything, payloads if it asks for them |
 //! | unbounded channels for messages and events | bounded queues and credit; [`Event::Missed`] | what is refused comes back, what is missed is counted |
 //!
 //! Named there and not built yet: `GetPeers`, `AnnounceItems`, `RequestBlock`, `SendInventoryItem`; delivery
-//! phases; live configuration; `run_direct_sender` and the tap of outgoing messages; `TransportLayerTransport`, `TransportLayerSocket` and
-//! the rest of the gossip transport.
+//! phases; live configuration; `run_direct_sender`; `TransportLayerTransport`, `TransportLayerSocket` and the rest of the
+//! gossip transport.
 //!
 //! What must hold inside, and who sees to it, is in [`invariants`]; what is promised against whom, in [`threats`].
 
@@ -171,7 +172,8 @@ pub use node::{AddrHandle, Broadcast, Node, NodeBuilder, PeerInfo, To};
 pub use outcome::{Outcome, ReturnReason, Stage, Timing};
 pub use registry::SessionInfo;
 pub use session::{
-    Answer, Answered, Answers, BEST_EFFORT_MOST, Batch, Collector, Delivery, Kind, LinkStats, Message, OutcomeBatch,
-    OverflowPolicy, PeerHandle, Pending, Priority, Receipt, Responder, SendOptions, Undelivered, WaitError,
+    Answer, Answered, Answers, BEST_EFFORT_MOST, Batch, Collector, Delivery, Kind, LinkStats, Manner, Message,
+    OutcomeBatch, OutgoingMessage, OutgoingTaps, OverflowPolicy, PeerHandle, Pending, Priority, Receipt, Responder,
+    SendOptions, TapOptions, Undelivered, WaitError,
 };
 pub use watch::{Watch, Watcher};

@@ -186,6 +186,7 @@ pub(super) fn snapshot(shared: &Shared) -> MetricsSnapshot {
     metrics.memory_used = shared.settings.memory.used() as u64;
     metrics.memory_refused = shared.settings.memory.refused();
     metrics.undelivered_missed = shared.settings.undelivered.missed();
+    metrics.outgoing_missed = shared.settings.taps.missed();
     metrics
 }
 

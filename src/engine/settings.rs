@@ -9,7 +9,7 @@ use crate::config::{self, Config, LINK_FLOOR, THREADS_PER_SESSION};
 use crate::exposition;
 use crate::memory::Budget;
 use crate::registry::RegistryLimits;
-use crate::session::{Askers, Kinds, QueueLimits, RequestLimits, SessionSettings, Undeliverable};
+use crate::session::{Askers, Kinds, OutgoingTaps, QueueLimits, RequestLimits, SessionSettings, Undeliverable};
 use crate::threads;
 use crate::transport::tcp::TcpOptions;
 
@@ -57,6 +57,7 @@ pub(super) fn session(
     kinds: Arc<Kinds>,
     handler: bool,
     undeliverable: Undeliverable,
+    taps: OutgoingTaps,
 ) -> SessionSettings {
     // Each link has its floor whatever the others do.
     let floors = config.inbound.saturating_add(config.outbound).saturating_mul(LINK_FLOOR);
@@ -80,6 +81,7 @@ pub(super) fn session(
         requests: RequestLimits { requests: config.requests, bytes: config.queue_bytes },
         kinds,
         askers: Arc::new(Askers::default()),
+        taps,
     }
 }
 

@@ -17,7 +17,7 @@ use crate::engine::{self, Chosen};
 use crate::error::{ConfigError, StartError};
 use crate::handshake::{AcceptAll, HandshakePolicy, Identity};
 use crate::node::Node;
-use crate::session::{Kind, KindsBuilder, Message, PeerHandle};
+use crate::session::{Kind, KindsBuilder, Message, OutgoingTaps, PeerHandle};
 use crate::transport::Transport;
 use crate::watch::Watcher;
 
@@ -193,7 +193,8 @@ impl NodeBuilder {
     pub fn start(self) -> Result<Node, StartError> {
         let Self { config, kinds, policy, payload, identity, transport, resolver, shutdown_signal, peers_map } = self;
         let peers = config.peers.clone();
-        let chosen = Chosen { config, kinds, policy, payload, identity, transport, resolver };
+        let taps = OutgoingTaps::new();
+        let chosen = Chosen { config, kinds, policy, payload, identity, transport, resolver, taps };
         let names = peers.iter().map(|peer| (peer.name.clone(), peer.id)).collect();
         let node = Node { engine: engine::start(chosen)?, names };
         if let Some((signal, time)) = shutdown_signal {

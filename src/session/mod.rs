@@ -38,6 +38,7 @@ mod sender;
 mod shuttle_tests;
 mod stand_in;
 mod state;
+mod taps;
 mod traffic;
 mod undelivered;
 mod writer;
@@ -75,6 +76,7 @@ pub use responder::Responder;
 pub(crate) use routes::KindsBuilder;
 pub(crate) use state::{OnEnd, Pulse, Session, SessionEnded};
 
+pub use taps::{Manner, OutgoingMessage, OutgoingTaps, TapOptions};
 pub(crate) use undelivered::Undeliverable;
 pub use undelivered::Undelivered;
 
