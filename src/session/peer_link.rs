@@ -7,7 +7,7 @@
 //! Upholds: what is appended is written by somebody; what is owed is acknowledged within the ack delay.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::config::LINK_FLOOR;
@@ -20,6 +20,7 @@ use crate::session::kinds::{KindCounters, Kinds};
 use crate::session::outbox::{Item, Kick, Outbox, QueueLimits, Wait};
 use crate::session::redial::RedialNote;
 use crate::session::requests::{self, Askers, Creditor, RequestLimits, Requests};
+use crate::session::stand_in::StandIn;
 use crate::session::taps::OutgoingTaps;
 use crate::session::traffic::LinkTraffic;
 use crate::session::undelivered::Undeliverable;
@@ -84,6 +85,8 @@ pub(crate) struct PeerLink {
     pub(crate) requests: Arc<Requests>,
     /// Messages by kind.
     pub(super) by_kind: KindCounters,
+    /// Set if this is no peer's: it stands for an address.
+    pub(super) stand_in: OnceLock<StandIn<PeerLink>>,
     /// As in the settings: one step nearer for the shortest path.
     pub(super) taps: OutgoingTaps,
     /// The longest message that needs nothing beyond appending; none if kinds are to be looked up.
@@ -119,6 +122,7 @@ impl PeerLink {
             token,
             inbound: Mutex::new(None),
             redial: RedialNote::default(),
+            stand_in: OnceLock::new(),
         }
     }
 
