@@ -203,8 +203,9 @@
 //! else. *Enforced by* `transport::tls::records`, which knows no socket; two floods through small buffers, with new keys
 //! all the while, in `tests/transport/tls.rs`. *If not:* two sides that flood each other stand still.
 //!
-//! **I-26 The key of the hello is the key that TLS has seen proven.** *Enforced by* `Pending::secure`,
-//! `Handshake::expect`. *If not:* whoever has a key of its own can hand on the handshake of another.
+//! **I-26 The key of the hello is the key that TLS has seen proven,** and where it has seen none the hello is signed.
+//! *Enforced by* `Pending::secure`, `Handshake::expect`, `Work::needs_none`. *If not:* whoever has a key of its own can
+//! hand on the handshake of another, or be anybody.
 //!
 //! **I-27 A broadcast waits for nobody.** The links are a snapshot of the registry; each is offered the message by a push
 //! that does not wait, with no guard held from one to the next, and what it said is told. *Enforced by*
@@ -215,22 +216,28 @@
 //! on, and what does not fit is counted and said. *Enforced by* `session::taps`; `tests/taps.rs` with a tap that nobody
 //! reads. *If not:* a component that only watches stops what it watches.
 //!
-//! **I-29 A peer is kept where its sources say, and only one session of it stays.** What dials it follows the live map
+//! **I-29 What is taken from a direct sender's channel has one result, and waits for no peer.** *Enforced by*
+//! `direct::dispatch`, which takes no message without a place for its result, and offers without a wait;
+//! `tests/direct_sender.rs`. *If not:* one peer that is stuck stops all, or a message vanishes.
+//!
+//! **I-30 Nothing is acknowledged that nobody could take.** *Enforced by* `Inbox`: without a receiver what comes is
+//! rejected, and the session ended; `tests/direct_sender.rs`. *If not:* a sender takes for delivered what went nowhere.
+//!
+//! **I-31 A peer is kept where its sources say, and only one session of it stays.** What dials it follows the live map
 //! and what was added, each speaking for itself; a session at an address that is gone stays until another takes over;
 //! word of a sender that stopped has the number of that sender. *Enforced by* `Kept`, `Outbound::follow`;
 //! `tests/peers_map.rs`, `loadtest churn`. *If not:* a peer that moved is dialled where it was, or a late event removes who
 //! has taken its place.
 //!
-//! **I-30 What is sent to an address belongs to one identity:** the first that proves itself there after it was sent.
+//! **I-32 What is sent to an address belongs to one identity:** the first that proves itself there after it was sent.
 //! *Enforced by* `PeerLink::move_on`, which takes a message out of the stand-in's outbox for good; `tests/direct.rs`, with
 //! another identity at the same address. *If not:* a message reaches somebody it was not for.
 //!
-//! **I-31 What is taken from a direct sender's channel has one result, and waits for no peer.** *Enforced by*
-//! `direct::dispatch`, which takes no message without a place for its result, and offers without a wait;
-//! `tests/direct_sender.rs`. *If not:* one peer that is stuck stops all, or a message vanishes.
-//!
-//! **I-32 Nothing is acknowledged that nobody could take.** *Enforced by* `Inbox`: without a receiver what comes is
-//! rejected, and the session ended; `tests/direct_sender.rs`. *If not:* a sender takes for delivered what went nowhere.
+//! **I-33 A message begins each phase of its delivery once, and ends it once.** In the outgoing phases that can be seen at
+//! any moment: what began is counted where it is accepted or taken, what ended where it ends, what is under way where it
+//! waits, each under the lock that is held there anyway. *Enforced by* `Queue`, `Outbox::phases`, `LaneOut::free_below`;
+//! explored (`a_phase_that_does_not_end_is_found`); `tests/phases.rs`, and at the end of every chaos run. *If not:* the
+//! metrics show a queue that is not there.
 //!
 //! # Non-invariants
 //!

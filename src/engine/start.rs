@@ -40,7 +40,8 @@ const EVENTS: usize = 1024;
 pub(crate) struct Chosen {
     pub(crate) config: Config,
     pub(crate) kinds: KindsBuilder,
-    pub(crate) policy: Arc<dyn HandshakePolicy>,
+    /// None lets everybody in.
+    pub(crate) policy: Option<Arc<dyn HandshakePolicy>>,
     pub(crate) payload: Vec<u8>,
     /// Instead of the one in the data folder or a fresh one.
     pub(crate) identity: Option<Identity>,
@@ -94,10 +95,12 @@ pub(crate) fn start(chosen: Chosen) -> Result<Engine, StartError> {
     }
     let bound = local_addrs.iter().copied().find(|addr| !addr.ip().is_unspecified());
     let advertised = config.advertise.or(bound);
-    let handshake = HandshakeConfig::new(identity, incarnation(), config.network.clone(), PROTOCOL)?
+    let mut handshake = HandshakeConfig::new(identity, incarnation(), config.network.clone(), PROTOCOL)?
         .advertise(advertised)
-        .payload(payload)?
-        .policy(policy);
+        .payload(payload)?;
+    if let Some(policy) = policy {
+        handshake = handshake.policy(policy);
+    }
 
     let limits = settings::registry(&config);
     let handles = handler.is_some();
