@@ -12,9 +12,7 @@ use threadwire::direct::{
     ConnectionRole, DirectInputs, DirectMessage, DirectReceiver, DirectSender, IncomingSender, NetMetrics, PeerData,
     PeerEvent, PeersMap, StopReason, TransferResult, TransportError, run_direct_sender,
 };
-use threadwire::error::{
-    CloseReason, ConnectError, DialCause, DialStage, DisconnectReason, RejectCause, SendErrorKind,
-};
+use threadwire::error::{CloseReason, ConnectError, DialCause, DisconnectReason, RejectCause, SendErrorKind};
 use threadwire::handshake::Identity;
 use threadwire::ident::SessionKind;
 use threadwire::transport::memory::Memory;
@@ -258,8 +256,10 @@ fn a_message_finds_its_peer_by_id_by_address_and_by_name() {
     }
     for id in 0..100 {
         let result = caller.result();
-        assert_eq!((result.peer, result.id, result.result.is_ok()), (Some(bob.id()), id, true));
+        assert_eq!((result.to, result.id, result.result.is_ok()), (addr(&bob).into(), id, true));
     }
+    caller.send(addr(&bob), "to who is there now");
+    assert_eq!(caller.result().peer, Some(bob.id()));
     assert_eq!(caller.metrics.snapshot().dials, 2, "one for each");
     caller.send(bob.id(), "by id");
     assert_eq!(caller.result().peer, Some(bob.id()));
@@ -278,23 +278,25 @@ fn a_message_finds_its_peer_by_id_by_address_and_by_name() {
 fn a_message_for_nobody_comes_back_with_the_reason() {
     let _alone = alone();
     let mut config = quick();
-    (config.unknown_peers, config.max_message) = (1, 1_000);
+    (config.unknown_peers, config.max_message, config.unknown_timeout) = (1, 1_000, Duration::from_millis(300));
     let (sender, caller) = started(config);
     let message = DirectMessage { id: 7, payload: vec![3; 3], options: SendOptions::new().kind(5) };
     caller.send("carol", message.clone());
     let result = caller.result();
     assert_eq!((result.id, result.message), (7, Some(message)), "as it was given");
-    let unknown = ConnectError::UnknownName("carol".to_owned());
-    assert_eq!(result.result.unwrap_err(), TransportError::Unreachable(unknown));
+    assert_eq!(result.result.unwrap_err(), TransportError::Refused(SendErrorKind::UnknownName));
 
     // A port that nobody listens on.
     let free = addr(&sink());
     (0..3).for_each(|_| caller.send(free, "hello?"));
     for _ in 0..3 {
         let (error, message) = caller.error();
-        let TransportError::Unreachable(ConnectError::Dial(errors)) = error else { panic!("{error}") };
-        assert_eq!((errors[0].stage, &message.payload[..]), (DialStage::Connect, &b"hello?"[..]));
+        assert_eq!(
+            (error, &message.payload[..]),
+            (TransportError::Returned(ReturnReason::PeerUnknown), &b"hello?"[..])
+        );
     }
+    wait_until("its place is free again", || sender.peer_sender(nobody()).is_ok());
     caller.send(sender.id(), "to myself");
     assert_eq!(caller.error().0, TransportError::Refused(SendErrorKind::UnknownPeer));
     caller.send(nobody(), vec![0; 1_001]);
@@ -515,21 +517,25 @@ fn events_that_nobody_takes_are_counted_and_told_with_the_next_one() {
     let (mut inputs, caller) = inputs(quick());
     let (to_events, events) = bounded(2);
     inputs.events = Some(to_events);
-    let _sender = DirectSender::start(inputs).unwrap();
-    let free = addr(&sink());
-    let fail = |times| {
-        (0..times).for_each(|_| {
-            caller.send(free, "nobody is there");
-            caller.error();
-        })
+    let sender = DirectSender::start(inputs).unwrap();
+    let bob = common::start(quick());
+    // Two events each.
+    let round = |missed| {
+        bob.connect(sender.local_addrs()[0]).unwrap();
+        bob.wait_connected(sender.id(), PATIENCE).unwrap();
+        sender.wait_connected(bob.id(), PATIENCE).unwrap();
+        bob.disconnect(sender.id(), CloseReason::Requested).unwrap();
+        wait_until("both were told, or missed", || {
+            let ends = caller.metrics.snapshot();
+            ends.sessions_started == ends.sessions_ended && ends.events_missed == missed
+        });
+        wait_until("it is over there too", || bob.sessions().is_empty());
     };
-    // One event each: a dial of an address is always told.
-    fail(7);
+    [0, 2, 4].into_iter().for_each(round);
     assert_eq!(events.try_iter().count(), 2);
-    fail(1);
+    round(5);
     let told: Vec<_> = events.try_iter().collect();
-    assert!(matches!(told[..], [Event::Missed(5), Event::DialFailed { .. }]), "{told:?}");
-    assert_eq!(caller.metrics.snapshot().events_missed, 5);
+    assert!(matches!(told[..], [Event::Missed(4), Event::Connected { .. }]), "{told:?}");
 }
 
 #[test]

@@ -1,24 +1,24 @@
 //! The dispatcher: takes messages, finds out whom each is for, and offers it.
 //!
-//! Owns: what waits for an address to be dialled; results that are still to be taken. Threads: `direct`, or the caller's.
+//! Owns: results that are still to be taken; who was found where. Threads: `direct`, or the caller's.
 //! Locks: what a send verb locks; one after the other, never while it waits. Blocks on: all its channels at once.
 //! Upholds: no peer holds up another; what was taken from the channel has one result; messages to one destination are
-//! offered in their order; a message for an address goes to whoever proves itself there, and to nobody else after.
+//! offered in their order.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Select, Sender, bounded, never};
+use crossbeam_channel::{Receiver, Select, Sender, never};
 
 use super::destination::DirectReceiver;
 use super::inputs::DirectInputs;
 use super::metrics::NetMetrics;
-use super::transfer::{self, DirectMessage, TransferResult, Transfers, TransportError, refusal};
+use super::transfer::{self, DirectMessage, TransferResult, Transfers, refusal};
 use crate::config::Config;
 use crate::engine::{Engine, ShutdownReport};
-use crate::error::{ConnectError, SendErrorKind};
+use crate::error::SendErrorKind;
 use crate::ident::{ConnectionId, PeerId};
 use crate::registry::SessionsError;
 use crate::session::{OutcomeBatch, PeerHandle};
@@ -31,7 +31,6 @@ const IN_A_ROW: usize = 256;
 const SEEN: usize = 4096;
 
 type Given = (DirectReceiver, DirectMessage, Instant);
-type Found = Result<PeerId, ConnectError>;
 
 /// What the loop owns.
 pub(super) struct Dispatcher {
@@ -49,36 +48,18 @@ pub(super) struct Dispatcher {
     outcomes: Receiver<OutcomeBatch>,
     /// Results that nobody has taken yet.
     ready: VecDeque<TransferResult>,
-    /// Addresses that are being dialled, and what waits for them.
-    dials: HashMap<SocketAddr, Dialling>,
     /// Who was found at an address, and on which connection: it is theirs while that lasts.
     seen: HashMap<SocketAddr, (PeerHandle, ConnectionId)>,
     handles: HashMap<PeerId, PeerHandle>,
-    /// Messages that wait for one.
-    waiting: usize,
-    bounds: Bounds,
 }
 
-/// How much may wait for addresses: as for peers that are not known.
-struct Bounds {
-    addresses: usize,
-    /// For each of them.
-    messages: usize,
-    bytes: usize,
-}
-
-impl Bounds {
-    fn of(config: &Config) -> Self {
-        let Config { unknown_peers, queue_messages, unknown_bytes, .. } = *config;
-        Self { addresses: unknown_peers.max(1), messages: queue_messages, bytes: unknown_bytes }
+/// Why there is nobody to offer a message to.
+fn refused(error: SessionsError) -> SendErrorKind {
+    match error {
+        SessionsError::TooManyUnknown => SendErrorKind::TooManyUnknown,
+        SessionsError::Closed => SendErrorKind::ShuttingDown,
+        _ => SendErrorKind::UnknownPeer,
     }
-}
-
-/// An address that is being dialled.
-struct Dialling {
-    outcome: Receiver<Found>,
-    waiting: Vec<Given>,
-    bytes: usize,
 }
 
 /// What woke the loop.
@@ -89,7 +70,6 @@ enum Woken {
     Outcomes(Option<OutcomeBatch>),
     Message(Option<Given>),
     Taken(bool),
-    Dialled(SocketAddr, Found),
 }
 
 impl Dispatcher {
@@ -100,7 +80,6 @@ impl Dispatcher {
         transfers: Option<(Arc<Transfers>, Receiver<OutcomeBatch>)>,
         stop: Receiver<Instant>,
     ) -> Self {
-        let config = inputs.config.get();
         let (transfers, outcomes) =
             transfers.map_or((None, never()), |(transfers, outcomes)| (Some(transfers), outcomes));
         Self {
@@ -116,11 +95,8 @@ impl Dispatcher {
             transfers,
             outcomes,
             ready: VecDeque::new(),
-            dials: HashMap::new(),
             seen: HashMap::new(),
             handles: HashMap::new(),
-            waiting: 0,
-            bounds: Bounds::of(&config),
         }
     }
 }
@@ -141,7 +117,6 @@ pub(super) fn dispatch_loop(mut dispatcher: Dispatcher) -> ShutdownReport {
             Woken::Message(None) => dispatcher.messages = never(),
             Woken::Taken(true) => {}
             Woken::Taken(false) => dispatcher.nobody_wants_results(),
-            Woken::Dialled(addr, found) => dispatcher.dialled(addr, found),
         }
     };
     dispatcher.end(deadline)
@@ -150,7 +125,7 @@ pub(super) fn dispatch_loop(mut dispatcher: Dispatcher) -> ShutdownReport {
 impl Dispatcher {
     /// Whether another message may be taken: its result has a place.
     fn has_room(&self) -> bool {
-        self.ready.is_empty() && self.transfers.as_ref().is_none_or(|transfers| transfers.has_room(self.waiting))
+        self.ready.is_empty() && self.transfers.as_ref().is_none_or(|transfers| transfers.has_room())
     }
 
     /// Waits for the next thing to do.
@@ -164,7 +139,6 @@ impl Dispatcher {
         }
         // Those that came before are taken first: what is not, keeps its place.
         let outcomes = self.ready.is_empty().then(|| select.recv(&self.outcomes));
-        let dials: Vec<_> = self.dials.iter().map(|(addr, dial)| (select.recv(&dial.outcome), *addr)).collect();
         let messages = self.has_room().then(|| select.recv(&self.messages));
         let ready = select.select();
         match ready.index() {
@@ -176,27 +150,18 @@ impl Dispatcher {
             index if index == config => Woken::Config(ready.recv(&self.config_changes).is_ok()),
             index if Some(index) == outcomes => Woken::Outcomes(ready.recv(&self.outcomes).ok()),
             index if Some(index) == messages => Woken::Message(ready.recv(&self.messages).ok()),
-            index => {
-                if let Some((_, addr)) = dials.iter().find(|(dial, _)| *dial == index)
-                    && let Some(dial) = self.dials.get(addr)
-                {
-                    // A dial without an outcome: the engine is ending.
-                    let found = ready.recv(&dial.outcome).unwrap_or(Err(ConnectError::ShuttingDown));
-                    return Woken::Dialled(*addr, found);
-                }
-                // The oldest result has found its taker, or there is none any more.
-                match (&self.results, self.ready.pop_front()) {
-                    (Some(results), Some(oldest)) => match ready.send(results, oldest) {
-                        Ok(()) => Woken::Taken(true),
-                        Err(refused) => {
-                            self.ready.push_front(refused.into_inner());
-                            Woken::Taken(false)
-                        }
-                    },
-                    // No operation is left that it could be.
-                    _ => Woken::Taken(false),
-                }
-            }
+            // The oldest result has found its taker, or there is none any more.
+            _ => match (&self.results, self.ready.pop_front()) {
+                (Some(results), Some(oldest)) => match ready.send(results, oldest) {
+                    Ok(()) => Woken::Taken(true),
+                    Err(refused) => {
+                        self.ready.push_front(refused.into_inner());
+                        Woken::Taken(false)
+                    }
+                },
+                // No operation is left that it could be.
+                _ => Woken::Taken(false),
+            },
         }
     }
 
@@ -216,21 +181,21 @@ impl Dispatcher {
 
     fn dispatch(&mut self, (to, message, created_at): Given) {
         let peer = match &to {
-            DirectReceiver::Peer(id) => self.handle(*id).map_err(TransportError::Refused),
+            DirectReceiver::Peer(id) => self.handle(*id),
             DirectReceiver::Name(name) => match self.engine.named(name) {
-                Some(id) => self.handle(id).map_err(TransportError::Refused),
-                None => Err(TransportError::Unreachable(ConnectError::UnknownName(name.to_string()))),
+                Some(id) => self.handle(id),
+                None => Err(SendErrorKind::UnknownName),
             },
             DirectReceiver::Addr(addr) => match self.at(*addr) {
                 Some(peer) => Ok(peer),
-                None => return self.wait_for(*addr, (to, message, created_at)),
+                None => return self.offer_at(*addr, to, message, created_at),
             },
         };
         match peer {
             Ok(peer) => self.offer(&peer, to, message, created_at),
-            Err(error) => {
+            Err(kind) => {
                 let peer = if let DirectReceiver::Peer(id) = &to { Some(*id) } else { None };
-                self.failed(refusal(to, peer, message, created_at, error));
+                self.failed(refusal(to, peer, message, created_at, kind));
             }
         }
     }
@@ -246,12 +211,7 @@ impl Dispatcher {
         if let Some(handle) = self.handles.get(&id) {
             return Ok(handle.clone());
         }
-        let link = match self.engine.link_to(id) {
-            Some(Ok(link)) => link,
-            Some(Err(SessionsError::TooManyUnknown)) => return Err(SendErrorKind::TooManyUnknown),
-            Some(Err(SessionsError::Closed)) => return Err(SendErrorKind::ShuttingDown),
-            Some(Err(_)) | None => return Err(SendErrorKind::UnknownPeer),
-        };
+        let link = self.engine.link_to(id).ok_or(SendErrorKind::UnknownPeer)?.map_err(refused)?;
         let handle = PeerHandle::new(link);
         // One that is not known is held by what waits for it alone: a handle would keep its place.
         if self.engine.shared.registry.known_link(&id).is_some() {
@@ -262,11 +222,8 @@ impl Dispatcher {
 
     // ---- addresses
 
-    /// Who is connected at this address, if anybody is and nothing waits for it.
+    /// Who is connected with this address at the other end, whoever dialled: also where nobody could.
     fn at(&mut self, addr: SocketAddr) -> Option<PeerHandle> {
-        if self.dials.contains_key(&addr) {
-            return None;
-        }
         if let Some((peer, conn)) = self.seen.get(&addr)
             && peer.attached() == Some(*conn)
         {
@@ -283,48 +240,15 @@ impl Dispatcher {
         Some(peer)
     }
 
-    /// A message waits until somebody has proven itself at its address.
-    fn wait_for(&mut self, addr: SocketAddr, (to, message, created_at): Given) {
-        let len = message.payload.len();
-        let refuse = |error| refusal(to.clone(), None, message.clone(), created_at, error);
-        if !self.dials.contains_key(&addr) {
-            if self.dials.len() >= self.bounds.addresses {
-                let refused = refuse(TransportError::Unreachable(ConnectError::TooMany));
-                return self.failed(refused);
-            }
-            let (waiter, outcome) = bounded(1);
-            if !self.engine.dial(addr.into(), waiter) {
-                let refused = refuse(TransportError::Refused(SendErrorKind::ShuttingDown));
-                return self.failed(refused);
-            }
-            self.dials.insert(addr, Dialling { outcome, waiting: Vec::new(), bytes: 0 });
-        }
-        let Some(dial) = self.dials.get_mut(&addr) else { return };
-        let Bounds { messages, bytes, .. } = self.bounds;
-        let fits = dial.waiting.len() < messages && dial.bytes + len <= bytes;
-        if !fits && !dial.waiting.is_empty() {
-            let refused = refuse(TransportError::Refused(SendErrorKind::Full));
-            return self.failed(refused);
-        }
-        dial.bytes += len;
-        self.waiting += 1;
-        dial.waiting.push((to, message, created_at));
-    }
-
-    /// A dial has ended: what waited for it goes to whoever is there, or comes back.
-    fn dialled(&mut self, addr: SocketAddr, found: Found) {
-        let Some(dial) = self.dials.remove(&addr) else { return };
-        self.waiting -= dial.waiting.len();
-        let peer = found.and_then(|id| self.handle(id).map_err(|_| ConnectError::UnknownPeer(id)));
-        for (to, message, created_at) in dial.waiting {
-            match &peer {
-                Ok(peer) => self.offer(peer, to, message, created_at),
-                Err(error) => {
-                    let error = TransportError::Unreachable(error.clone());
-                    self.failed(refusal(to, None, message, created_at, error));
-                }
-            }
-        }
+    /// Offers a message to whoever proves itself at an address, which is dialled.
+    fn offer_at(&mut self, addr: SocketAddr, to: DirectReceiver, message: DirectMessage, created_at: Instant) {
+        let place = match self.engine.place(addr) {
+            Ok(place) => place,
+            Err(error) => return self.failed(refusal(to, None, message, created_at, refused(error))),
+        };
+        let peer = PeerHandle::new(place.bound().unwrap_or_else(|| place.clone()));
+        self.offer(&peer, to, message, created_at);
+        self.engine.want(&place);
     }
 
     // ---- results
@@ -373,9 +297,7 @@ impl Dispatcher {
     fn reconfigure(&mut self) {
         let config = self.config.get();
         // What is refused is an event, and a line in the log.
-        if self.engine.protection.replace(&config).is_ok() {
-            self.bounds = Bounds::of(&config);
-        }
+        drop(self.engine.protection.replace(&config));
     }
 
     /// Takes what is in the channel, and shuts down.
@@ -391,17 +313,12 @@ impl Dispatcher {
         // An eighth is kept for the results, and of that a half for whoever waits for this thread.
         let report = self.engine.shut_down(time - time / 8);
         let results_by = deadline.checked_sub(time / 16).unwrap_or(deadline);
-        let given_up = TransportError::Refused(SendErrorKind::ShuttingDown);
-        let waiting: Vec<Given> = self.dials.drain().flat_map(|(_, dial)| dial.waiting).collect();
-        for (to, message, created_at) in waiting {
-            self.failed(refusal(to, None, message, created_at, given_up.clone()));
-        }
         loop {
             self.give_results(results_by);
             if let Ok(batch) = self.outcomes.try_recv() {
                 self.ended(batch);
             } else if let Ok((to, message, created_at)) = self.messages.try_recv() {
-                self.failed(refusal(to, None, message, created_at, given_up.clone()));
+                self.failed(refusal(to, None, message, created_at, SendErrorKind::ShuttingDown));
             } else {
                 break;
             }

@@ -52,7 +52,7 @@ const STACK: usize = 256 * 1024;
 /// messages.send((bob.local_addr().unwrap().into(), "hello".into(), Instant::now()))?;
 /// assert_eq!(bob.recv()?.payload(), b"hello");
 /// let result = sent.recv()?;
-/// assert_eq!((result.peer, result.result?.bytes), (Some(bob.id()), 5));
+/// assert_eq!((result.to, result.result?.bytes), (bob.local_addr().unwrap().into(), 5));
 /// assert!(sender.shutdown(Duration::from_secs(5)).is_clean());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -11,7 +11,7 @@ use std::time::Instant;
 use crossbeam_channel::Receiver;
 
 use super::destination::DirectReceiver;
-use crate::error::{ConnectError, SendErrorKind};
+use crate::error::SendErrorKind;
 use crate::ident::PeerId;
 use crate::outcome::{Outcome, ReturnReason, Timing};
 use crate::session::{Collector, OutcomeBatch, OverflowPolicy, PeerHandle, SendOptions};
@@ -63,7 +63,7 @@ impl From<&str> for DirectMessage {
 pub struct TransferResult {
     /// To whom it was to go.
     pub to: DirectReceiver,
-    /// Who that was, as far as it came to that.
+    /// Who that was, if it was known when the message was taken: to an address where nobody has proven itself it is not.
     pub peer: Option<PeerId>,
     /// The application's own name for it.
     pub id: u64,
@@ -83,10 +83,6 @@ pub enum TransportError {
     /// It was not taken: nothing was sent.
     #[error("not taken: {0}")]
     Refused(SendErrorKind),
-    /// Nobody was found at its destination: a name that the configuration does not have, or an address where nobody
-    /// proved itself. Nothing was sent.
-    #[error("nobody to send to: {0}")]
-    Unreachable(ConnectError),
     /// It was taken, and was not handed over.
     #[error("returned: {0}")]
     Returned(ReturnReason),
@@ -99,7 +95,7 @@ pub enum TransportError {
 #[derive(Debug)]
 struct Flight {
     to: DirectReceiver,
-    peer: PeerId,
+    peer: Option<PeerId>,
     id: u64,
     created_at: Instant,
     options: SendOptions,
@@ -126,9 +122,9 @@ impl Transfers {
         (Self { collector, flights: Mutex::default(), most: most.max(1) }, outcomes)
     }
 
-    /// Whether there is a place for one more beside so many that are still to begin.
-    pub(super) fn has_room(&self, to_come: usize) -> bool {
-        self.collector.outstanding() + to_come < self.most
+    /// Whether there is a place for one more.
+    pub(super) fn has_room(&self) -> bool {
+        self.collector.outstanding() < self.most
     }
 
     /// What became of a message, by its tag.
@@ -140,7 +136,7 @@ impl Transfers {
             Outcome::Unknown { payload } => (Err(TransportError::Unknown), Some(payload)),
         };
         let message = payload.map(|payload| DirectMessage { id, payload, options });
-        Some(TransferResult { to, peer: Some(peer), id, created_at, result, message })
+        Some(TransferResult { to, peer, id, created_at, result, message })
     }
 
     fn begin(&self, flight: Flight) -> u64 {
@@ -166,6 +162,8 @@ pub(super) fn offer(
     transfers: Option<&Transfers>,
 ) -> Result<(), Box<TransferResult>> {
     let DirectMessage { id, payload, options } = message;
+    // What stands for an address is nobody's id.
+    let known = Some(peer.id()).filter(|id| id.stands_for().is_none());
     let overflow = match options.overflow {
         None | Some(OverflowPolicy::Block) => OverflowPolicy::Fail,
         Some(policy) => policy,
@@ -174,8 +172,7 @@ pub(super) fn offer(
     let taken = match transfers {
         None => peer.send_with(payload, &sent_with).map(drop),
         Some(transfers) => {
-            let tag =
-                transfers.begin(Flight { to: to.clone(), peer: peer.id(), id, created_at, options: options.clone() });
+            let tag = transfers.begin(Flight { to: to.clone(), peer: known, id, created_at, options: options.clone() });
             let taken = peer.send_collected(payload, &sent_with, &transfers.collector, tag);
             if taken.is_err() {
                 transfers.forget(tag);
@@ -185,7 +182,7 @@ pub(super) fn offer(
     };
     taken.map_err(|refused| {
         let message = DirectMessage { id, payload: refused.payload, options };
-        Box::new(refusal(to.clone(), Some(peer.id()), message, created_at, TransportError::Refused(refused.kind)))
+        Box::new(refusal(to.clone(), known, message, created_at, refused.kind))
     })
 }
 
@@ -195,7 +192,8 @@ pub(super) fn refusal(
     peer: Option<PeerId>,
     message: DirectMessage,
     created_at: Instant,
-    error: TransportError,
+    kind: SendErrorKind,
 ) -> TransferResult {
-    TransferResult { to, peer, id: message.id, created_at, result: Err(error), message: Some(message) }
+    let result = Err(TransportError::Refused(kind));
+    TransferResult { to, peer, id: message.id, created_at, result, message: Some(message) }
 }

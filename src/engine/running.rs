@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 
 use crate::address::Address;
 use crate::connections::{Connections, PeersMap, Shared};
@@ -76,13 +76,20 @@ impl Engine {
         Ok(PeerHandle::new(peer.link))
     }
 
-    /// Dials an address once; the outcome is told, or the waiter dropped if the engine ends. False: it is ending.
-    pub(crate) fn dial(&self, address: Address, waiter: Sender<Result<PeerId, ConnectError>>) -> bool {
-        let connections = self.connections.lock();
-        connections.as_ref().is_some_and(|connections| {
-            connections.connect(address, waiter);
-            true
-        })
+    /// Where messages wait for whoever proves itself at an address.
+    ///
+    /// # Errors
+    /// There is none, and there can be none.
+    pub(crate) fn place(&self, addr: SocketAddr) -> Result<Arc<PeerLink>, SessionsError> {
+        if self.connections.lock().is_none() {
+            return Err(SessionsError::Closed);
+        }
+        self.shared.link_at(addr)
+    }
+
+    /// Something was sent to such a place: whoever is there meanwhile has it, or the address is dialled.
+    pub(crate) fn want(&self, place: &Arc<PeerLink>) {
+        want(place, &self.connections);
     }
 
     /// Keeps the peers of a map connected, as it changes.
@@ -217,6 +224,17 @@ impl Engine {
             changes: self.changes.clone(),
             ending: self.ending.clone(),
         }
+    }
+}
+
+/// See [`Engine::want`].
+pub(crate) fn want(place: &Arc<PeerLink>, connections: &Mutex<Option<Connections>>) {
+    // Somebody may have proven itself meanwhile, and what waited has gone on without this.
+    place.move_on();
+    if place.ask_once()
+        && let Some(connections) = connections.lock().as_ref()
+    {
+        connections.find(place.clone());
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::connections::Connections;
 use crate::direct::Destination;
-use crate::engine::Changes;
+use crate::engine::{self, Changes};
 use crate::error::{ConnectError, SendError, SendErrorKind};
 use crate::node::Node;
 use crate::registry::SessionsError;
@@ -133,19 +133,13 @@ impl AddrHandle {
             return send(peer);
         }
         let sent = send(PeerHandle::new(self.link.clone()));
-        // Somebody may have proven itself meanwhile, and what waited has gone on without this.
-        self.link.move_on();
-        self.ask();
+        self.want();
         sent
     }
 
     /// Has the address dialled, if it is not already.
-    fn ask(&self) {
-        if self.link.ask_once()
-            && let Some(connections) = self.connections.lock().as_ref()
-        {
-            connections.find(self.link.clone());
-        }
+    fn want(&self) {
+        engine::want(&self.link, &self.connections);
     }
 }
 
@@ -261,13 +255,10 @@ impl Node {
     }
 
     fn place(&self, addr: SocketAddr) -> Result<AddrHandle, SessionsError> {
-        if self.engine.connections.lock().is_none() {
-            return Err(SessionsError::Closed);
-        }
-        let link = self.engine.shared.link_at(addr)?;
+        let link = self.engine.place(addr)?;
         let (connections, changes) = (self.engine.connections.clone(), self.engine.changes.clone());
         let handle = AddrHandle { addr, link, connections, changes };
-        handle.ask();
+        handle.want();
         Ok(handle)
     }
 }

@@ -40,7 +40,8 @@ pub enum Manner {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct OutgoingMessage {
-    /// Whom it is for.
+    /// Whom it is for; if it was sent to an address where nobody had proven itself, the id that stands for that
+    /// ([`PeerId::stands_for`]).
     pub to: PeerId,
     /// The application's kind of message; of an answer that of its question.
     pub kind: u16,

@@ -151,9 +151,8 @@ impl Outbox {
         if entry.expires.is_some() {
             self.expiring.store(true, Ordering::Relaxed);
         }
-        match state.lanes[lane.index()].replace(entry) {
-            Ok(old) => ended.push(state.end(lane, old, ReturnReason::Replaced)),
-            Err(entry) => state.lanes[lane.index()].put_entry(entry),
+        if let Some(old) = state.lanes[lane.index()].replace(entry) {
+            ended.push(state.end(lane, old, ReturnReason::Replaced));
         }
         state.kick_unless_starved(lane, inline, reads)
     }

@@ -177,10 +177,13 @@ impl Entries {
         self.keys.get(&key).and_then(|place| self.at(*place))
     }
 
-    /// Puts a message in the place of the one with its key, which comes back; the new one does if there is none.
-    pub(super) fn replace(&mut self, entry: Entry) -> Result<Entry, Entry> {
+    /// Puts a message in the place of the one with its key, which comes back; behind all others if there is none.
+    pub(super) fn replace(&mut self, entry: Entry) -> Option<Entry> {
         let place = entry.key.and_then(|key| self.keys.get(&key)).copied();
-        let Some(place) = place.filter(|place| self.at(*place).is_some()) else { return Err(entry) };
+        let Some(place) = place.filter(|place| self.at(*place).is_some()) else {
+            self.append(entry);
+            return None;
+        };
         let old = self.remove(place);
         self.note(&entry, place);
         let at = (place - self.first) as usize;
@@ -188,10 +191,13 @@ impl Entries {
             (Some(old), Some(slot)) => {
                 *slot = Some(entry);
                 self.live += 1;
-                Ok(old)
+                Some(old)
             }
             // It was there a moment ago, under the same lock.
-            _ => Err(entry),
+            (old, _) => {
+                self.append(entry);
+                old
+            }
         }
     }
 

@@ -247,12 +247,16 @@ impl Queue {
     }
 
     /// Puts a message in the place of the one with its key; see [`Entries::replace`].
-    pub(super) fn replace(&mut self, entry: Entry) -> Result<Entry, Entry> {
+    pub(super) fn replace(&mut self, entry: Entry) -> Option<Entry> {
+        if entry.key.is_none_or(|key| self.entries.of_key(key).is_none()) {
+            self.put_entry(entry);
+            return None;
+        }
         let (class, payload, bytes) = (entry.class, entry.payload.len() as u64, entry.len());
         let old = self.entries.replace(entry)?;
         self.begun.add(class, 1, payload);
         self.bytes = self.bytes + bytes - old.len();
-        Ok(old)
+        Some(old)
     }
 
     /// Takes the oldest message out that may be dropped.
