@@ -11,6 +11,7 @@
 //! | `tx-<peer>` | `session::sender::send_loop` | its wake channel; the socket | whoever has something for it; timers; the closer |
 //! | `rx-<peer>` | `session::receiver::recv_loop`, the handler | the socket; the handler; an earlier session that still delivers | bytes; the closer |
 //! | `metrics` x1, with `metrics.listen` alone | accepts and serves scrapers, at most 16, in one poll | the poll; the locks of a look at all links | waker (its end, and nothing else), sockets, the nearest deadline |
+//! | `direct` x1, of a direct sender that was started and not run | takes messages from the caller's channel, offers each to its peer | all its channels at once | a message, a result that is taken, a change; the shutdown signal |
 //! | `shutdown` | a shutdown that a handler began, or that waits for the application's own signal | the signal; the shutdown's waits | the signal, the end of the node; the deadline |
 //!
 //! Resolver threads are started when they are needed, at most `resolve_threads`; a shutdown names those that are held.
@@ -45,7 +46,7 @@
 //! | `resume_window` | 5 min without a session | supervisor | what is kept ends unknown |
 //! | `send_deadline` | 30 s | the caller | the message comes back |
 //! | a question's own | the asker's | whoever waits; else the supervisor | it ends with `TimedOut`, or comes back unsent |
-//! | shutdown | the caller's; 2 s for a node that is dropped | the caller, or `shutdown` | see below |
+//! | shutdown | the caller's; 2 s for a node or a direct sender that is dropped, 10 s for one that is signalled | the caller, or `shutdown` | see below |
 //!
 //! What `supervisor` keeps is as exact as its scan: 100 ms, and up to a second with thousands of sessions.
 //!
@@ -65,7 +66,7 @@
 //! A thread that holds one takes only those of higher ranks. Nobody holds two locks of the same rank. Leaves, under
 //! which nothing is locked: the inbox, the gate, the heartbeats' clock, the advertised address, the events' count and
 //! what was told of failing peers, the value of a `Watch`, how far a shutdown is, the tables of questions and the list of
-//! links that have some, the list of taps.
+//! links that have some, the list of taps, the messages of a direct sender that are under way.
 //!
 //! No guard but the sealer's is held across a blocking send, a join, socket I/O, the destructor of a session or a slot, or user code;
 //! none but `Inlet::current` while waiting for anything but its own condition. *Enforced by* the headers of the files,
@@ -202,8 +203,9 @@
 //! else. *Enforced by* `transport::tls::records`, which knows no socket; two floods through small buffers, with new keys
 //! all the while, in `tests/transport/tls.rs`. *If not:* two sides that flood each other stand still.
 //!
-//! **I-26 The key of the hello is the key that TLS has seen proven.** *Enforced by* `Pending::secure`,
-//! `Handshake::expect`. *If not:* whoever has a key of its own can hand on the handshake of another.
+//! **I-26 The key of the hello is the key that TLS has seen proven,** and where it has seen none the hello is signed.
+//! *Enforced by* `Pending::secure`, `Handshake::expect`, `Work::needs_none`. *If not:* whoever has a key of its own can
+//! hand on the handshake of another, or be anybody.
 //!
 //! **I-27 A broadcast waits for nobody.** The links are a snapshot of the registry; each is offered the message by a push
 //! that does not wait, with no guard held from one to the next, and what it said is told. *Enforced by*
@@ -214,15 +216,28 @@
 //! on, and what does not fit is counted and said. *Enforced by* `session::taps`; `tests/taps.rs` with a tap that nobody
 //! reads. *If not:* a component that only watches stops what it watches.
 //!
-//! **I-29 A peer is kept where its sources say, and only one session of it stays.** What dials it follows the live map
+//! **I-29 What is taken from a direct sender's channel has one result, and waits for no peer.** *Enforced by*
+//! `direct::dispatch`, which takes no message without a place for its result, and offers without a wait;
+//! `tests/direct_sender.rs`. *If not:* one peer that is stuck stops all, or a message vanishes.
+//!
+//! **I-30 Nothing is acknowledged that nobody could take.** *Enforced by* `Inbox`: without a receiver what comes is
+//! rejected, and the session ended; `tests/direct_sender.rs`. *If not:* a sender takes for delivered what went nowhere.
+//!
+//! **I-31 A peer is kept where its sources say, and only one session of it stays.** What dials it follows the live map
 //! and what was added, each speaking for itself; a session at an address that is gone stays until another takes over;
 //! word of a sender that stopped has the number of that sender. *Enforced by* `Kept`, `Outbound::follow`;
 //! `tests/peers_map.rs`, `loadtest churn`. *If not:* a peer that moved is dialled where it was, or a late event removes who
 //! has taken its place.
 //!
-//! **I-30 What is sent to an address belongs to one identity:** the first that proves itself there after it was sent.
+//! **I-32 What is sent to an address belongs to one identity:** the first that proves itself there after it was sent.
 //! *Enforced by* `PeerLink::move_on`, which takes a message out of the stand-in's outbox for good; `tests/direct.rs`, with
 //! another identity at the same address. *If not:* a message reaches somebody it was not for.
+//!
+//! **I-33 A message begins each phase of its delivery once, and ends it once.** In the outgoing phases that can be seen at
+//! any moment: what began is counted where it is accepted or taken, what ended where it ends, what is under way where it
+//! waits, each under the lock that is held there anyway. *Enforced by* `Queue`, `Outbox::phases`, `LaneOut::free_below`;
+//! explored (`a_phase_that_does_not_end_is_found`); `tests/phases.rs`, and at the end of every chaos run. *If not:* the
+//! metrics show a queue that is not there.
 //!
 //! # Non-invariants
 //!

@@ -69,6 +69,9 @@
 //! ([`LinkStats`]), [`Node::metrics`] all counts by cause ([`metrics::MetricsSnapshot`]); a scraper reads them at
 //! [`Node::metrics_addr`]. [`Node::subscribe_outgoing`] tells other parts of the process of each message that is sent.
 //!
+//! **Without a node.** A [`DirectSender`](direct::DirectSender) is driven by channels alone: messages go in, results and
+//! what comes go out; [`direct::DirectInputs`] lists them.
+//!
 //! **End.** [`Node::shutdown`] drains, says goodbye and ends every thread by a deadline; its [`ShutdownReport`] says
 //! what it left. [`Node::wait_shutdown`] waits for a shutdown that somebody else asked for.
 //!
@@ -93,18 +96,24 @@
 //! | `handshake_timeout` | [`Config::handshake_timeout`](config::Config::handshake_timeout) | one deadline for the whole handshake |
 //! | `P2PCodec`, `FramedRead`, `FramedWrite` | [`wire`] | lengths are checked before anything is reserved |
 //! | `Register`, `Unregister`, `SessionsResult` | a place from accept or dial to the end, counted and released by a guard | a session that dies cannot forget to unregister |
-//! | peer sender: `id`, `addr`, `connection` | [`PeerHandle::id`], [`PeerInfo`] | |
+//! | `PeerSender`: its eleven fields, each with its counterpart there | [`direct::PeerSender`] | a handle on the link of one peer, which outlives its connections; [`PeerHandle`] and [`PeerInfo`] of a node say the same |
+//! | `ConnectionWrapper`: remote host id, connection role | [`direct::ConnectionInfo`], [`direct::ConnectionRole`] | the host id is the digest of the key that was proven |
 //! | `run`: connect, then serve shutdown, outgoing and incoming at once | the threads `tx-<peer>` and `rx-<peer>` | two blocking threads instead of a poll over futures |
 //! | `connect_to_peer`: Fibonacci backoff to an hour, "retries indefinitely", a warning for each failure | [`config::Backoff`], [`error::ConnectError`] | 30 s by default, an hour possible; a line in the log for each change, not for each failure; typed errors |
-//! | `start_transfer_message`: returns at once if it is not connected | [`PeerHandle::send`] | queued, never dropped |
-//! | transfer result `Result<usize, TransportError>` | [`LinkStats`] | acknowledged, rejected or unknown, counted for each peer |
-//! | `receive_message` is false when decoding fails or the consumer is gone | [`Message::decode`], [`WireError`](wire::WireError) | a body that does not decode ends nothing; a broken frame ends the session |
-//! | `NetMessage` (id, label, data) | [`Message::number`], [`Message::kind`], [`Message::payload`] | numbers are given for the wire, per lane |
-//! | `NetMetrics`: sent, received, errors | [`metrics::MetricsSnapshot`], [`metrics::Traffic`] | always on, by cause |
+//! | `start_transfer_message`: returns at once if it is not connected | [`direct::PeerSender::start_transfer_message`], [`PeerHandle::send`] | queued, never dropped |
+//! | transfer result `(Result<usize, TransportError>, NetMessage, Instant)`, `handle_transfer_result` | [`direct::TransferResult`], [`direct::TransportError`], [`Timing`] | handed over, not only written: bytes, queued for, written after, done after; the message comes back if it did not arrive; a transfer that failed ends no connection |
+//! | `receive_message` is false when decoding fails or the consumer is gone | [`Message::decode`], [`WireError`](wire::WireError), [`error::CloseReason::ConsumerGone`] | a body that does not decode ends nothing; a broken frame ends the session; without a consumer messages come back, and the session ends |
+//! | `NetMessage` (id, label, data) | [`Message::number`], [`Message::kind`], [`Message::payload`]; [`direct::DirectMessage`] | numbers are given for the wire, per lane; the application's own id does not travel |
+//! | `NetMetrics`: sent, received, errors; optional | [`direct::NetMetrics`], [`metrics::MetricsSnapshot`], [`metrics::Traffic`] | always on, by cause |
+//! | its delivery phases: outgoing buffer, outgoing transfer, incoming buffer; by message type, direct or broadcast | [`metrics::Phases`], [`metrics::MetricsSnapshot::ack_delay`] | counts exact, times from samples; of messages that come it is not known whether others were sent them too |
+//! | `run_direct_sender` and its eight parameters | [`direct::run_direct_sender`], [`direct::DirectSender`]; a row for each at [`direct::DirectInputs`] | every channel bounded, with what happens when it is full; results of messages are an output |
+//! | `messages_rx`: `(DirectReceiver, NetMessage, Instant)`, unbounded | [`direct::DirectInputs::messages`], [`SendOptions::created_at`] | the caller bounds it; expiry and timing count from the caller's timestamp |
+//! | `incoming_reply_tx: IncomingSender` | [`direct::IncomingSender`] | a channel of batches, bounded by credit, or a handler |
+//! | `network_config_rx`, `peers_rx` | [`direct::DirectInputs::config`], [`direct::DirectInputs::peers`], [`Watch`] | the synchronous kind |
 //! | `NetTransport`, `NetListener`, `NetIncomingRequest`, `NetConnection` | [`transport::Transport`], [`transport::Listener`], [`transport::PendingConnection`], [`transport::Connection`] | halves, so that two threads can block |
 //! | `NetCredential` | [`handshake::Identity`], `transport::tls::Credential`, [`transport::Trust`] | possession of the key is proven in every handshake |
 //! | tracing "with contextual information such as peer ID, message IDs" | log targets and levels: [`invariants`] | the `log` crate; a meaning for each level |
-//! | `shutdown_rx` of every part | [`NodeBuilder::shutdown_signal`], [`Node::shutdown`] | one shutdown, by a deadline, with a report |
+//! | `shutdown_rx` of every part | [`direct::DirectInputs::shutdown`], [`NodeBuilder::shutdown_signal`], [`Node::shutdown`] | one shutdown, by a deadline, with a report |
 //! | `PeerEvent::{AddrsResolved, SenderStopped}`, by id and address | [`PeerEvent`], as [`Event::Peer`] | with the sender's generation and the reason: a late event removes no newer sender |
 //! | `peers_rx: watch<HashMap<PeerId, Vec<PeerData>>>` | [`NodeBuilder::peers_map`], [`direct::PeersMap`], [`PeerData`], [`Watch`] | one session for each peer, not one for each address |
 //! | `RESOLVE_RETRY_TIMEOUT`, the poll for addresses | [`direct::RESOLVE_RETRY_TIMEOUT`] | a fallback for names that are not found; changes come by word |
@@ -116,9 +125,8 @@
 //! | `outgoing_reply_tx`, a broadcast channel "to announce outgoing messages to other system components" | [`Node::subscribe_outgoing`], [`OutgoingMessage`], [`OutgoingTaps`] | bounded for each subscriber: what does not fit is not announced, and counted ([`OutgoingMessage::missed`]); each gets everything, payloads if it asks for them |
 //! | unbounded channels for messages and events | bounded queues and credit; [`Event::Missed`] | what is refused comes back, what is missed is counted |
 //!
-//! Named there and not built yet: `GetPeers`, `AnnounceItems`, `RequestBlock`, `SendInventoryItem`; delivery
-//! phases; live configuration; `run_direct_sender`; `TransportLayerTransport`, `TransportLayerSocket` and the rest of the
-//! gossip transport.
+//! Named there and not built yet: `GetPeers`, `AnnounceItems`, `RequestBlock`, `SendInventoryItem`; live configuration;
+//! `TransportLayerTransport`, `TransportLayerSocket` and the rest of the gossip transport.
 //!
 //! What must hold inside, and who sees to it, is in [`invariants`]; what is promised against whom, in [`threats`].
 

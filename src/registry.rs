@@ -17,7 +17,7 @@ use std::time::Instant;
 use crate::config::THREADS_PER_SESSION;
 use crate::handshake::Slot;
 use crate::ident::{ConnectionId, PeerId, PeerIdHasher, SessionKind, SessionStatus};
-use crate::metrics::Traffic;
+use crate::metrics::Totals;
 use crate::session::{Peer, PeerHandle, PeerLink, Session};
 use crate::sync::RwLock;
 use crate::threads::Thread;
@@ -107,7 +107,7 @@ struct Registry {
     /// Those of them that were never added and never connected.
     unknown: BTreeSet<PeerId>,
     /// What the links counted that were forgotten.
-    forgotten: Traffic,
+    forgotten: Totals,
     /// Everything that holds a slot.
     connections: BTreeMap<ConnectionId, SessionInfo>,
     sessions: HashMap<ConnectionId, Entry>,
@@ -134,7 +134,7 @@ impl Registry {
             limits,
             peers: HashMap::default(),
             unknown: BTreeSet::new(),
-            forgotten: Traffic::default(),
+            forgotten: Totals::default(),
             connections: BTreeMap::new(),
             sessions: HashMap::new(),
             inbound: 0,
@@ -183,7 +183,7 @@ impl Registry {
         let ids: Vec<PeerId> = self.unknown.iter().filter(|id| self.is_forgettable(id)).copied().collect();
         self.unknown.retain(|id| !ids.contains(id));
         let peers: Vec<Peer> = ids.iter().filter_map(|id| self.peers.remove(id)).collect();
-        peers.iter().for_each(|peer| self.forgotten.merge(&PeerHandle::new(peer.link.clone()).traffic()));
+        peers.iter().for_each(|peer| self.forgotten.merge(&PeerHandle::new(peer.link.clone()).totals()));
         peers
     }
 
@@ -343,7 +343,7 @@ impl SharedRegistry {
     }
 
     /// All links, and what those counted that were forgotten.
-    pub(crate) fn links_and_forgotten(&self) -> (Vec<Arc<PeerLink>>, Traffic) {
+    pub(crate) fn links_and_forgotten(&self) -> (Vec<Arc<PeerLink>>, Totals) {
         let registry = self.0.read();
         (registry.peers.values().map(|peer| peer.link.clone()).collect(), registry.forgotten.clone())
     }
@@ -398,6 +398,18 @@ impl SharedRegistry {
     /// Every connection that holds a slot, in the order they were accepted or dialled.
     pub(crate) fn sessions_info(&self) -> Vec<SessionInfo> {
         self.0.read().connections.values().copied().collect()
+    }
+
+    /// This connection, while it takes a place.
+    pub(crate) fn session_info(&self, conn: ConnectionId) -> Option<SessionInfo> {
+        self.0.read().connections.get(&conn).copied()
+    }
+
+    /// The newest session with somebody at this address.
+    pub(crate) fn session_at(&self, addr: SocketAddr) -> Option<SessionInfo> {
+        let registry = self.0.read();
+        let at = |info: &&SessionInfo| info.remote_addr == addr && info.status == SessionStatus::Established;
+        registry.connections.values().rev().find(at).copied()
     }
 
     /// What `pick` takes from every session.

@@ -4,13 +4,15 @@
 //! connections manager, for whether there still is one. Blocks on: what each function says.
 //! Upholds: an engine that is dropped shuts down.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 
-use crate::connections::{Connections, Shared};
+use crate::address::Address;
+use crate::connections::{Connections, PeersMap, Shared};
 use crate::error::{ConnectError, RecvError};
 use crate::exposition::Exposition;
 use crate::ident::PeerId;
@@ -32,6 +34,8 @@ const DROP_DEADLINE: Duration = Duration::from_secs(2);
 pub(crate) struct Engine {
     pub(crate) shared: Arc<Shared>,
     pub(crate) local_addrs: Vec<SocketAddr>,
+    /// The peers of the configuration, by name.
+    pub(super) names: Mutex<HashMap<String, PeerId>>,
     /// Absent once its shutdown has begun.
     pub(crate) connections: Arc<Mutex<Option<Connections>>>,
     pub(crate) metrics_addr: Option<SocketAddr>,
@@ -47,6 +51,47 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
+    /// Where it listens, in the order of the configuration.
+    pub(crate) fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.local_addrs.clone()
+    }
+
+    /// Who has this name in the configuration.
+    pub(crate) fn named(&self, name: &str) -> Option<PeerId> {
+        self.names.lock().get(name).copied()
+    }
+
+    /// Keeps a peer connected from now on.
+    ///
+    /// # Errors
+    /// It is ourselves, there are as many links as there may be, or the engine shuts down.
+    pub(crate) fn keep(&self, id: PeerId, addresses: Vec<Address>) -> Result<PeerHandle, ConnectError> {
+        if id == self.shared.me {
+            return Err(ConnectError::UnknownPeer(id));
+        }
+        let connections = self.connections.lock();
+        let connections = connections.as_ref().ok_or(ConnectError::ShuttingDown)?;
+        let peer = self.shared.peer(id).map_err(|_| ConnectError::UnknownPeer(id))?;
+        connections.keep(id, addresses);
+        Ok(PeerHandle::new(peer.link))
+    }
+
+    /// Dials an address once; the outcome is told, or the waiter dropped if the engine ends. False: it is ending.
+    pub(crate) fn dial(&self, address: Address, waiter: Sender<Result<PeerId, ConnectError>>) -> bool {
+        let connections = self.connections.lock();
+        connections.as_ref().is_some_and(|connections| {
+            connections.connect(address, waiter);
+            true
+        })
+    }
+
+    /// Keeps the peers of a map connected, as it changes.
+    pub(crate) fn follow(&self, map: PeersMap) {
+        if let Some(connections) = self.connections.lock().as_ref() {
+            connections.follow(map);
+        }
+    }
+
     /// A handle on a peer, known or not.
     ///
     /// # Errors
@@ -176,13 +221,21 @@ impl Engine {
 }
 
 /// The counts of a node, with those of its links.
-pub(super) fn snapshot(shared: &Shared) -> MetricsSnapshot {
+pub(crate) fn snapshot(shared: &Shared) -> MetricsSnapshot {
     let mut metrics = shared.metrics.snapshot();
-    let (links, forgotten) = shared.registry.links_and_forgotten();
-    metrics.traffic = forgotten;
+    let (links, mut totals) = shared.registry.links_and_forgotten();
     for link in links {
-        metrics.traffic.merge(&PeerHandle::new(link).traffic());
+        totals.merge(&PeerHandle::new(link).totals());
     }
+    let times = &shared.settings.times;
+    metrics.phases = totals.phases.named(&shared.settings.kinds.names(), times);
+    metrics.ack_delay = times.ack_delay();
+    metrics.traffic = totals.traffic;
+    metrics.peers_connected = totals.connected;
+    metrics.queued_messages = totals.queued_messages;
+    metrics.queued_bytes = totals.queued_bytes;
+    metrics.kept_bytes = totals.kept_bytes;
+    metrics.oldest_queued = totals.oldest_queued;
     metrics.memory_used = shared.settings.memory.used() as u64;
     metrics.memory_refused = shared.settings.memory.refused();
     metrics.undelivered_missed = shared.settings.undelivered.missed();

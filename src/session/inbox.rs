@@ -16,6 +16,7 @@ use crossbeam_channel::Sender;
 
 use crate::error::RejectCause;
 use crate::ident::PeerId;
+use crate::metrics::Groups;
 use crate::session::message::{BatchCredit, Body, Extra, Message, Part, PartContent};
 use crate::session::peer::PeerHandle;
 use crate::session::peer_link::PeerLink;
@@ -107,6 +108,19 @@ struct State {
     unnumbered: usize,
     /// A batch is in the channel or in the application's hands.
     out: bool,
+    /// The application has dropped the receiver of the channel.
+    gone: bool,
+}
+
+/// What became of messages that came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Put {
+    /// They are with the application, or wait for it.
+    Taken,
+    /// They are best effort, and too many of these wait: nothing else bounds them, since they hold no credit.
+    Unread,
+    /// Nobody takes messages any more: they were rejected.
+    Gone,
 }
 
 impl State {
@@ -122,14 +136,13 @@ impl Inbox {
         Self { state: Mutex::new(State::default()), to_application }
     }
 
-    /// Adds messages; hands a batch over if none is out. False if they are best effort and too many of these wait
-    /// already: nothing else bounds them, since they hold no credit.
-    pub(crate) fn put(self: &Arc<Self>, link: &Arc<PeerLink>, part: Part) -> bool {
+    /// Adds messages; hands a batch over if none is out.
+    pub(super) fn put(self: &Arc<Self>, link: &Arc<PeerLink>, part: Part) -> Put {
         let mut state = self.state.lock();
         if !part.is_numbered() {
             let bytes = part.bytes().len();
             if state.unnumbered + bytes > MOST_UNNUMBERED {
-                return false;
+                return Put::Unread;
             }
             state.unnumbered += bytes;
         }
@@ -139,8 +152,9 @@ impl Inbox {
             let parts = state.take();
             drop(state);
             self.hand_over(link, parts);
+            state = self.state.lock();
         }
-        true
+        if state.gone { Put::Gone } else { Put::Taken }
     }
 
     /// The last batch was taken: hands the next over, if there is one.
@@ -156,9 +170,11 @@ impl Inbox {
 
     fn hand_over(self: &Arc<Self>, link: &Arc<PeerLink>, parts: Vec<Part>) {
         let batch = Batch::new(self.clone(), link.clone(), parts);
-        // No receiver any more: the node is gone, and with it everybody who could be told. One batch per link and a
-        // channel for all links there may be: it is not full.
-        let _ = self.to_application.try_send(batch);
+        // One batch per link and a channel for all links there may be: it is not full.
+        if let Err(refused) = self.to_application.try_send(batch) {
+            self.state.lock().gone = true;
+            refused.into_inner().reject();
+        }
     }
 }
 
@@ -174,6 +190,12 @@ pub struct Batch {
     taken: u32,
     offset: usize,
     per_message: bool,
+    /// Nobody takes it.
+    orphaned: bool,
+    /// Messages taken that are not counted as handed over yet.
+    passed: Groups,
+    /// How long its first message waited is not measured yet.
+    unmeasured: bool,
 }
 
 impl Batch {
@@ -186,6 +208,9 @@ impl Batch {
             taken: 0,
             offset: 0,
             per_message: false,
+            orphaned: false,
+            passed: Groups::default(),
+            unmeasured: true,
         }
     }
 
@@ -210,7 +235,14 @@ impl Batch {
         self
     }
 
-    fn finish(&self, part: &Part, taken: u32, rejected: Option<(u64, RejectCause)>) {
+    /// Rejects what is in it.
+    fn reject(mut self) {
+        self.orphaned = true;
+        self.by_ref().for_each(drop);
+    }
+
+    fn finish(&mut self, part: &Part, taken: u32, rejected: Option<(u64, RejectCause)>) {
+        self.credit.link().arrivals.handed(&std::mem::take(&mut self.passed));
         if !part.is_numbered() {
             return;
         }
@@ -259,6 +291,15 @@ impl Batch {
         self.taken += 1;
         self.offset = end;
         let refused = self.refusal(kind, end - start).map(|cause| (number, cause));
+        let class = self.credit.link().class_of_kind(kind);
+        if refused.is_some() {
+            self.credit.link().arrival_failed(class, end - start);
+        } else {
+            self.passed.push(class, 1, (end - start) as u64);
+            if std::mem::take(&mut self.unmeasured) {
+                self.credit.link().settings.times.handed(class, part.arrived.elapsed());
+            }
+        }
         let last = self.taken == part.messages;
         if self.per_message || last || refused.is_some() {
             self.finish(&part, self.taken, refused);
@@ -285,6 +326,10 @@ impl Batch {
     #[inline]
     fn refusal(&self, kind: u16, len: usize) -> Option<RejectCause> {
         let link = self.credit.link();
+        if self.orphaned {
+            link.traffic.rejected.add(RejectCause::NoHandler);
+            return Some(RejectCause::NoHandler);
+        }
         if link.settings.kinds.is_empty() {
             return None;
         }
@@ -303,6 +348,8 @@ impl Drop for Batch {
             // Whoever asked is told that there is no answer.
             while self.parts.front().is_some_and(|part| part.is_questions()) && self.take().is_some() {}
             let Some(part) = self.parts.pop_front() else { break };
+            let rest = part.groups_from(self.credit.link(), self.offset);
+            self.passed.append(&rest);
             (self.taken, self.offset) = (0, 0);
             self.finish(&part, part.messages, None);
         }

@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use crate::link::Track;
+use crate::metrics::Class;
 use crate::session::receipt::Asker;
 use crate::session::undelivered::Label;
 
@@ -16,10 +17,12 @@ pub(crate) struct Ticket {
     /// Who hears of it.
     pub(crate) asker: Asker,
     pub(crate) label: Label,
+    /// What it counts as.
+    pub(crate) class: Class,
     /// Bytes of its payload.
     pub(crate) bytes: usize,
-    /// When the send verb took it.
-    pub(crate) accepted: Instant,
+    /// When the application made it; without its word, when the send verb took it.
+    pub(crate) created: Instant,
     /// When it was taken for the wire.
     pub(crate) taken: Option<Instant>,
     /// When all of it was written for the first time.
