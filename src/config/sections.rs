@@ -163,8 +163,8 @@ pub struct Peer {
     /// Who it must prove to be: 64 hexadecimal digits; each id once.
     pub id: PeerId,
 
-    /// Where it may be, tried in this order: IP addresses or host names, with ports. At least one. A name is looked up
-    /// afresh each time the peer is dialled, and all addresses it has then are tried.
+    /// Where it may be, tried in this order, but first where it answered last: IP addresses or host names, with ports. At
+    /// least one. A name is looked up afresh each time the peer is dialled, and all addresses it has then are tried.
     #[serde(deserialize_with = "units::addresses")]
     pub addresses: Vec<Address>,
 }

@@ -99,6 +99,8 @@ struct Live {
     kind: SessionKind,
     /// The address of the kept peer that was dialled for it, if one was.
     of: Option<Address>,
+    /// It was asked to end, to make room.
+    leaving: bool,
 }
 
 /// What a kept peer is doing.
@@ -180,6 +182,9 @@ impl Outbound {
         {
             self.dial(round);
         }
+        if self.room() == 0 && !self.stopped && self.hold_until.is_none() {
+            self.make_room(now);
+        }
         // Somebody who waits for an answer is told; a kept peer waits in order.
         while let Some(at) =
             self.ready.iter().position(|id| self.rounds.get(id).is_none_or(|round| round.peer.is_none()))
@@ -244,7 +249,7 @@ impl Outbound {
         self.outbound_sessions += usize::from(kind == SessionKind::Outbound);
         let dial = dial.and_then(|dial| self.dials.remove(&dial));
         let of = dial.as_ref().filter(|dial| dial.peer.is_some()).map(|dial| dial.of.clone());
-        self.live.entry(peer).or_default().insert(conn, Live { kind, of: of.clone() });
+        self.live.entry(peer).or_default().insert(conn, Live { kind, of: of.clone(), leaving: false });
         if let Some(dial) = &dial {
             if self.rounds.get(&dial.round).is_some_and(|round| round.peer.is_none()) {
                 self.end_round(dial.round);

@@ -7,6 +7,8 @@
 //! Upholds: events come in the order things happened (a session's start before its end); every end is handled once;
 //! a peer is dialled only while it has no session; a lost peer is dialled again after a delay of its policy.
 
+mod following;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,8 +38,6 @@ const LOOKS: usize = 500;
 const TURNS: usize = 10;
 /// How long a handler runs, without anything read meanwhile, until the other side is told that this one is busy.
 const TELL_BUSY: Duration = Duration::from_millis(300);
-/// Stands for no round: they are numbered from 1.
-const NO_ROUND: RoundId = RoundId(0);
 /// How long a session that said goodbye may take to end.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -149,12 +149,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
                     self.leave(peer);
                 }
             }
-            Report::Find(link) => {
-                if let Some(addr) = link.stands_for() {
-                    self.places.want(addr, Instant::now());
-                    self.stand_ins.entry(addr).or_insert((link, None));
-                }
-            }
+            Report::Find(link) => self.find(link),
             Report::Follow(map) => {
                 self.map = Some(map);
                 self.map_changed(true);
@@ -185,31 +180,6 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             }
         }
         false
-    }
-
-    /// The map of peers has changed, or will change no more.
-    fn map_changed(&mut self, changes: bool) {
-        let Some(map) = &mut self.map else { return };
-        if !changes {
-            map.changes = never();
-            return;
-        }
-        let mut peers = (map.read)();
-        // A map of all peers has this node in it.
-        peers.remove(&self.shared.me);
-        let mut refused = 0;
-        peers.retain(|peer, _| {
-            let known = self.shared.peer(*peer);
-            refused += usize::from(known.is_err());
-            known.is_ok()
-        });
-        if refused > 0 {
-            log::warn!(
-                target: "threadwire::dial",
-                "{refused} peers of the map are left out: as many peers as the configuration allows"
-            );
-        }
-        self.outbound.follow(peers, Instant::now());
     }
 
     /// When something is to be done that no report asks for.
@@ -344,21 +314,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         for (round, cause) in self.lookups.expired(now) {
             self.resolved(round, Err(cause));
         }
-        if !self.places.due(now).is_empty() {
-            self.let_go();
-        }
-        for addr in self.places.due(now) {
-            // Who was dialled there for another reason is found without another dial.
-            let there = self.shared.registry.dialled(addr);
-            let round = match there {
-                Some(_) => NO_ROUND,
-                None => self.outbound.connect(addr.into(), now, &mut self.rng),
-            };
-            self.places.trying(addr, round);
-            if there.is_some() {
-                self.found(round, there);
-            }
-        }
+        self.dial_places(now);
         loop {
             let actions = self.outbound.due(now, &mut self.rng);
             if actions.is_empty() {
@@ -366,40 +322,6 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             }
             actions.into_iter().for_each(|action| self.act(action));
         }
-    }
-
-    /// A dial of an address where anybody is wanted has ended.
-    fn found(&mut self, round: RoundId, proven: Option<PeerId>) {
-        let link = proven.and_then(|peer| self.shared.registry.link(&peer));
-        // The session that it was a duplicate of may be gone.
-        let link = link.filter(|link| link.core.lock().attached().is_some());
-        let proven = link.as_ref().map(|link| link.id);
-        let Some(addr) = self.places.answered(round, proven, Instant::now(), &mut self.rng) else { return };
-        let (Some(link), Some((stand_in, last))) = (link, self.stand_ins.get_mut(&addr)) else { return };
-        log::debug!(target: "threadwire::dial", "{}: has proven itself at {addr}", link.id.short());
-        *last = Some(link.clone());
-        stand_in.bind(Some(link));
-        (self.on_event)(Lifecycle::Found(addr));
-    }
-
-    /// Lets go of addresses where nobody is and that nobody needs: no handle on them is held, and nothing waits for
-    /// somebody to prove itself there, or for who did.
-    fn let_go(&mut self) {
-        let stand_ins = &self.stand_ins;
-        let gone = self.places.let_go(|addr| {
-            let Some((link, last)) = stand_ins.get(addr) else { return false };
-            // Whoever comes from here on asks anew; whoever came before is seen.
-            link.ask_anew();
-            // The registry has one, and this has one.
-            let held = Arc::strong_count(link) > 2;
-            let undelivered = last.as_ref().is_some_and(|last| !last.is_drained());
-            let wanted = held || undelivered || link.outbox.counts().messages > 0;
-            if wanted {
-                link.ask_once();
-            }
-            wanted
-        });
-        gone.iter().for_each(|addr| drop(self.stand_ins.remove(addr)));
     }
 
     fn act(&mut self, action: Action) {

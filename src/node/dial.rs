@@ -20,8 +20,8 @@ impl Node {
     /// handle at once; they wait for the connection.
     ///
     /// Addresses are [`SocketAddr`](std::net::SocketAddr)s, [`Address`]es or texts such as `"plc-7.local:50005"`. They
-    /// are tried in order, one after the other; a name is looked up afresh each time, and all addresses it has then are
-    /// tried. Without any, the node waits for the peer to dial. Called again with other addresses, it replaces them and
+    /// are tried one after the other, those that answered last first and the others in order; a name is looked up afresh
+    /// each time, and all addresses it has then are tried. Without any, the node waits for the peer to dial. Called again with other addresses, it replaces them and
     /// tries the new ones at once; a session that there is stays.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! Owns: nothing of its own; the plan's state. Threads: `supervisor` only. Locks: none. Blocks on: nothing.
 //! Upholds: a peer is kept while a source wants it; a session at an address that the map took away stays until one at
-//! another address takes over; a sender is told of when it stops, and the next one has a higher number.
+//! another address takes over, unless the next dial has no other place; a sender is told of when it stops, and the next one has a higher number.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use super::{Action, Outbound, State};
 use crate::address::Address;
 use crate::connections::kept::{Kept, Source};
 use crate::connections::senders::{PeerEvent, StopReason};
-use crate::ident::PeerId;
+use crate::ident::{PeerId, SessionKind};
 
 impl Outbound {
     /// The application keeps a peer connected from now on, at these addresses. New ones are tried at once.
@@ -123,6 +123,19 @@ impl Outbound {
         self.senders += 1;
         kept.renumber(self.senders);
         self.wait(peer, now);
+    }
+
+    /// There is no place for a dial: a peer that is to be looked for at another address gives up the one that it has.
+    pub(super) fn make_room(&mut self, now: Instant) {
+        let due = self.waiting.iter().take_while(|(at, _)| *at <= now).map(|(_, peer)| *peer);
+        let trying = self.ready.iter().filter_map(|round| self.rounds.get(round)?.peer);
+        for peer in due.chain(trying) {
+            for (conn, live) in self.live.get_mut(&peer).into_iter().flatten() {
+                if live.kind == SessionKind::Outbound && !std::mem::replace(&mut live.leaving, true) {
+                    self.actions.push(Action::Unwanted { conn: *conn });
+                }
+            }
+        }
     }
 
     /// Tells where a kept peer can be dialled, if that is news.

@@ -225,3 +225,19 @@ fn every_sender_is_told_of_when_it_stops_at_the_end_of_the_node_once() {
     plan.outbound.stop();
     assert_eq!(plan.told().0, ["1 stopped ShuttingDown 1 false", "2 stopped ShuttingDown 2 false"]);
 }
+
+#[test]
+fn where_there_is_no_other_place_the_session_at_an_address_that_is_gone_gives_up_its_own() {
+    let mut plan = Plan::new(2);
+    plan.follow(&[(1, here(1)), (2, here(2))]);
+    let dials = plan.dials();
+    for (n, (dial, _)) in [1, 2].into_iter().zip(dials) {
+        plan.started(n, n.into(), Some(dial));
+    }
+    plan.follow(&[(1, here(3)), (2, here(2))]);
+    let actions = plan.due();
+    assert_eq!(actions, [Action::Unwanted { conn: ConnectionId(1) }, Action::Full]);
+    assert_eq!((plan.due(), plan.outbound.next_due()), (vec![], None), "asked once, and no spinning");
+    plan.ended(1, 1, Duration::from_secs(60));
+    plan.one_dial(3);
+}
