@@ -13,15 +13,19 @@
 //! # Ok::<(), threadwire::error::ConfigError>(())
 //! ```
 
+mod change;
 mod check;
 mod fields;
 mod load;
 mod place;
 mod sections;
 mod security;
+mod sockets;
 mod units;
 
+pub(crate) use change::Change;
 pub use fields::Config;
 pub(crate) use fields::{LINK_FLOOR, THREADS_PER_SESSION};
+pub(crate) use sockets::{Listening, SocketPlan, Source, overlap};
 pub use sections::{Backoff, BackoffPolicy, Log, Metrics, Offline, Peer, Tcp, Threads};
 pub use security::{Channel, Exposure, Security, TrustMode};

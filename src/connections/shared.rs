@@ -17,7 +17,7 @@ use crate::connections::outbound::{DialId, Redial};
 use crate::error::{ConnectError, DialError, DisconnectReason};
 use crate::handshake::{HandshakeConfig, random_bytes};
 use crate::ident::{ConnectionId, Incarnation, PeerId, SessionKind};
-use crate::link::{Decision, LinkCore, LinkLimits};
+use crate::link::{Decision, LinkCore};
 use crate::metrics::Metrics;
 use crate::registry::{SessionsError, SharedRegistry};
 use crate::session::{Consumer, OnEnd, Peer, PeerLink, SessionEnded, SessionSettings};
@@ -30,9 +30,6 @@ pub(crate) struct Shared {
     pub(crate) handshake: Arc<HandshakeConfig>,
     pub(crate) me: PeerId,
     pub(crate) settings: Arc<SessionSettings>,
-    pub(crate) link_limits: LinkLimits,
-    /// Bytes that may wait for a peer that is not known.
-    pub(crate) unknown_bytes: usize,
     /// Most dials and outbound sessions at one time.
     pub(crate) outbound: usize,
     /// Most lookups of names at one time.
@@ -89,7 +86,10 @@ impl Shared {
     /// # Errors
     /// There are as many links as there may be, or the node is shutting down.
     pub(crate) fn peer(&self, id: PeerId) -> Result<Peer, SessionsError> {
-        self.registry.peer_or_insert(id, || self.new_peer(id))
+        let version = self.settings.tuned.version();
+        let peer = self.registry.peer_or_insert(id, || self.new_peer(id))?;
+        self.retune(&peer.link, version);
+        Ok(peer)
     }
 
     /// The link of a peer, with one made where messages wait for it to become known if there is none.
@@ -97,14 +97,16 @@ impl Shared {
     /// # Errors
     /// As many unknown peers wait as may, there are as many links as there may be, or the node is shutting down.
     pub(crate) fn link_or_unknown(&self, id: PeerId) -> Result<Arc<PeerLink>, SessionsError> {
+        let version = self.settings.tuned.version();
         let link = self.registry.link_or_unknown(id, || {
             let peer = self.new_peer(id);
-            peer.link.outbox.await_peer(self.unknown_bytes);
+            peer.link.outbox.await_peer(self.settings.tuned.all().unknown_bytes);
             peer
         });
         if link.as_ref().err() == Some(&SessionsError::TooManyUnknown) {
             self.metrics.unknown_refused.add();
         }
+        link.iter().for_each(|link| self.retune(link, version));
         link
     }
 
@@ -113,9 +115,16 @@ impl Shared {
         self.registry.takes_unknown()
     }
 
+    /// A link that was made, and whoever tuned all links may not have seen it yet.
+    fn retune(&self, link: &PeerLink, version: u64) {
+        if version != self.settings.tuned.version() {
+            link.tune();
+        }
+    }
+
     fn new_peer(&self, id: PeerId) -> Peer {
         let (token, state) = self.secrets.next();
-        let core = LinkCore::new(self.me, id, self.link_limits, state);
+        let core = LinkCore::new(self.me, id, self.settings.tuned.all().link, state);
         Peer::new(PeerLink::new(core, id, token, self.settings.clone()), self.consumer.clone())
     }
 

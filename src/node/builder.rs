@@ -17,7 +17,6 @@ use crate::error::{ConfigError, StartError};
 use crate::exposition::{self, Bound};
 use crate::handshake::{AcceptAll, HandshakeConfig, HandshakePolicy, Identity};
 use crate::ident::Incarnation;
-use crate::link::LinkLimits;
 use crate::memory::Budget;
 use crate::metrics::Metrics;
 use crate::node::events::{Changes, Events};
@@ -28,8 +27,8 @@ use crate::node::shutdown::{self, Ending};
 use crate::node::{self, Node};
 use crate::registry::{RegistryLimits, SharedRegistry};
 use crate::session::{
-    Askers, Consumer, Kind, Kinds, KindsBuilder, Message, OnEnd, PeerHandle, QueueLimits, RequestLimits,
-    SessionSettings, Undeliverable,
+    Askers, Consumer, Kind, Kinds, KindsBuilder, Message, OnEnd, PeerHandle, SessionSettings, Tuned, Tuning,
+    Undeliverable,
 };
 use crate::sync::Mutex;
 use crate::threads;
@@ -243,8 +242,6 @@ impl NodeBuilder {
             handshake: Arc::new(handshake),
             me,
             settings: Arc::new(settings(&config, kinds, inlet.is_none(), undeliverable)),
-            link_limits: LinkLimits { window_bytes: config.window_bytes, max_message: config.max_message },
-            unknown_bytes: config.unknown_bytes,
             outbound,
             resolve_threads: config.resolve_threads,
             consumer,
@@ -324,22 +321,9 @@ fn settings(config: &Config, kinds: Arc<Kinds>, handler: bool, undeliverable: Un
     let floors = config.inbound.saturating_add(config.outbound).saturating_mul(LINK_FLOOR);
     SessionSettings {
         memory: Arc::new(Budget::new(config.memory_bytes.saturating_sub(floors))),
-        queue: QueueLimits {
-            messages: config.queue_messages,
-            bytes: config.queue_bytes,
-            offline: config.offline,
-            ttl: config.message_ttl,
-        },
-        max_message: config.max_message,
-        window_bytes: config.window_bytes,
+        tuned: Tuned::new(Tuning::of(config, handler)),
         holds_inbound: !handler,
-        send_deadline: config.send_deadline,
-        ack_delay: config.ack_delay,
         undelivered: Arc::new(undeliverable),
-        heartbeat: config.heartbeat,
-        rx_stack: if handler { config.threads.rx_handler_stack } else { config.threads.rx_stack },
-        tx_stack: config.threads.tx_stack,
-        requests: RequestLimits { requests: config.requests, bytes: config.queue_bytes },
         kinds,
         askers: Arc::new(Askers::default()),
     }
