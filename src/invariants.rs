@@ -52,7 +52,7 @@
 //!
 //! | rank | lock | of | held for |
 //! |---|---|---|---|
-//! | L0 | `Node::connections` | a node | handing a request over, or taking the threads out to end them |
+//! | L0 | `Engine::connections` | a node | handing a request over, or taking the threads out to end them |
 //! | L0 | `Inlet::current` | a node without a handler | one message; callers of `recv` take turns, also while the first of them waits |
 //! | L1 | registry, the one RwLock | a node | finding, counting; appending a message by the shortest path; a peer becomes known, or one that is not is forgotten |
 //! | L2 | link | a peer | a decision: claim, number, acknowledge, attach |

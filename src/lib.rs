@@ -146,14 +146,17 @@ mod registry;
 
 mod connections;
 
+mod engine;
+
 mod node;
 
 pub use address::Address;
 pub use config::Config;
 pub use connections::{Resolver, SystemResolver};
+pub use engine::{Event, Finding, PeerReport, ShutdownReport, SystemLimit};
 pub use error::SendError;
 pub use ident::PeerId;
-pub use node::{Broadcast, Event, Finding, Node, NodeBuilder, PeerInfo, PeerReport, ShutdownReport, SystemLimit, To};
+pub use node::{Broadcast, Node, NodeBuilder, PeerInfo, To};
 pub use outcome::{Outcome, ReturnReason, Stage, Timing};
 pub use registry::SessionInfo;
 pub use session::{

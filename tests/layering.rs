@@ -33,6 +33,8 @@ const RANKS: &[&[&str]] = &[
     &["session"],
     &["registry"],
     &["connections"],
+    // What nodes and direct senders are made of.
+    &["engine"],
     &["direct", "peers", "inventory"],
     &["gossip"],
     &["node"],

@@ -241,7 +241,7 @@ pub(crate) struct DialFailure {
     pub(crate) retry_after: Duration,
 }
 
-/// What a node's application is told; see `node::Event`.
+/// What a node's application is told; see `engine::Event`.
 #[derive(Debug, Clone)]
 pub(crate) enum Lifecycle {
     Started(Started),

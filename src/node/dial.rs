@@ -31,12 +31,12 @@ impl Node {
         ConnectError: From<<I::Item as TryInto<Address>>::Error>,
     {
         let addresses = addresses.into_iter().map(TryInto::try_into).collect::<Result<Vec<_>, _>>()?;
-        if id == self.shared.me {
+        if id == self.engine.shared.me {
             return Err(ConnectError::UnknownPeer(id));
         }
-        let connections = self.connections.lock();
+        let connections = self.engine.connections.lock();
         let connections = connections.as_ref().ok_or(ConnectError::ShuttingDown)?;
-        let peer = self.shared.peer(id).map_err(|_| ConnectError::UnknownPeer(id))?;
+        let peer = self.engine.shared.peer(id).map_err(|_| ConnectError::UnknownPeer(id))?;
         connections.keep(id, addresses);
         Ok(PeerHandle::new(peer.link))
     }
@@ -54,9 +54,9 @@ impl Node {
     /// # Errors
     /// [`DisconnectError::UnknownPeer`], [`DisconnectError::ShuttingDown`].
     pub fn remove_peer(&self, id: PeerId) -> Result<(), DisconnectError> {
-        let connections = self.connections.lock();
+        let connections = self.engine.connections.lock();
         let connections = connections.as_ref().ok_or(DisconnectError::ShuttingDown)?;
-        if self.shared.registry.known_link(&id).is_none() {
+        if self.engine.shared.registry.known_link(&id).is_none() {
             return Err(DisconnectError::UnknownPeer(id));
         }
         connections.remove(id);
@@ -78,10 +78,10 @@ impl Node {
         if !reason.is_applications() {
             return Err(DisconnectError::Reserved(reason));
         }
-        if self.connections.lock().is_none() {
+        if self.engine.connections.lock().is_none() {
             return Err(DisconnectError::ShuttingDown);
         }
-        let registry = &self.shared.registry;
+        let registry = &self.engine.shared.registry;
         let link = registry.known_link(&id).ok_or(DisconnectError::UnknownPeer(id))?;
         let attached = link.core.lock().attached().ok_or(DisconnectError::NotConnected(id))?;
         let session = registry.session(attached, |entry| entry.session.clone());
@@ -113,7 +113,7 @@ impl Node {
         }
         let (waiter, outcome) = bounded(1);
         {
-            let connections = self.connections.lock();
+            let connections = self.engine.connections.lock();
             let connections = connections.as_ref().ok_or(ConnectError::ShuttingDown)?;
             connections.connect(address, waiter);
         }

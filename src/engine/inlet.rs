@@ -17,7 +17,7 @@ use crate::sync::Mutex;
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The receiving side of a node without a handler.
-pub(super) struct Inlet {
+pub(crate) struct Inlet {
     batches: Receiver<Batch>,
     current: Mutex<Option<Batch>>,
     /// Disconnects when the node has shut down.
@@ -32,7 +32,7 @@ impl Inlet {
     }
 
     /// The channel itself.
-    pub(super) fn batches(&self) -> Receiver<Batch> {
+    pub(crate) fn batches(&self) -> Receiver<Batch> {
         self.batches.clone()
     }
 
@@ -42,7 +42,7 @@ impl Inlet {
     }
 
     /// The next message.
-    pub(super) fn recv(&self, deadline: Option<Instant>) -> Result<Message<'static>, RecvError> {
+    pub(crate) fn recv(&self, deadline: Option<Instant>) -> Result<Message<'static>, RecvError> {
         let deadline = deadline.unwrap_or_else(|| Instant::now() + FOREVER);
         let Some(mut current) = self.current.try_lock_until(deadline) else { return Err(RecvError::TimedOut) };
         loop {

@@ -218,18 +218,18 @@ pub(super) struct Changes {
 
 impl Changes {
     /// Changes so far.
-    pub(super) fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         *self.count.lock()
     }
 
     /// One more; everybody who waits looks again.
-    pub(super) fn happened(&self) {
+    pub(crate) fn happened(&self) {
         *self.count.lock() += 1;
         self.changed.notify_all();
     }
 
     /// Waits for another count than `seen`; false when the deadline passed first.
-    pub(super) fn wait(&self, seen: u64, deadline: Instant) -> bool {
+    pub(crate) fn wait(&self, seen: u64, deadline: Instant) -> bool {
         let mut count = self.count.lock();
         while *count == seen {
             if self.changed.wait_until(&mut count, deadline).timed_out() {
