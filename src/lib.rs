@@ -66,6 +66,9 @@
 //! ([`LinkStats`]), [`Node::metrics`] all counts by cause ([`metrics::MetricsSnapshot`]); a scraper reads them at
 //! [`Node::metrics_addr`].
 //!
+//! **Change.** [`Node::reload`] puts another configuration to use while the node runs, whole or not at all, and says what
+//! has changed ([`Reload`]) or what is wrong with it ([`error::ReloadError`]); [`Node::config`] is the one that holds.
+//!
 //! **End.** [`Node::shutdown`] drains, says goodbye and ends every thread by a deadline; its [`ShutdownReport`] says
 //! what it left. [`Node::wait_shutdown`] waits for a shutdown that somebody else asked for.
 //!
@@ -151,7 +154,7 @@ mod engine;
 mod node;
 
 pub use address::Address;
-pub use config::Config;
+pub use config::{Config, Reload};
 pub use connections::{Resolver, SystemResolver};
 pub use engine::{Event, Finding, PeerReport, ShutdownReport, SystemLimit};
 pub use error::SendError;

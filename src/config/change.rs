@@ -10,8 +10,47 @@ use super::check::{Fault, check};
 use super::fields::Config;
 use super::sections::{Backoff, Log, Metrics, Peer, Tcp, Threads};
 use super::security::Security;
-use crate::error::ReloadError;
-use crate::ident::PeerId;
+use crate::error::{CloseReason, ReloadError};
+use crate::ident::{ConnectionId, PeerId};
+
+/// What became of another configuration that a node has put to use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reload {
+    /// The fields that differed, as paths: `idle_timeout`, `backoff.cap`, `peer` for any of the peers. Also
+    /// `security.roots` and `security.certificate` where the file has another content. Those of `log` are the program's to
+    /// apply.
+    pub changed: Vec<&'static str>,
+    /// The sessions that had to go.
+    pub closed: Vec<Closed>,
+}
+
+/// A session that had to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Closed {
+    /// With whom.
+    pub peer: PeerId,
+    /// On which connection.
+    pub conn: ConnectionId,
+    /// Why: [`CloseReason::TooMany`] or [`CloseReason::NoResources`] over a lowered limit, [`CloseReason::Untrusted`],
+    /// [`CloseReason::Requested`] for a peer that is not to be kept any more.
+    pub reason: CloseReason,
+}
+
+impl Reload {
+    /// A report.
+    pub(crate) fn new(changed: Vec<&'static str>, closed: Vec<Closed>) -> Self {
+        Self { changed, closed }
+    }
+}
+
+impl Closed {
+    /// It is told so.
+    pub(crate) fn new(peer: PeerId, conn: ConnectionId, reason: CloseReason) -> Self {
+        Self { peer, conn, reason }
+    }
+}
 
 /// What becomes of another value while a node runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,7 +227,9 @@ mod tests {
         new.backoff.jitter = 0.25;
         let change = Change::between(&old, &new).unwrap();
         assert_eq!(change.fields, ["idle_timeout", "backoff.jitter"]);
-        assert!(change.has("idle_timeout") && change.has("backoff.") && !change.has("backoff.cap") && !change.has("tcp."));
+        assert!(
+            change.has("idle_timeout") && change.has("backoff.") && !change.has("backoff.cap") && !change.has("tcp.")
+        );
     }
 
     #[test]
@@ -222,7 +263,10 @@ mod tests {
         let mut new = old.clone();
         (new.network, new.idle_timeout) = ("other".to_owned(), new.heartbeat);
         let Err(ReloadError::NotAllowed { field, value, allowed }) = Change::between(&old, &new) else { panic!() };
-        assert_eq!((field.as_str(), value.as_str(), allowed.as_str()), ("idle_timeout", "10 s", "longer than heartbeat (10 s)"));
+        assert_eq!(
+            (field.as_str(), value.as_str(), allowed.as_str()),
+            ("idle_timeout", "10 s", "longer than heartbeat (10 s)")
+        );
     }
 
     #[test]

@@ -16,6 +16,9 @@ use ::backoff::backoff::Backoff;
 
 use crate::config::{self, BackoffPolicy};
 
+/// No series is still below its cap after so many steps.
+const SERIES_MOST: u32 = 64;
+
 /// The delays between attempts to reach one peer.
 pub(crate) struct ReconnectPolicy {
     series: Box<dyn Backoff + Send>,
@@ -44,6 +47,17 @@ impl ReconnectPolicy {
     fn with_series(series: Box<dyn Backoff + Send>, settings: &config::Backoff, stable_after: Duration) -> Self {
         let config::Backoff { base, cap, jitter, .. } = *settings;
         Self { series, base, cap, jitter, stable_after, attempts: 0, connected_at: None }
+    }
+
+    /// What the configuration asks for now. The series goes on where it is: after as many attempts.
+    pub(crate) fn change(&mut self, settings: &config::Backoff, stable_after: Duration) {
+        let mut new = Self::new(settings, stable_after);
+        // Beyond this the delay is the cap of either series, whose base is a millisecond and whose cap a day at the most.
+        for _ in 0..self.attempts.min(SERIES_MOST) {
+            let _ = new.series.next_backoff();
+        }
+        (new.attempts, new.connected_at) = (self.attempts, self.connected_at);
+        *self = new;
     }
 
     /// How long to wait before the next attempt.

@@ -41,12 +41,12 @@ use crate::threads::{self, Thread};
 use crate::transport::{Listener, Transport};
 
 pub(crate) use admission::Caps;
+pub(crate) use listening::ListenerId;
 pub(crate) use outbound::Redial;
 pub use resolver::{Resolver, SystemResolver};
-pub(crate) use shared::{Commands, Lifecycle, Report, Secrets, Shared, Started, Times};
+pub(crate) use shared::{Cell, Command, Commands, Lifecycle, Report, Secrets, Shared, Started, Times};
 
 use resolver::{Resolvers, Started as Resolving};
-use shared::Command;
 
 /// Threads for the CPU steps of handshakes and the application's policy.
 const WORKERS: usize = 2;
@@ -71,7 +71,7 @@ impl Connections {
         shared: &Arc<Shared>,
         transport: Arc<dyn Transport>,
         resolver: Arc<dyn Resolver>,
-        listeners: Vec<Box<dyn Listener>>,
+        listeners: Vec<(ListenerId, Box<dyn Listener>)>,
         caps: Caps,
         reports: Receiver<Report>,
         on_event: impl Fn(Lifecycle) + Send + 'static,
@@ -115,6 +115,11 @@ impl Connections {
     /// Keeps a peer connected no longer, and ends its session.
     pub(crate) fn remove(&self, peer: PeerId) {
         let _ = self.reports.send(Report::Remove(peer));
+    }
+
+    /// The way to the acceptor.
+    pub(crate) fn commands(&self) -> Commands {
+        self.commands.clone()
     }
 
     /// Stops accepting and dialling.

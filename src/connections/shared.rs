@@ -1,41 +1,46 @@
 //! What the threads of the connections manager share, and what they say to each other.
 //!
-//! Owns: nothing that changes. Threads: any. Locks: none. Blocks on: nothing.
+//! Owns: what a reload changes of connections. Threads: any. Locks: its own, leaves, for a clone. Blocks on: nothing.
 //! Upholds: threads talk by the messages defined here, never by shared state.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
 use crate::address::Address;
-use crate::config::{self, Config};
+use crate::config::{self, Closed, Config, Reload};
+use crate::connections::admission::Caps;
+use crate::connections::listening::ListenerId;
 use crate::connections::outbound::{DialId, Redial};
-use crate::error::{ConnectError, DialError, DisconnectReason};
+use crate::error::{ConnectError, DialError, DisconnectReason, ReloadError};
 use crate::handshake::{HandshakeConfig, random_bytes};
 use crate::ident::{ConnectionId, Incarnation, PeerId, SessionKind};
 use crate::link::{Decision, LinkCore};
 use crate::metrics::Metrics;
 use crate::registry::{SessionsError, SharedRegistry};
 use crate::session::{Consumer, OnEnd, Peer, PeerLink, SessionEnded, SessionSettings};
+use crate::sync::Mutex;
+use crate::transport::Listener;
 use crate::{handshake, transport};
 
-/// What all threads of the connections manager share; nothing in it changes after the start.
+/// What all threads of the connections manager share. What a reload changes of it is in cells.
 pub(crate) struct Shared {
     pub(crate) registry: SharedRegistry,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) handshake: Arc<HandshakeConfig>,
+    pub(crate) handshake: Cell<HandshakeConfig>,
     pub(crate) me: PeerId,
     pub(crate) settings: Arc<SessionSettings>,
     /// Most dials and outbound sessions at one time.
-    pub(crate) outbound: usize,
+    pub(crate) outbound: AtomicUsize,
     /// Most lookups of names at one time.
-    pub(crate) resolve_threads: usize,
+    pub(crate) resolve_threads: AtomicUsize,
     pub(crate) consumer: Consumer,
-    pub(crate) times: Times,
+    pub(crate) times: Cell<Times>,
     pub(crate) secrets: Secrets,
     /// Where lifecycle reports go.
     pub(crate) reports: Sender<Report>,
@@ -43,6 +48,28 @@ pub(crate) struct Shared {
     pub(crate) on_end: OnEnd,
     /// Zero of the clock that offers are compared on.
     pub(crate) start: Instant,
+}
+
+/// A value that is replaced as a whole, and not read often.
+#[derive(Debug)]
+pub(crate) struct Cell<T>(Mutex<Arc<T>>);
+
+impl<T> Cell<T> {
+    /// This, to begin with.
+    pub(crate) fn new(value: T) -> Self {
+        Self(Mutex::new(Arc::new(value)))
+    }
+
+    /// What it is now.
+    pub(crate) fn get(&self) -> Arc<T> {
+        self.0.lock().clone()
+    }
+
+    /// This from now on.
+    pub(crate) fn set(&self, value: T) {
+        let before = std::mem::replace(&mut *self.0.lock(), Arc::new(value));
+        drop(before);
+    }
 }
 
 /// The deadlines of connections.
@@ -81,6 +108,16 @@ impl Times {
 }
 
 impl Shared {
+    /// The deadlines of connections.
+    pub(crate) fn times(&self) -> Arc<Times> {
+        self.times.get()
+    }
+
+    /// What our side brings to its handshakes.
+    pub(crate) fn handshake(&self) -> Arc<HandshakeConfig> {
+        self.handshake.get()
+    }
+
     /// A peer, which is known from now on, with a link made for it if there is none.
     ///
     /// # Errors
@@ -162,6 +199,12 @@ pub(crate) enum Command {
     Worked(ConnectionId, WorkDone),
     /// A link has decided about connections.
     Decided(Arc<PeerLink>, Box<Decision>),
+    /// Listen there too, all or none.
+    Listen(Vec<(ListenerId, Box<dyn Listener>)>, Sender<io::Result<()>>),
+    /// Close these.
+    Unlisten(Vec<ListenerId>, Sender<()>),
+    /// Other bounds, and who leaves anyway; the answer is who had to go.
+    Limit(Caps, BTreeSet<ConnectionId>, Sender<Vec<Closed>>),
     Stop,
 }
 
@@ -209,6 +252,10 @@ pub(crate) enum Report {
     Remove(PeerId),
     /// Somebody wants one connection, and waits for its outcome.
     Connect(Address, Sender<Result<PeerId, ConnectError>>),
+    /// Deadlines, delays or bounds in [`Shared`] have changed.
+    Changed,
+    /// An application is to be told this, after what was reported before.
+    Tell(Lifecycle),
     /// Stop dialling; with `true`, end.
     Stop(bool),
 }
@@ -277,6 +324,10 @@ pub(crate) enum Lifecycle {
     PeerRecovered {
         peer: PeerId,
     },
+    /// Another configuration was put to use.
+    Reloaded(Reload),
+    /// Another configuration was refused.
+    ReloadRefused(ReloadError),
 }
 
 /// Link tokens and the names of link states: secret, never the same twice, and without a failure once there is a seed.

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -94,6 +95,8 @@ pub(crate) fn supervisor_loop<F: Fn(Lifecycle)>(mut supervisor: Supervisor<F>, r
                 );
                 (supervisor.on_event)(Lifecycle::IdentityClash { peer, remote_addr });
             }
+            Ok(Report::Changed) => supervisor.changed(Instant::now()),
+            Ok(Report::Tell(lifecycle)) => (supervisor.on_event)(lifecycle),
             Ok(Report::Stop(end)) => {
                 supervisor.outbound.stop();
                 supervisor.lookups.stop();
@@ -118,9 +121,10 @@ pub(crate) fn supervisor_loop<F: Fn(Lifecycle)>(mut supervisor: Supervisor<F>, r
 impl<F: Fn(Lifecycle)> Supervisor<F> {
     /// Nothing to watch yet.
     pub(crate) fn new(shared: Arc<Shared>, commands: Commands, resolvers: Resolvers, on_event: F) -> Self {
-        let times = &shared.times;
-        let outbound = Outbound::new(shared.outbound, times.backoff.clone(), times.stable_after);
-        let lookups = Lookups::new(shared.resolve_threads, times.lookup);
+        let times = shared.times();
+        let (limit, threads) = (&shared.outbound, &shared.resolve_threads);
+        let outbound = Outbound::new(limit.load(Ordering::Relaxed), times.backoff.clone(), times.stable_after);
+        let lookups = Lookups::new(threads.load(Ordering::Relaxed), times.lookup);
         Self {
             shared,
             commands,
@@ -140,6 +144,16 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
     /// When something is to be done that no report asks for.
     fn next_due(&self) -> Option<Instant> {
         self.outbound.next_due().into_iter().chain(self.lookups.next_deadline()).min()
+    }
+
+    /// Deadlines, delays or bounds have changed.
+    fn changed(&mut self, now: Instant) {
+        let times = self.shared.times();
+        let (limit, threads) = (&self.shared.outbound, &self.shared.resolve_threads);
+        self.outbound.change(limit.load(Ordering::Relaxed), times.backoff.clone(), times.stable_after, now);
+        for host in self.lookups.change(threads.load(Ordering::Relaxed), times.lookup, now) {
+            self.begin_lookup(host);
+        }
     }
 
     fn started(&mut self, started: Started) {
@@ -300,7 +314,8 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             }
             Action::Full => log::warn!(
                 target: "threadwire::dial",
-                "as many outbound connections as the configuration allows ({}): further peers wait", self.shared.outbound
+                "as many outbound connections as the configuration allows ({}): further peers wait",
+                self.shared.outbound.load(Ordering::Relaxed)
             ),
         }
     }
@@ -309,7 +324,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
     /// an unknown peer did not come for, that a link kept beyond its resume window; questions that nobody answered in
     /// time.
     fn scan(&mut self, now: Instant) {
-        let times = self.shared.times.clone();
+        let times = self.shared.times();
         let turns = self.watched.len().div_ceil(LOOKS).clamp(1, TURNS);
         self.scans = self.scans.wrapping_add(1);
         for (conn, watched) in &mut self.watched {

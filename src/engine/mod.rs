@@ -9,10 +9,12 @@
 mod events;
 mod inlet;
 mod protection;
+mod reload;
 mod running;
 mod selfcheck;
 mod settings;
 mod shutdown;
+mod sockets;
 mod start;
 
 pub use events::Event;

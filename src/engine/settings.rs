@@ -3,6 +3,7 @@
 //! Owns: nothing. Threads: the application's, at the start. Locks: none. Blocks on: nothing.
 //! Upholds: the threads and the memory of all sessions stay within what the configuration gives them.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::config::{self, Config, LINK_FLOOR, THREADS_PER_SESSION};
@@ -72,6 +73,12 @@ pub(super) fn session(
         kinds,
         askers: Arc::new(Askers::default()),
     }
+}
+
+/// Where peers are told that this node can be dialled.
+pub(super) fn advertised(config: &Config, local_addrs: &[SocketAddr]) -> Option<SocketAddr> {
+    let bound = local_addrs.iter().copied().find(|addr| !addr.ip().is_unspecified());
+    config.advertise.or(bound)
 }
 
 /// The options of TCP sockets.

@@ -149,14 +149,13 @@ impl NodeBuilder {
         let Self { config, kinds, policy, payload, identity, transport, resolver, shutdown_signal } = self;
         let peers = config.peers.clone();
         let chosen = Chosen { config, kinds, policy, payload, identity, transport, resolver };
-        let names = peers.iter().map(|peer| (peer.name.clone(), peer.id)).collect();
-        let node = Node { engine: engine::start(chosen)?, names };
+        let node = Node { engine: engine::start(chosen)? };
         if let Some((signal, time)) = shutdown_signal {
             node.engine.shut_down_on(signal, time)?;
         }
         for peer in &peers {
-            node.add_peer(peer.id, peer.addresses.iter().cloned())
-                .map_err(|error| ConfigError { place: format!("peer {:?}", peer.name), what: error.to_string() })?;
+            let kept = node.engine.keep(peer.id, peer.addresses.clone(), false);
+            kept.map_err(|error| ConfigError { place: format!("peer {:?}", peer.name), what: error.to_string() })?;
         }
         Ok(node)
     }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::outbox::{Item, Outbox, QueueLimits, Token, Wait};
 use super::peer_link::{PeerLink, SessionSettings};
-use super::tuning::{Tuned, Tuning};
 use super::requests::RequestLimits;
+use super::tuning::{Tuned, Tuning};
 use super::undelivered::Undeliverable;
 use super::writer::Writer;
 use crate::ident::{ConnectionId, PeerId};

@@ -1,7 +1,7 @@
 //! Plain TCP.
 //!
 //! Owns: listening sockets and sockets under way; established ones belong to their halves.
-//! Threads: `acceptor` until [`PendingConnection::establish`], then the halves' own. Locks: none.
+//! Threads: `acceptor` until [`PendingConnection::establish`], then the halves' own. Locks: that of its options, a leaf.
 //! Blocks on: nothing here; the halves block on the socket.
 //! Upholds: every accepted and every dialled socket has the options of [`TcpOptions`] before its first byte.
 //!
@@ -9,12 +9,14 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::event::Source;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::{Connection, Listener, PendingConnection, Transport, socket};
+use crate::sync::Mutex;
 
 /// Connections the system keeps ready for [`Listener::accept`]; it may keep fewer (`net.core.somaxconn`).
 pub(crate) const BACKLOG: libc::c_int = 1024;
@@ -95,6 +97,41 @@ impl Transport for Tcp {
     }
 
     fn listen(&self, addr: SocketAddr) -> io::Result<Box<dyn Listener>> {
+        LiveTcp::new(self.options).listen(addr)
+    }
+
+    fn connect(&self, addr: SocketAddr) -> io::Result<Box<dyn PendingConnection>> {
+        Ok(Box::new(TcpPending::dial(addr, &self.options)?))
+    }
+}
+
+/// TCP whose options may change: connections that begin from then on have the new ones. A clone is another handle on the
+/// same one.
+#[derive(Debug, Clone)]
+pub(crate) struct LiveTcp(Arc<Mutex<TcpOptions>>);
+
+impl LiveTcp {
+    /// These options, to begin with.
+    pub(crate) fn new(options: TcpOptions) -> Self {
+        Self(Arc::new(Mutex::new(options)))
+    }
+
+    /// These from now on.
+    pub(crate) fn set(&self, options: TcpOptions) {
+        *self.0.lock() = options;
+    }
+
+    fn options(&self) -> TcpOptions {
+        *self.0.lock()
+    }
+}
+
+impl Transport for LiveTcp {
+    fn name(&self) -> &'static str {
+        "tcp"
+    }
+
+    fn listen(&self, addr: SocketAddr) -> io::Result<Box<dyn Listener>> {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
         // Without it a restarted process waits for the minutes its old connections spend in TIME_WAIT.
         socket.set_reuse_address(true)?;
@@ -108,26 +145,27 @@ impl Transport for Tcp {
         socket.listen(BACKLOG)?;
         let listener = mio::net::TcpListener::from_std(socket.into());
         let local_addr = listener.local_addr()?;
-        Ok(Box::new(TcpAcceptor { listener, local_addr, options: self.options }))
+        Ok(Box::new(TcpAcceptor { listener, local_addr, options: self.clone() }))
     }
 
     fn connect(&self, addr: SocketAddr) -> io::Result<Box<dyn PendingConnection>> {
-        Ok(Box::new(TcpPending::dial(addr, &self.options)?))
+        Ok(Box::new(TcpPending::dial(addr, &self.options())?))
     }
 }
 
 struct TcpAcceptor {
     listener: mio::net::TcpListener,
     local_addr: SocketAddr,
-    options: TcpOptions,
+    options: LiveTcp,
 }
 
 impl TcpAcceptor {
     fn accept_one(&self) -> io::Result<TcpPending> {
         let (stream, remote_addr) = socket::retry(|| self.listener.accept())?;
         // Linux hands the listener's options on, other systems do not.
-        self.options.set_on(&SockRef::from(&stream))?;
-        Ok(TcpPending { stream, remote_addr, connected: true, unsent: self.options.notsent_low_water_mark })
+        let options = self.options.options();
+        options.set_on(&SockRef::from(&stream))?;
+        Ok(TcpPending { stream, remote_addr, connected: true, unsent: options.notsent_low_water_mark })
     }
 }
 
@@ -254,7 +292,8 @@ mod tests {
         let listener = std::net::TcpListener::bind::<SocketAddr>(addr).unwrap();
         listener.set_nonblocking(true).unwrap();
         let local_addr = listener.local_addr().unwrap();
-        let acceptor = TcpAcceptor { listener: mio::net::TcpListener::from_std(listener), local_addr, options };
+        let listener = mio::net::TcpListener::from_std(listener);
+        let acceptor = TcpAcceptor { listener, local_addr, options: LiveTcp::new(options) };
         let mut dialled = TcpPending::dial(local_addr, &options).unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
         let accepted = loop {

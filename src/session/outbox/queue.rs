@@ -18,7 +18,7 @@ use crate::sync::channel::{Receiver, Sender, unbounded};
 use crate::wire::{FrameHeader, FrameType, HEADER, Heading, LANES, Lane, Prefix, flags};
 
 /// Bounds of a peer's queue, per lane.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct QueueLimits {
     /// Messages.
     pub(crate) messages: usize,

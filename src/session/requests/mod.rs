@@ -154,7 +154,7 @@ impl Waiter {
 }
 
 /// Bounds of a link's questions.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RequestLimits {
     /// Questions that wait, or whose end was not taken.
     pub(crate) requests: usize,
