@@ -62,7 +62,7 @@
 //!
 //! A thread that holds one takes only those of higher ranks. Nobody holds two locks of the same rank. Leaves, under
 //! which nothing is locked: the inbox, the gate, the heartbeats' clock, the advertised address, the events' count and
-//! what was told of failing peers, how far a shutdown is, the tables of questions and the list of links that have some.
+//! what was told of failing peers, how far a shutdown is, the tables of questions and the list of links that have some, the list of taps.
 //!
 //! No guard but the sealer's is held across a blocking send, a join, socket I/O, the destructor of a session or a slot, or user code;
 //! none but `Inlet::current` while waiting for anything but its own condition. *Enforced by* the headers of the files,
@@ -206,6 +206,10 @@
 //! that does not wait, with no guard held from one to the next, and what it said is told. *Enforced by*
 //! `PeerLink::offer`, `SharedRegistry::established`; `tests/broadcast.rs` with a peer that is stuck. *If not:* the slowest
 //! peer sets the pace of all.
+//!
+//! **I-28 A tap slows no send.** While nobody listens a send looks at one flag; else it offers each tap its word and goes
+//! on, and what does not fit is counted and said. *Enforced by* `session::taps`; `tests/taps.rs` with a tap that nobody
+//! reads. *If not:* a component that only watches stops what it watches.
 //!
 //! # Non-invariants
 //!

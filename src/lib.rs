@@ -64,7 +64,7 @@
 //! **Watch.** [`Node::events`] tells each [`Event`], [`Node::peers`] what is known of each peer ([`PeerInfo`]),
 //! [`Node::sessions`] every connection ([`SessionInfo`]), [`PeerHandle::stats`] what became of a peer's messages
 //! ([`LinkStats`]), [`Node::metrics`] all counts by cause ([`metrics::MetricsSnapshot`]); a scraper reads them at
-//! [`Node::metrics_addr`].
+//! [`Node::metrics_addr`]. [`Node::subscribe_outgoing`] tells other parts of the process of each message that is sent.
 //!
 //! **Change.** [`Node::reload`] puts another configuration to use while the node runs, whole or not at all, and says what
 //! has changed ([`Reload`]) or what is wrong with it ([`error::ReloadError`]); [`Node::config`] is the one that holds.
@@ -109,12 +109,12 @@
 //! | `PeerId` generic | [`PeerId`]: the digest of a key | identity is proven, not claimed |
 //! | Witnet's beacons | [`handshake::HandshakePolicy`] | bytes of the application's own, judged by it |
 //! | protocol id per role (`ACKI_NACKI_DIRECT_PROTOCOL`) | [`error::CloseReason::WrongProtocol`] | in the hello: `threadwire-direct/1` |
+//! | `outgoing_reply_tx`, a broadcast channel "to announce outgoing messages to other system components" | [`Node::subscribe_outgoing`], [`OutgoingMessage`], [`OutgoingTaps`] | bounded for each subscriber: what does not fit is not announced, and counted ([`OutgoingMessage::missed`]); each gets everything, payloads if it asks for them |
 //! | unbounded channels for messages and events | bounded queues and credit; [`Event::Missed`] | what is refused comes back, what is missed is counted |
 //!
 //! Named there and not built yet: `GetPeers`, `AnnounceItems`, `RequestBlock`, `SendInventoryItem`; delivery
 //! phases; live configuration and a live map of peers; `DirectReceiver`, `run_direct_sender`,
-//! `PeerEvent::AddrsResolved` and the tap of outgoing messages; `TransportLayerTransport`, `TransportLayerSocket` and
-//! the rest of the gossip transport.
+//! `PeerEvent::AddrsResolved`; `TransportLayerTransport`, `TransportLayerSocket` and the rest of the gossip transport.
 //!
 //! What must hold inside, and who sees to it, is in [`invariants`]; what is promised against whom, in [`threats`].
 
@@ -126,6 +126,7 @@ pub mod address;
 pub mod ident;
 mod sync;
 mod threads;
+pub mod watch;
 
 pub mod config;
 pub mod error;
@@ -151,18 +152,24 @@ mod connections;
 
 mod engine;
 
+pub mod direct;
+
 mod node;
 
 pub use address::Address;
 pub use config::{Config, Reload};
 pub use connections::{Resolver, SystemResolver};
 pub use engine::{Event, Finding, PeerReport, ShutdownReport, SystemLimit};
+
+pub use direct::{Destination, PeerData, PeerEvent};
 pub use error::SendError;
 pub use ident::PeerId;
 pub use node::{Broadcast, Node, NodeBuilder, PeerInfo, To};
 pub use outcome::{Outcome, ReturnReason, Stage, Timing};
 pub use registry::SessionInfo;
 pub use session::{
-    Answer, Answered, Answers, BEST_EFFORT_MOST, Batch, Collector, Delivery, Kind, LinkStats, Message, OutcomeBatch,
-    OverflowPolicy, PeerHandle, Pending, Priority, Receipt, Responder, SendOptions, Undelivered, WaitError,
+    Answer, Answered, Answers, BEST_EFFORT_MOST, Batch, Collector, Delivery, Kind, LinkStats, Manner, Message,
+    OutcomeBatch, OutgoingMessage, OutgoingTaps, OverflowPolicy, PeerHandle, Pending, Priority, Receipt, Responder,
+    SendOptions, TapOptions, Undelivered, WaitError,
 };
+pub use watch::{Watch, Watcher};

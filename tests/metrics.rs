@@ -3,17 +3,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use threadwire::error::{CloseReason, RejectCause};
+use threadwire::handshake::Identity;
 use threadwire::metrics::{MetricsSnapshot, Traffic};
 use threadwire::{Config, Node};
 
 mod common;
 use common::proxy::Proxy;
 use common::stranger::Stranger;
-use common::{PATIENCE, alone, identities, link, plain, quick, start, wait_until};
+use common::{PATIENCE, addr, alone, channels, identities, link, over, quick, start, wait_until};
 
 /// Every counter by its path, as `sessions_ended_by.local.idle`; without the traffic, and without what is in use.
 fn flat(metrics: &MetricsSnapshot) -> BTreeMap<String, u64> {
@@ -144,36 +146,39 @@ fn slow_to_retry() -> Config {
 #[test]
 fn strangers_count_by_what_was_wrong_with_them() {
     let _alone = alone();
-    let mut config = plain();
-    config.handshake_timeout = Duration::from_millis(300);
-    let bob = start(config);
-    let addr = bob.local_addr().unwrap();
-    let failed = ["accepted", "handshakes_failed"];
+    let identity = Arc::new(Identity::generate().unwrap());
+    for channel in channels() {
+        let mut config = over(channel);
+        config.handshake_timeout = Duration::from_millis(300);
+        let bob = start(config);
+        let stranger = || Stranger::dial_over(channel, &identity, addr(&bob));
+        let failed = ["accepted", "handshakes_failed"];
 
-    let before = bob.metrics();
-    let mut garbage = Stranger::dial(addr);
-    garbage.say(&[0xff; 64]);
-    garbage.hear_out();
-    rose("garbage", &bob, &before, &and(&failed, &["handshakes_failed_by.local.protocol_error"]));
+        let before = bob.metrics();
+        let mut garbage = stranger();
+        garbage.say(&[0xff; 64]);
+        garbage.hear_out();
+        rose("garbage", &bob, &before, &and(&failed, &["handshakes_failed_by.local.protocol_error"]));
 
-    let before = bob.metrics();
-    let mut silent = Stranger::dial(addr);
-    assert_eq!(silent.hear_out(), Some(CloseReason::HandshakeTimeout));
-    let late = ["handshakes_failed_by.local.handshake_timeout", "handshake_timeouts"];
-    rose("silence", &bob, &before, &and(&failed, &late));
+        let before = bob.metrics();
+        let mut silent = stranger();
+        assert_eq!(silent.hear_out(), Some(CloseReason::HandshakeTimeout));
+        let late = ["handshakes_failed_by.local.handshake_timeout", "handshake_timeouts"];
+        rose("silence", &bob, &before, &and(&failed, &late));
 
-    // A reset in the middle, and while the refusal is being told.
-    let before = bob.metrics();
-    Stranger::dial(addr).hang_up(true);
-    rose("a reset", &bob, &before, &and(&failed, &["handshakes_failed_by.lost"]));
-    let before = bob.metrics();
-    let mut garbage = Stranger::dial(addr);
-    garbage.say(&[0xff; 64]);
-    garbage.hang_up(true);
-    wait_until("it is counted", || bob.metrics().handshakes_failed > before.handshakes_failed);
-    let by = risen(&before, &bob.metrics());
-    assert_eq!((by["accepted"], by["handshakes_failed"]), (1, 1), "{by:?}");
-    tallies(&bob);
+        // A reset in the middle, and while the refusal is being told.
+        let before = bob.metrics();
+        stranger().hang_up(true);
+        rose("a reset", &bob, &before, &and(&failed, &["handshakes_failed_by.lost"]));
+        let before = bob.metrics();
+        let mut garbage = stranger();
+        garbage.say(&[0xff; 64]);
+        garbage.hang_up(true);
+        wait_until("it is counted", || bob.metrics().handshakes_failed > before.handshakes_failed);
+        let by = risen(&before, &bob.metrics());
+        assert_eq!((by["accepted"], by["handshakes_failed"]), (1, 1), "{by:?}");
+        tallies(&bob);
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@
 mod acceptor;
 mod admission;
 mod backoff;
+mod kept;
 mod listening;
 mod lookups;
 mod outbound;
@@ -24,6 +25,7 @@ mod pending;
 mod questions;
 mod resolver;
 mod round;
+mod senders;
 mod shared;
 mod slowness;
 mod supervisor;
@@ -32,19 +34,22 @@ mod work;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::address::Address;
+use crate::config::Closed;
 use crate::error::ConnectError;
 use crate::ident::PeerId;
 use crate::threads::{self, Thread};
 use crate::transport::{Listener, Transport};
 
 pub(crate) use admission::Caps;
+pub use kept::RESOLVE_RETRY_TIMEOUT;
 pub(crate) use listening::ListenerId;
 pub(crate) use outbound::Redial;
 pub use resolver::{Resolver, SystemResolver};
-pub(crate) use shared::{Cell, Command, Commands, Lifecycle, Report, Secrets, Shared, Started, Times};
+pub use senders::{PeerEvent, StopReason};
+pub(crate) use shared::{Cell, Command, Commands, Lifecycle, PeersMap, Report, Secrets, Shared, Started, Times};
 
 use resolver::{Resolvers, Started as Resolving};
 
@@ -120,6 +125,18 @@ impl Connections {
     /// The way to the acceptor.
     pub(crate) fn commands(&self) -> Commands {
         self.commands.clone()
+    }
+
+    /// Keeps these connected no longer, and ends their sessions; the answer is which.
+    pub(crate) fn part(&self, peers: Vec<PeerId>) -> Receiver<Vec<Closed>> {
+        let (answer, answered) = bounded(1);
+        let _ = self.reports.send(Report::Part(peers, answer));
+        answered
+    }
+
+    /// Keeps the peers of a map connected, as it changes, instead of those of an earlier one.
+    pub(crate) fn follow(&self, map: PeersMap) {
+        let _ = self.reports.send(Report::Follow(map));
     }
 
     /// Stops accepting and dialling.

@@ -3,20 +3,22 @@
 //! Owns: what a reload changes of connections. Threads: any. Locks: its own, leaves, for a clone. Blocks on: nothing.
 //! Upholds: threads talk by the messages defined here, never by shared state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 
 use crate::address::Address;
 use crate::config::{self, Closed, Config, Reload};
 use crate::connections::admission::Caps;
 use crate::connections::listening::ListenerId;
 use crate::connections::outbound::{DialId, Redial};
+use crate::connections::senders::PeerEvent;
 use crate::error::{ConnectError, DialError, DisconnectReason, ReloadError};
 use crate::handshake::{HandshakeConfig, random_bytes};
 use crate::ident::{ConnectionId, Incarnation, PeerId, SessionKind};
@@ -250,6 +252,10 @@ pub(crate) enum Report {
     Keep(PeerId, Vec<Address>),
     /// A node asks for a peer not to be kept any longer, and for its session to end.
     Remove(PeerId),
+    /// The same for several; the answer is which sessions end by it.
+    Part(Vec<PeerId>, Sender<Vec<Closed>>),
+    /// Peers are where this map says, from now on.
+    Follow(PeersMap),
     /// Somebody wants one connection, and waits for its outcome.
     Connect(Address, Sender<Result<PeerId, ConnectError>>),
     /// Deadlines, delays or bounds in [`Shared`] have changed.
@@ -258,6 +264,20 @@ pub(crate) enum Report {
     Tell(Lifecycle),
     /// Stop dialling; with `true`, end.
     Stop(bool),
+}
+
+/// A live map of peers: which are kept, and where they are.
+pub(crate) struct PeersMap {
+    /// Word of changes; disconnected when nothing will change any more.
+    pub(crate) changes: Receiver<()>,
+    /// What it says now. Nothing of the application's runs in it.
+    pub(crate) read: Box<dyn Fn() -> BTreeMap<PeerId, Vec<Address>> + Send>,
+}
+
+impl fmt::Debug for PeersMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeersMap").finish_non_exhaustive()
+    }
 }
 
 /// A session that started.
@@ -328,6 +348,8 @@ pub(crate) enum Lifecycle {
     Reloaded(Reload),
     /// Another configuration was refused.
     ReloadRefused(ReloadError),
+    /// Of a kept peer's sender.
+    Sender(PeerEvent),
 }
 
 /// Link tokens and the names of link states: secret, never the same twice, and without a failure once there is a seed.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::config::Reload;
-use crate::connections::{Lifecycle, Started};
+use crate::connections::{Lifecycle, PeerEvent, Started};
 use crate::error::{DialError, DisconnectReason, ReloadError};
 use crate::ident::{ConnectionId, Incarnation, PeerId, SessionKind};
 use crate::metrics::Metrics;
@@ -141,6 +141,9 @@ pub enum Event {
         /// What is wrong with it.
         error: ReloadError,
     },
+    /// Of what dials a kept peer: where it dials, or that it has stopped. Told for each peer that is kept: added,
+    /// configured, or in the map of peers ([`NodeBuilder::peers_map`](crate::NodeBuilder::peers_map)).
+    Peer(PeerEvent),
     /// So many events did not fit since the last one that was taken.
     Missed(u64),
 }
@@ -191,6 +194,7 @@ impl Events {
             Lifecycle::PeerRecovered { peer } => self.put(Event::PeerRecovered { peer }),
             Lifecycle::Reloaded(report) => self.put(Event::ConfigReloaded { report }),
             Lifecycle::ReloadRefused(error) => self.put(Event::ConfigRefused { error }),
+            Lifecycle::Sender(event) => self.put(Event::Peer(event)),
         }
         self.changes.happened();
     }

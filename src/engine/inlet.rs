@@ -11,10 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select_bias
 
 use crate::error::RecvError;
 use crate::session::{Batch, Message};
-use crate::sync::Mutex;
-
-/// Waiting without a deadline still ends when the node does.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+use crate::sync::{Mutex, deadline_in};
 
 /// The receiving side of a node without a handler.
 pub(crate) struct Inlet {
@@ -43,7 +40,7 @@ impl Inlet {
 
     /// The next message.
     pub(crate) fn recv(&self, deadline: Option<Instant>) -> Result<Message<'static>, RecvError> {
-        let deadline = deadline.unwrap_or_else(|| Instant::now() + FOREVER);
+        let deadline = deadline.unwrap_or_else(|| deadline_in(Duration::MAX));
         let Some(mut current) = self.current.try_lock_until(deadline) else { return Err(RecvError::TimedOut) };
         loop {
             if let Some(message) = current.as_mut().and_then(Iterator::next) {

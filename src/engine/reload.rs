@@ -22,7 +22,7 @@ use super::sockets::Moving;
 use crate::config::{Change, Closed, Config, Listening, Reload};
 use crate::connections::{Caps, Command, Commands, Connections, Lifecycle, ListenerId, Report, Times};
 use crate::error::{CloseReason, ReloadError};
-use crate::ident::{ConnectionId, SessionStatus};
+use crate::ident::{ConnectionId, PeerId};
 use crate::session::{self, Tuning};
 
 /// What holds now.
@@ -94,10 +94,10 @@ impl Engine {
         let files = prepared.map(|prepared| self.protection.put(prepared)).unwrap_or_default();
         changed.extend(files.into_iter().filter(|field| !change.fields.contains(field)));
         self.set(present, config, &change);
-        self.set_peers(&change)?;
+        let unwanted = self.set_peers(&change)?;
         // Who was let in is not judged again for what is no trust's concern.
         let mut closed = if trusts_others { self.part_with_untrusted() } else { Vec::new() };
-        closed.extend(self.unwanted(&change));
+        closed.extend(unwanted);
         let leaving = closed.iter().map(|closed| closed.conn).collect();
         closed.extend(limit(&commands, Caps::of(config), leaving)?);
         *self.names.lock() = config.peers.iter().map(|peer| (peer.name.clone(), peer.id)).collect();
@@ -152,35 +152,27 @@ impl Engine {
         }
     }
 
-    /// Peers to keep, and to keep no longer. Those that the application added stay as it added them.
-    fn set_peers(&self, change: &Change<'_>) -> Result<(), ReloadError> {
+    /// Peers to keep, and to keep no longer: which sessions end by it. Those that the application added, or that a live
+    /// map of peers has, stay.
+    fn set_peers(&self, change: &Change<'_>) -> Result<Vec<Closed>, ReloadError> {
         let peers = change.peers();
         let added = self.added.lock();
         let connections = self.connections.lock();
-        let connections = connections.as_ref().ok_or(ReloadError::ShuttingDown)?;
+        let through = connections.as_ref().ok_or(ReloadError::ShuttingDown)?;
         for peer in peers.added.into_iter().chain(peers.moved).filter(|peer| !added.contains(&peer.id)) {
             match self.shared.peer(peer.id) {
-                Ok(_) => connections.keep(peer.id, peer.addresses.clone()),
+                Ok(_) => through.keep(peer.id, peer.addresses.clone()),
                 // Others came since the look at how many there are.
                 Err(error) => log::error!(target: "threadwire::dial", "{}: not kept: {error}", peer.id.short()),
             }
         }
-        peers.removed.into_iter().filter(|id| !added.contains(id)).for_each(|id| connections.remove(id));
-        Ok(())
-    }
-
-    /// The sessions with peers that are not kept any more: the supervisor parts with them.
-    fn unwanted(&self, change: &Change<'_>) -> Vec<Closed> {
-        let removed = change.peers().removed;
+        let removed: Vec<PeerId> = peers.removed.into_iter().filter(|id| !added.contains(id)).collect();
         if removed.is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        let added = self.added.lock();
-        let sessions = self.shared.registry.sessions_info().into_iter();
-        let established = sessions.filter(|info| info.status == SessionStatus::Established);
-        let found = established.filter_map(|info| Some((info.peer?, info.conn)));
-        let found = found.filter(|(peer, _)| removed.contains(peer) && !added.contains(peer));
-        found.map(|(peer, conn)| Closed::new(peer, conn, CloseReason::Requested)).collect()
+        let closed = through.part(removed);
+        drop((connections, added));
+        closed.recv().map_err(|_| ReloadError::ShuttingDown)
     }
 
     /// Says goodbye to whom the trust does not cover.

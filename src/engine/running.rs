@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
@@ -20,7 +20,7 @@ use crate::ident::PeerId;
 use crate::metrics::MetricsSnapshot;
 use crate::registry::SessionsError;
 use crate::session::{self, PeerHandle, PeerLink, Undelivered};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, deadline_in};
 
 use super::events::{Changes, Event};
 use super::inlet::Inlet;
@@ -163,7 +163,7 @@ impl Engine {
         if session::in_handler() {
             return Err(ConnectError::WouldBlock);
         }
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline_in(timeout);
         loop {
             let seen = self.changes.count();
             // The link attaches a moment before the session is registered: afterwards every view of the node shows it.
@@ -211,7 +211,7 @@ impl Engine {
     /// # Blocking
     /// Up to `deadline` from now.
     pub(crate) fn shut_down(&self, deadline: Duration) -> ShutdownReport {
-        shutdown::shut_down(&self.closing(), shutdown::deadline_in(deadline))
+        shutdown::shut_down(&self.closing(), deadline_in(deadline))
     }
 
     /// Shuts down when `signal` fires or disconnects; `time` is what it may take from then on.
@@ -235,7 +235,7 @@ impl Engine {
         if session::in_handler() {
             return self.ending.report();
         }
-        self.ending.wait(shutdown::deadline_in(timeout))
+        self.ending.wait(deadline_in(timeout))
     }
 
     fn closing(&self) -> Closing {
@@ -270,6 +270,7 @@ pub(super) fn snapshot(shared: &Shared) -> MetricsSnapshot {
     metrics.memory_used = shared.settings.memory.used() as u64;
     metrics.memory_refused = shared.settings.memory.refused();
     metrics.undelivered_missed = shared.settings.undelivered.missed();
+    metrics.outgoing_missed = shared.settings.taps.missed();
     metrics
 }
 

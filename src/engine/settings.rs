@@ -10,7 +10,7 @@ use crate::config::{self, Config, LINK_FLOOR, THREADS_PER_SESSION};
 use crate::exposition;
 use crate::memory::Budget;
 use crate::registry::RegistryLimits;
-use crate::session::{Askers, Kinds, SessionSettings, Tuned, Tuning, Undeliverable};
+use crate::session::{Askers, Kinds, OutgoingTaps, SessionSettings, Tuned, Tuning, Undeliverable};
 use crate::threads;
 use crate::transport::tcp::TcpOptions;
 
@@ -64,6 +64,7 @@ pub(super) fn session(
     kinds: Arc<Kinds>,
     handler: bool,
     undeliverable: Undeliverable,
+    taps: OutgoingTaps,
 ) -> SessionSettings {
     SessionSettings {
         memory: Arc::new(Budget::new(shared_memory(config))),
@@ -72,6 +73,7 @@ pub(super) fn session(
         undelivered: Arc::new(undeliverable),
         kinds,
         askers: Arc::new(Askers::default()),
+        taps,
     }
 }
 

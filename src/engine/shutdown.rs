@@ -24,7 +24,7 @@ use crate::exposition::Exposition;
 use crate::ident::{ConnectionId, PeerId};
 use crate::registry::Entry;
 use crate::session;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, deadline_in};
 use crate::threads;
 
 /// How often a draining link is looked at: acknowledgements come within the ack delay, five milliseconds.
@@ -32,8 +32,6 @@ const LOOK: Duration = Duration::from_millis(2);
 /// Kept back from the deadline for goodbyes and joins, as a share of it.
 const GOODBYE_SHARE: u32 = 4;
 
-/// A deadline that is never.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Stack of the thread that shuts down for others.
 const STACK: usize = 256 * 1024;
 
@@ -137,12 +135,6 @@ pub(crate) struct Closing {
     pub(crate) inlet: Option<Arc<Inlet>>,
     pub(crate) changes: Arc<Changes>,
     pub(crate) ending: Arc<Ending>,
-}
-
-/// So long from now, or never.
-pub(crate) fn deadline_in(time: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_add(time).unwrap_or_else(|| now + FOREVER)
 }
 
 /// Shuts the node down when `signal` fires or disconnects; `time` is what it may take from then on.

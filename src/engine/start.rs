@@ -18,7 +18,7 @@ use crate::handshake::{HandshakeConfig, HandshakePolicy, Identity};
 use crate::ident::Incarnation;
 use crate::metrics::Metrics;
 use crate::registry::SharedRegistry;
-use crate::session::{Consumer, KindsBuilder, OnEnd, Undeliverable};
+use crate::session::{Consumer, KindsBuilder, OnEnd, OutgoingTaps, Undeliverable};
 use crate::sync::Mutex;
 use crate::transport::Transport;
 use crate::transport::tcp::{BACKLOG, LiveTcp};
@@ -48,6 +48,8 @@ pub(crate) struct Chosen {
     /// Instead of TCP.
     pub(crate) transport: Option<Arc<dyn Transport>>,
     pub(crate) resolver: Arc<dyn Resolver>,
+    /// Where messages are announced that are sent.
+    pub(crate) taps: OutgoingTaps,
 }
 
 /// Starts an engine. The peers of the configuration are the caller's to add.
@@ -55,7 +57,7 @@ pub(crate) struct Chosen {
 /// # Errors
 /// [`StartError`] says what is wrong and where; nothing is left running.
 pub(crate) fn start(chosen: Chosen) -> Result<Engine, StartError> {
-    let Chosen { config, kinds, policy, payload, identity, transport, resolver } = chosen;
+    let Chosen { config, kinds, policy, payload, identity, transport, resolver, taps } = chosen;
     config.validate()?;
     let (kinds, handler) = kinds.build().map_err(|(kind, what)| StartError::Kind { kind, what })?;
     let identity = match (identity, &config.security.key, &config.data_dir) {
@@ -116,7 +118,7 @@ pub(crate) fn start(chosen: Chosen) -> Result<Engine, StartError> {
         metrics: Arc::new(Metrics::default()),
         handshake: Cell::new(handshake),
         me,
-        settings: Arc::new(settings::session(&config, kinds, inlet.is_none(), undeliverable)),
+        settings: Arc::new(settings::session(&config, kinds, inlet.is_none(), undeliverable, taps)),
         outbound: AtomicUsize::new(config.outbound),
         resolve_threads: AtomicUsize::new(config.resolve_threads),
         consumer,

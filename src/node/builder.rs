@@ -12,12 +12,14 @@ use serde::de::DeserializeOwned;
 
 use crate::config::Config;
 use crate::connections::{Resolver, SystemResolver};
+use crate::direct::PeersMap;
 use crate::engine::{self, Chosen};
 use crate::error::{ConfigError, StartError};
 use crate::handshake::{AcceptAll, HandshakePolicy, Identity};
 use crate::node::Node;
-use crate::session::{Kind, KindsBuilder, Message, PeerHandle};
+use crate::session::{Kind, KindsBuilder, Message, OutgoingTaps, PeerHandle};
 use crate::transport::Transport;
+use crate::watch::Watcher;
 
 impl Node {
     /// A builder: configuration, handler, start.
@@ -37,6 +39,7 @@ pub struct NodeBuilder {
     transport: Option<Arc<dyn Transport>>,
     resolver: Arc<dyn Resolver>,
     shutdown_signal: Option<(Receiver<()>, Duration)>,
+    peers_map: Option<Watcher<PeersMap>>,
 }
 
 impl NodeBuilder {
@@ -50,6 +53,7 @@ impl NodeBuilder {
             transport: None,
             resolver: Arc::new(SystemResolver),
             shutdown_signal: None,
+            peers_map: None,
         }
     }
 
@@ -141,14 +145,56 @@ impl NodeBuilder {
         self
     }
 
+    /// Keeps the peers of a live map connected, at the addresses it has for them, as it changes.
+    ///
+    /// - A peer that appears is kept as by [`Node::add_peer`]; new addresses are tried at once. They are dialled in the
+    ///   order of recent success, then in that of the map, one after the other until one answers: one session for each
+    ///   peer, and the next address when it is lost.
+    /// - An address that is gone is let go: a session that was dialled there stays until one at another address of the
+    ///   peer takes over, so that a wrong entry cuts nobody off.
+    /// - A peer without addresses is known, and nowhere to dial: it may come by itself, and a session that there is
+    ///   stays.
+    /// - A peer that is gone is let go as by [`Node::remove_peer`]: its session says goodbye, whoever dialled, and what
+    ///   waits is kept for when it comes back.
+    /// - Metadata changes nothing, nor does an entry for this node itself.
+    ///
+    /// Each source speaks for itself. A peer that was also added or configured stays until it is removed as well, with
+    /// those addresses behind those of the map; and [`Node::remove_peer`] takes away what was added, not what the map
+    /// says. When nobody can change the map any more, what it said last holds.
+    ///
+    /// Changes are heard of by word from the [`Watch`](crate::Watch), not by looking. Only where none of a peer's names
+    /// was found is it tried again after a fixed time, [`RESOLVE_RETRY_TIMEOUT`](crate::direct::RESOLVE_RETRY_TIMEOUT).
+    /// Peers beyond the number the configuration allows are left out, with a warning in the log.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use threadwire::{Config, Node, Watch, direct::PeersMap};
+    ///
+    /// let patience = Duration::from_secs(5);
+    /// let bob = Node::builder().config(Config::loopback()).start()?;
+    /// let map = Watch::new(PeersMap::new());
+    /// let alice = Node::builder().config(Config::loopback()).peers_map(&map).start()?;
+    /// map.update(|peers| {
+    ///     peers.insert(bob.id(), bob.local_addr().into_iter().map(Into::into).collect());
+    /// });
+    /// alice.wait_connected(bob.id(), patience)?.send("found you")?;
+    /// assert_eq!(bob.recv_timeout(patience)?.payload(), b"found you");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn peers_map(mut self, map: impl Into<Watcher<PeersMap>>) -> Self {
+        self.peers_map = Some(map.into());
+        self
+    }
+
     /// Starts the node.
     ///
     /// # Errors
     /// [`StartError`] says what is wrong and where; nothing is left running.
     pub fn start(self) -> Result<Node, StartError> {
-        let Self { config, kinds, policy, payload, identity, transport, resolver, shutdown_signal } = self;
+        let Self { config, kinds, policy, payload, identity, transport, resolver, shutdown_signal, peers_map } = self;
         let peers = config.peers.clone();
-        let chosen = Chosen { config, kinds, policy, payload, identity, transport, resolver };
+        let taps = OutgoingTaps::new();
+        let chosen = Chosen { config, kinds, policy, payload, identity, transport, resolver, taps };
         let node = Node { engine: engine::start(chosen)? };
         if let Some((signal, time)) = shutdown_signal {
             node.engine.shut_down_on(signal, time)?;
@@ -156,6 +202,9 @@ impl NodeBuilder {
         for peer in &peers {
             let kept = node.engine.keep(peer.id, peer.addresses.clone(), false);
             kept.map_err(|error| ConfigError { place: format!("peer {:?}", peer.name), what: error.to_string() })?;
+        }
+        if let Some(map) = peers_map {
+            node.follow(map);
         }
         Ok(node)
     }

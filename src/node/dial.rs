@@ -7,10 +7,12 @@
 use crossbeam_channel::bounded;
 
 use crate::address::Address;
+use crate::direct::{self, PeersMap};
 use crate::error::{CloseReason, ConnectError, DisconnectError};
 use crate::ident::PeerId;
 use crate::node::Node;
 use crate::session::{self, PeerHandle};
+use crate::watch::Watcher;
 
 impl Node {
     /// Keeps a peer connected from now on: dials it, and dials again whenever it is lost, with growing delays
@@ -44,6 +46,9 @@ impl Node {
     /// again; what was written and not acknowledged ends unknown when the resume window ends. To keep a peer from
     /// coming back by itself, refuse it in a [`HandshakePolicy`](crate::handshake::HandshakePolicy).
     ///
+    /// A peer that the live map of peers holds ([`NodeBuilder::peers_map`](crate::NodeBuilder::peers_map)) stays kept, with
+    /// its session, at the addresses of the map: take it out of the map.
+    ///
     /// # Errors
     /// [`DisconnectError::UnknownPeer`], [`DisconnectError::ShuttingDown`].
     pub fn remove_peer(&self, id: PeerId) -> Result<(), DisconnectError> {
@@ -74,6 +79,13 @@ impl Node {
         let session = registry.session(attached, |entry| entry.session.clone());
         session.ok_or(DisconnectError::NotConnected(id))?.say_goodbye(&link, reason);
         Ok(())
+    }
+
+    /// Keeps the peers of a map connected.
+    pub(super) fn follow(&self, map: Watcher<PeersMap>) {
+        if let Some(connections) = self.engine.connections.lock().as_ref() {
+            connections.follow(direct::addresses(map));
+        }
     }
 
     /// Dials an address once and waits for whoever proves itself there: one session, which is not dialled again when it

@@ -1,6 +1,6 @@
 //! A node: one identity, its peers, and the threads that serve them.
 //!
-//! Owns: an engine and the names of the configuration. Threads: the application's call it.
+//! Owns: an engine. Threads: the application's call it.
 //! Locks: the registry lock to find a peer. Blocks on: what each blocking method says.
 //! Upholds: a node that is dropped shuts down; shutdown ends by its deadline and says what it left.
 
@@ -12,7 +12,7 @@ mod reload;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
@@ -21,7 +21,8 @@ use crate::error::{ConnectError, RecvError, SendError, SendErrorKind};
 use crate::ident::PeerId;
 use crate::metrics::MetricsSnapshot;
 use crate::registry::{SessionInfo, SessionsError};
-use crate::session::{self, Batch, Message, PeerHandle, PeerLink, Undelivered};
+use crate::session::{self, Batch, Message, OutgoingMessage, PeerHandle, PeerLink, TapOptions, Undelivered};
+use crate::sync::deadline_in;
 use crate::wire::Lane;
 
 pub use broadcast::{Broadcast, To};
@@ -140,7 +141,7 @@ impl Node {
     /// # Blocking
     /// Up to `timeout`.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Message<'static>, RecvError> {
-        self.engine.inlet()?.recv(Some(Instant::now() + timeout))
+        self.engine.inlet()?.recv(Some(deadline_in(timeout)))
     }
 
     /// Batches of messages, one peer each, for a `select!` loop. Do not mix with [`Node::recv`]: each message goes to
@@ -163,6 +164,37 @@ impl Node {
     /// [`MetricsSnapshot::undelivered_missed`] and said in the log. Each goes to one receiver.
     pub fn undelivered(&self) -> Receiver<Undelivered> {
         self.engine.undelivered.clone()
+    }
+
+    /// A tap: each message that this node accepts from now on is announced to the receiver, for other parts of the
+    /// process: whom it is for, its kind and size, how and when it was sent. What it holds is bounded
+    /// ([`TapOptions::new`]: 1,024 announcements, no payloads; [`Node::subscribe_outgoing_with`] for others): a send never
+    /// waits for a tap, and what does not fit is counted in the next announcement that does
+    /// ([`OutgoingMessage::missed`]) and in [`MetricsSnapshot::outgoing_missed`].
+    ///
+    /// Announced is what the send verbs take, a broadcast once for each peer that takes it, questions, and
+    /// [replies](crate::Message::reply) and answers; a message that its policy drops as it is accepted is among them.
+    /// What is refused is not, nor is word that a question has no answer. Each tap is told of all of them. Dropped
+    /// receivers are forgotten at the next message; while there is none, a send looks at one flag.
+    ///
+    /// ```
+    /// use threadwire::{Config, Node};
+    ///
+    /// let node = Node::builder().config(Config::loopback()).start()?;
+    /// let tap = node.subscribe_outgoing();
+    /// let somebody = threadwire::PeerId::from_bytes([7; 32]);
+    /// node.send(somebody, "hello")?; // waits until that peer is known
+    /// let sent = tap.recv()?;
+    /// assert_eq!((sent.to, sent.bytes, sent.missed), (somebody, 5, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn subscribe_outgoing(&self) -> Receiver<OutgoingMessage> {
+        self.subscribe_outgoing_with(&TapOptions::new())
+    }
+
+    /// [`Node::subscribe_outgoing`] that holds as much as `options` say, payloads among it if they do.
+    pub fn subscribe_outgoing_with(&self, options: &TapOptions) -> Receiver<OutgoingMessage> {
+        self.engine.shared.settings.taps.subscribe(options)
     }
 
     /// What the node knows of each peer now, connected or not, in the order of their ids.

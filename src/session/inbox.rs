@@ -19,6 +19,7 @@ use crate::ident::PeerId;
 use crate::session::message::{BatchCredit, Body, Extra, Message, Part, PartContent};
 use crate::session::peer::PeerHandle;
 use crate::session::peer_link::PeerLink;
+use crate::session::responder::Held;
 use crate::sync::Mutex;
 use crate::wire::{HEADER, Prefix, Whole};
 
@@ -253,7 +254,8 @@ impl Batch {
         if question.is_some() {
             self.credit.paid(part.lane, credit);
         }
-        let (extra, credit) = Extra::new(self.credit.link(), (kind, part.lane, credit), question, expires);
+        let held = Held { lane: part.lane, credit, size: end - start };
+        let (extra, credit) = Extra::new(self.credit.link(), kind, held, question, expires);
         self.taken += 1;
         self.offset = end;
         let refused = self.refusal(kind, end - start).map(|cause| (number, cause));

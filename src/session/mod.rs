@@ -36,6 +36,7 @@ mod sender;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;
 mod state;
+mod taps;
 mod traffic;
 mod tuning;
 mod undelivered;
@@ -73,6 +74,8 @@ pub use requests::{Answer, Answered};
 pub use responder::Responder;
 pub(crate) use routes::KindsBuilder;
 pub(crate) use state::{OnEnd, Pulse, Session, SessionEnded};
+
+pub use taps::{Manner, OutgoingMessage, OutgoingTaps, TapOptions};
 pub(crate) use tuning::{Tuned, Tuning};
 pub(crate) use undelivered::Undeliverable;
 pub use undelivered::Undelivered;

@@ -20,6 +20,7 @@ use crate::session::kinds::{KindCounters, Kinds};
 use crate::session::outbox::{Item, Kick, Outbox, Wait};
 use crate::session::redial::RedialNote;
 use crate::session::requests::{self, Askers, Creditor, Requests};
+use crate::session::taps::OutgoingTaps;
 use crate::session::traffic::LinkTraffic;
 use crate::session::tuning::Tuned;
 use crate::session::undelivered::Undeliverable;
@@ -43,6 +44,8 @@ pub(crate) struct SessionSettings {
     pub(crate) kinds: Arc<Kinds>,
     /// Links of the node that have questions.
     pub(crate) askers: Arc<Askers>,
+    /// Where messages are announced that are accepted.
+    pub(crate) taps: OutgoingTaps,
 }
 
 /// What threads share about one peer.
@@ -74,6 +77,8 @@ pub(crate) struct PeerLink {
     pub(crate) requests: Arc<Requests>,
     /// Messages by kind.
     pub(super) by_kind: KindCounters,
+    /// As in the settings: one step nearer for the shortest path.
+    pub(super) taps: OutgoingTaps,
     /// Messages shorter than this need nothing beyond appending; none if kinds are to be looked up.
     fast_below: AtomicUsize,
 }
@@ -94,6 +99,7 @@ impl PeerLink {
             id,
             requests,
             by_kind: KindCounters::new(settings.kinds.clone()),
+            taps: settings.taps.clone(),
             fast_below: AtomicUsize::new(fast_below(&settings, tuning.link.max_message)),
             core: Mutex::new(core),
             delivered: Condvar::new(),
@@ -136,7 +142,9 @@ impl PeerLink {
     /// Appends a small message to a busy peer; false has done nothing.
     #[inline]
     pub(crate) fn push_fast(&self, lane: Lane, kind: u16, payload: &[u8]) -> bool {
-        payload.len() < self.fast_below.load(Ordering::Relaxed) && self.outbox.push_fast(lane, kind, payload)
+        payload.len() < self.fast_below.load(Ordering::Relaxed)
+            && !self.taps.are_tapped()
+            && self.outbox.push_fast(lane, kind, payload)
     }
 
     /// Appends a message and sees to it that somebody writes it.
@@ -163,6 +171,7 @@ impl PeerLink {
         }
         let reads = self.reads.load(Ordering::Relaxed);
         let inline = !handling::more_to_come(self.address());
+        let draft = self.taps.draft(payload.as_ref(), || None);
         let kick = if len > LARGE {
             // What needs no drop is borrowed (or an array): it is copied once, into memory that is at hand.
             let owned = if std::mem::needs_drop::<P>() {
@@ -188,6 +197,9 @@ impl PeerLink {
         }
         if !is_answer {
             self.by_kind.sent(heading.kind);
+        }
+        if let Some(draft) = draft {
+            self.taps.announce(draft, self.id, lane, heading, false, None);
         }
         Ok(())
     }

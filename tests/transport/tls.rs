@@ -29,6 +29,8 @@ tests_that_end! {
     a_cut_is_no_end_wherever_it_falls
     what_followed_the_handshake_at_once_is_read_first
     small_pieces_fill_records_together
+    bytes_are_the_same_whatever_room_they_are_read_into
+    an_end_behind_much_is_told_once_all_of_it_is_read
 }
 
 /// TLS over a transport, open to everybody, the same identity at both ends.
@@ -287,6 +289,82 @@ fn small_pieces_fill_records_together() {
         records += 1;
     }
     assert!(records <= 2, "{records} records for {} pieces", pieces.len());
+}
+
+/// Reads to the end of the stream, into room of these sizes in turn.
+fn read_into(read: &mut dyn ReadHalf, rooms: &[usize]) -> (Vec<u8>, Option<std::io::Error>) {
+    let mut all = Vec::new();
+    let mut buffer = vec![0; rooms.iter().copied().max().unwrap()];
+    for room in rooms.iter().cycle() {
+        match read.read(&mut buffer[..*room]) {
+            Ok(0) => return (all, None),
+            Ok(count) => all.extend_from_slice(&buffer[..count]),
+            Err(error) => return (all, Some(error)),
+        }
+        // What lay there is of no use to the next read.
+        buffer.fill(0xee);
+    }
+    unreachable!("the rooms come again and again")
+}
+
+fn bytes_are_the_same_whatever_room_they_are_read_into() {
+    const LEN: usize = 6 << 20;
+    // Room for less than a record, for one, for many: records are opened in the reader's memory or in our own, and what
+    // of one is read by one way is opened by the other.
+    let rooms: [&[usize]; 4] = [&[256 * 1024], &[100_000, 1, 300_000], &[7, 96 * 1024, 17_000], &[20_000, 1 << 20]];
+    for rooms in rooms {
+        for tls in [over(Tcp::default()), over(Narrow), over(Narrow).rekey_after(3, u64::MAX)] {
+            let (ours, mut theirs) = pair(&tls);
+            let writer = run(move || {
+                let sent = bytes(9, LEN);
+                // Records of all lengths, as messages come.
+                let mut rest = &sent[..];
+                for len in (0..).map(|n: usize| 1 + n * 7_919 % 70_000) {
+                    let piece = &rest[..len.min(rest.len())];
+                    write_all(&*ours.write, piece).unwrap();
+                    rest = &rest[piece.len()..];
+                    if rest.is_empty() {
+                        break;
+                    }
+                }
+                ours.write.finish().unwrap();
+                ours
+            });
+            let (received, error) = read_into(&mut *theirs.read, rooms);
+            assert!(error.is_none() && received == bytes(9, LEN), "{rooms:?}: {error:?}, {} bytes", received.len());
+            drop(writer.end());
+        }
+    }
+}
+
+fn an_end_behind_much_is_told_once_all_of_it_is_read() {
+    const ROOM: [usize; 1] = [256 * 1024];
+    // What follows the true bytes in the same read: an end in due form, a cut, a record that nobody sealed.
+    let forged = [&[23, 3, 3, 0, 40][..], &[7; 40]].concat();
+    let tails: [(&[u8], bool, Option<ErrorKind>); 4] = [
+        (&[], true, None),
+        (&[], false, Some(ErrorKind::ConnectionAborted)),
+        (&forged[..20], false, Some(ErrorKind::ConnectionAborted)),
+        (&forged, false, Some(ErrorKind::InvalidData)),
+    ];
+    for (tail, finishes, expected) in tails {
+        let Tapped { dialler, mut listener, mut from_dialler, mut to_listener } = tapped();
+        let sent = bytes(5, 40_000);
+        write_all(&*dialler.write, &sent).unwrap();
+        let mut records: Vec<u8> = (0..3).flat_map(|_| record(&mut from_dialler)).collect();
+        if finishes {
+            dialler.write.finish().unwrap();
+            records.extend(record(&mut from_dialler));
+        }
+        to_listener.write_all(&[&records, tail].concat()).unwrap();
+        to_listener.shutdown(std::net::Shutdown::Write).unwrap();
+        let (received, error) = read_into(&mut *listener.read, &ROOM);
+        assert!(received == sent, "{} bytes", received.len());
+        assert_eq!(error.map(|error| error.kind()), expected);
+        // And so it stays.
+        let again = listener.read.read(&mut vec![0; ROOM[0]]);
+        assert_eq!(again.map_err(|error| error.kind()), expected.map_or(Ok(0), Err));
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::memory::Charge;
 use crate::session::handling;
 use crate::session::inbox::{Handler, Sink};
 use crate::session::message::{Body, Extra, Message, Part, PartContent};
-use crate::session::responder::Responder;
+use crate::session::responder::{Held, Responder};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::wire::{Decoder, FrameHeader, Lane, Prefix, Run, Whole, flags};
 
@@ -108,7 +108,8 @@ impl Receiver<'_> {
                     let number = claim.first + u64::from(index);
                     let credit = claimed.credit(whole.end - offset);
                     let (extra, credit) = if prefix > 0 {
-                        self.extra_of(run.flags, bytes, offset, (kind, lane, credit), arrived)
+                        let held = Held { lane, credit, size: whole.payload.len() };
+                        self.extra_of(run.flags, bytes, offset, kind, held, arrived)
                     } else {
                         (None, credit)
                     };
@@ -159,12 +160,13 @@ impl Receiver<'_> {
         flag_bits: u8,
         bytes: &[u8],
         offset: usize,
-        message: (u16, Lane, u64),
+        kind: u16,
+        held: Held,
         arrived: Option<Instant>,
     ) -> (Option<Box<Extra>>, u64) {
         let told = prefix_at(flag_bits, bytes, offset);
         let expires = arrived.zip(told.remaining).map(|(from, left)| from + ms(left));
-        Extra::new(self.link, message, told.correlation, expires)
+        Extra::new(self.link, kind, held, told.correlation, expires)
     }
 
     /// Rejects all messages of a claimed run.
@@ -265,7 +267,8 @@ impl Receiver<'_> {
                 return Ok(());
             }
         };
-        let (extra, credit) = Extra::new(self.link, (kind, lane, credit), question, expires);
+        let held = Held { lane, credit, size: payload.len() };
+        let (extra, credit) = Extra::new(self.link, kind, held, question, expires);
         let replied = AtomicU64::new(0);
         self.link.busy.store(true, Ordering::Relaxed);
         handling::mark(self.link.address(), more);
@@ -306,7 +309,7 @@ impl Receiver<'_> {
         if question.is_none() {
             return credit;
         }
-        Responder::new(self.link.clone(), kind, (lane, credit), question, None).refuse(cause);
+        Responder::new(self.link.clone(), kind, Held { lane, credit, size: 0 }, question, None).refuse(cause);
         0
     }
 

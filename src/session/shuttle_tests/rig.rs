@@ -23,6 +23,7 @@ use crate::session::peer_link::{PeerLink, SessionSettings};
 use crate::session::requests::RequestLimits;
 use crate::session::sender::send_loop;
 use crate::session::state::{OnEnd, Session};
+use crate::session::taps::OutgoingTaps;
 use crate::session::tuning::{Tuned, Tuning};
 use crate::session::undelivered::Undeliverable;
 use crate::session::writer::Writer;
@@ -263,6 +264,7 @@ pub(super) fn link_with(decides: bool, queue: usize, window_bytes: usize, ack_de
         undelivered: Arc::new(Undeliverable::new().0),
         kinds: Arc::default(),
         askers: Arc::default(),
+        taps: OutgoingTaps::default(),
     };
     let core = LinkCore::new(near_id, far_id, limits, 1);
     let there = LinkCore::new(far_id, near_id, limits, 2);

@@ -14,9 +14,10 @@ use crate::transport::Fault;
 
 /// The most bytes that are sealed at a time: keys change between two of these.
 const STEP: usize = 64 * 1024;
-/// Sealed bytes that are gathered for one write: each call of the system wakes the other side's reader. 512 KiB was no
-/// faster; half a MiB of it leaves the processor's cache before it is written.
-const BATCH: usize = 256 * 1024;
+/// Sealed bytes that are gathered for one write. While they are sealed the other side's reader runs out of bytes and
+/// falls asleep, and each waking of it costs as much as sealing some tens of KiB: the fewer the better. 1 MiB leaves the
+/// processor's cache before it is written, and gains nothing more.
+const BATCH: usize = 512 * 1024;
 /// The longest plain text of a record.
 pub(super) const RECORD: usize = 16 * 1024;
 /// What a record adds to it: header, kind, tag.
@@ -25,8 +26,10 @@ pub(super) const RECORD_EXTRA: usize = 5 + 1 + 16;
 const SLICES: usize = 32;
 /// Buffers of idle peers are this small.
 const SMALL: usize = 4 * 1024;
-/// Buffers of busy peers grow to this.
-const LARGE: usize = 512 * 1024;
+/// Buffers of busy peers grow to this; the longest record fits.
+const LARGE: usize = 64 * 1024;
+/// Bytes are read to where they are asked for, and opened there, if there is room for so many: several records.
+const DIRECT: usize = 96 * 1024;
 /// A direction is idle after so many small turns in a row.
 const SMALL_TURNS: u8 = 8;
 
@@ -61,11 +64,12 @@ pub(super) trait SealHalf: Send {
 
 /// Opens bytes of the other side.
 pub(super) trait OpenHalf: Send {
-    /// Opens the record that `raw` begins with, where it lies; none while it is not whole.
+    /// Opens the record at this place in `raw`; none while it is not whole. What was sealed in it is moved to the front
+    /// of `raw`, which costs nothing while it is opened.
     ///
     /// # Errors
     /// [`Fault::Rejected`] for what is none, [`Fault::Refused`] for the other side's alert; nothing may follow either.
-    fn open(&mut self, raw: &mut [u8]) -> io::Result<Option<Opened>>;
+    fn open(&mut self, raw: &mut [u8], at: usize) -> io::Result<Option<Opened>>;
 }
 
 /// What came of opening a record.
@@ -73,8 +77,8 @@ pub(super) trait OpenHalf: Send {
 pub(super) struct Opened {
     /// The record's length.
     pub(super) used: usize,
-    /// Where in it the plain bytes are.
-    pub(super) plain: Range<usize>,
+    /// How many bytes of the stream it had.
+    pub(super) plain: usize,
     /// The other side has ended the stream.
     pub(super) ended: bool,
     /// The connection has something to say itself.
@@ -262,28 +266,74 @@ impl Opener {
             if let Some(fault) = &self.broken {
                 return Err(fault.clone().into());
             }
-            self.fill(source)?;
+            if into.len() >= DIRECT {
+                given = self.read_direct(into, source)?;
+                if given > 0 {
+                    return Ok(given);
+                }
+            } else {
+                self.fill(source)?;
+            }
         }
+    }
+
+    /// Reads behind the begin of a record, and opens where it was read to: of what was sealed nothing is left between the
+    /// plain bytes. How many these are; none, if no record with some was whole.
+    fn read_direct(
+        &mut self,
+        into: &mut [u8],
+        source: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let begun = self.sealed.len();
+        into[..begun].copy_from_slice(&self.raw[self.sealed.clone()]);
+        let read = source(&mut into[begun..])?;
+        if read == 0 {
+            return Err(Fault::Truncated.into());
+        }
+        self.note_read(read);
+        let (mut plain, mut at, end) = (0, 0, begun + read);
+        while let Some(opened) = self.open_in(&mut into[plain..end], at - plain)? {
+            plain += opened.plain;
+            at += opened.used;
+            if self.ended {
+                break;
+            }
+        }
+        // The begin of a record waits for the rest of it.
+        let rest = if self.ended || self.broken.is_some() { 0 } else { end - at };
+        if self.raw.len() < rest {
+            self.raw.resize(rest.next_power_of_two().max(SMALL), 0);
+        }
+        self.raw[..rest].copy_from_slice(&into[at..at + rest]);
+        (self.plain, self.sealed) = (0..0, 0..rest);
+        Ok(plain)
     }
 
     /// Opens the next record; false where none is whole.
     fn open(&mut self) -> io::Result<bool> {
+        let mut raw = std::mem::take(&mut self.raw);
+        let opened = self.open_in(&mut raw[self.sealed.clone()], 0);
+        self.raw = raw;
+        let Some(opened) = opened? else { return Ok(false) };
+        let begin = self.sealed.start;
+        self.plain = begin..begin + opened.plain;
+        self.sealed.start += opened.used;
+        Ok(true)
+    }
+
+    fn open_in(&mut self, raw: &mut [u8], at: usize) -> io::Result<Option<Opened>> {
         if self.broken.is_some() {
-            return Ok(false);
+            return Ok(None);
         }
-        match self.half.open(&mut self.raw[self.sealed.clone()]) {
-            Ok(Some(opened)) => {
-                let begin = self.sealed.start;
-                self.plain = begin + opened.plain.start..begin + opened.plain.end;
-                self.sealed.start += opened.used;
-                self.ended = opened.ended;
-                self.owes |= opened.owes;
-                Ok(true)
+        match self.half.open(raw, at) {
+            Ok(opened) => {
+                self.ended |= opened.as_ref().is_some_and(|opened| opened.ended);
+                self.owes |= opened.as_ref().is_some_and(|opened| opened.owes);
+                Ok(opened)
             }
-            Ok(None) => Ok(false),
             Err(error) => {
                 self.broken = Some(Fault::of(&error).ok_or(ErrorKind::InvalidData)?.clone());
-                Ok(false)
+                Ok(None)
             }
         }
     }
@@ -306,11 +356,15 @@ impl Opener {
             return Err(Fault::Truncated.into());
         }
         self.sealed.end += read;
-        self.small_turns = if read < SMALL / 2 { self.small_turns.saturating_add(1) } else { 0 };
+        self.note_read(read);
         if self.sealed.end == self.raw.len() && self.raw.len() < LARGE {
             let grown = (self.raw.len() * 4).min(LARGE);
             self.raw.resize(grown, 0);
         }
         Ok(())
+    }
+
+    fn note_read(&mut self, bytes: usize) {
+        self.small_turns = if bytes < SMALL / 2 { self.small_turns.saturating_add(1) } else { 0 };
     }
 }

@@ -11,7 +11,6 @@
 //! A rustls whose connections split goes in behind [`SealHalf`] and [`OpenHalf`].
 
 use std::io::{self, ErrorKind, IoSlice};
-use std::ops::Range;
 use std::sync::Arc;
 
 use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -323,8 +322,9 @@ impl Opening {
 }
 
 impl OpenHalf for Opening {
-    fn open(&mut self, raw: &mut [u8]) -> io::Result<Option<Opened>> {
-        let Some(&header @ [outer, _, _, high, low]) = raw.first_chunk::<HEADER>() else { return Ok(None) };
+    fn open(&mut self, raw: &mut [u8], at: usize) -> io::Result<Option<Opened>> {
+        let header = raw.get(at..).and_then(|record| record.first_chunk::<HEADER>());
+        let Some(&header @ [outer, _, _, high, low]) = header else { return Ok(None) };
         let rest = usize::from(u16::from_be_bytes([high, low]));
         if outer == kind::ALERT {
             // Not sealed, so not proven: a cut by anybody, as the stream's end would be.
@@ -337,9 +337,9 @@ impl OpenHalf for Opening {
             return Err(self.reject(alert::RECORD_OVERFLOW, "a record larger than allowed"));
         }
         let used = HEADER + rest;
-        let Some(sealed) = raw.get_mut(HEADER..used) else { return Ok(None) };
+        let Some(raw) = raw.get_mut(..at + used) else { return Ok(None) };
         let nonce = self.keys.nonce().map_err(io::Error::other)?;
-        let Ok(inner) = self.keys.key.open_in_place(nonce, Aad::from(header), sealed) else {
+        let Ok(inner) = self.keys.key.open_within(nonce, Aad::from(header), raw, at + HEADER..) else {
             return Err(self.reject(alert::BAD_RECORD, "a record that the other side has not sealed"));
         };
         // The kind is the last byte that is not padding.
@@ -357,7 +357,7 @@ impl OpenHalf for Opening {
         match (kind, body) {
             (kind::DATA, _) => {
                 self.updates = 0;
-                opened.plain = Range { start: HEADER, end: HEADER + len };
+                opened.plain = len;
             }
             (kind::HANDSHAKE, _) => {
                 // They are short: the key that opens what follows is made meanwhile.
