@@ -105,6 +105,7 @@
 //! | `NetCredential` | [`handshake::Identity`], `transport::tls::Credential`, [`transport::Trust`] | possession of the key is proven in every handshake |
 //! | tracing "with contextual information such as peer ID, message IDs" | log targets and levels: [`invariants`] | the `log` crate; a meaning for each level |
 //! | `shutdown_rx` of every part | [`NodeBuilder::shutdown_signal`], [`Node::shutdown`] | one shutdown, by a deadline, with a report |
+//! | `ConfigManager`, `network_config_rx`: the live configuration | [`Node::reload`], [`Node::config`] | validated whole, refused whole; says what changed and who had to go |
 //! | `PeerEvent::SenderStopped` | [`Event::Disconnected`] | with the connection and the reason |
 //! | `PeerId` generic | [`PeerId`]: the digest of a key | identity is proven, not claimed |
 //! | Witnet's beacons | [`handshake::HandshakePolicy`] | bytes of the application's own, judged by it |
@@ -113,7 +114,7 @@
 //! | unbounded channels for messages and events | bounded queues and credit; [`Event::Missed`] | what is refused comes back, what is missed is counted |
 //!
 //! Named there and not built yet: `GetPeers`, `AnnounceItems`, `RequestBlock`, `SendInventoryItem`; delivery
-//! phases; live configuration and a live map of peers; `DirectReceiver`, `run_direct_sender`,
+//! phases; a live map of peers; `DirectReceiver`, `run_direct_sender`,
 //! `PeerEvent::AddrsResolved`; `TransportLayerTransport`, `TransportLayerSocket` and the rest of the gossip transport.
 //!
 //! What must hold inside, and who sees to it, is in [`invariants`]; what is promised against whom, in [`threats`].

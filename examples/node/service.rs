@@ -7,6 +7,8 @@
 //! | `connected peer= conn= kind= addr=` | a session began; who dialled, the other end |
 //! | `disconnected peer= conn= kind= unacked_bytes= reason=` | it ended; what is kept for the next one |
 //! | `restarted peer= incarnation=` | the peer's process is another one than before |
+//! | `dials peer= addrs=` | where a peer that is kept is dialled, names looked up |
+//! | `dials_no_more peer= reason=` | it is kept no longer, or at other addresses |
 //! | `dial_failed peer= addr= stage= cause=` | one address, one attempt |
 //! | `identity_clash peer= addr=` | another process shows the same identity as this peer |
 //! | `handler_slow peer= conn=` | for completeness: this program sets no handler |
@@ -31,8 +33,9 @@ use std::time::Duration;
 use crossbeam_channel::{never, select, tick};
 use serde_json::{Value, json};
 use threadwire::config::Log;
+use threadwire::direct::StopReason;
 use threadwire::error::StartError;
-use threadwire::{Config, Event, Message, Node, PeerHandle, PeerId, Reload, SendError, ShutdownReport};
+use threadwire::{Config, Event, Message, Node, PeerEvent, PeerHandle, PeerId, Reload, SendError, ShutdownReport};
 
 use crate::command::{Command, HELP, parse};
 use crate::input::{self, Heard};
@@ -237,6 +240,15 @@ impl Service {
 
     fn tell(&self, event: Event) -> io::Result<()> {
         self.console.say(&match event {
+            Event::Peer(PeerEvent::AddrsResolved { peer, addrs, .. }) => {
+                let addrs: Value = addrs.iter().map(ToString::to_string).collect();
+                Line::new("dials").peer(&self.label(peer)).with("addrs", addrs)
+            }
+            // The line `stopping` has said so.
+            Event::Peer(PeerEvent::SenderStopped { reason: StopReason::ShuttingDown, .. }) => return Ok(()),
+            Event::Peer(PeerEvent::SenderStopped { peer, reason, .. }) => {
+                Line::new("dials_no_more").peer(&self.label(peer)).with_text("reason", reason)
+            }
             Event::Connected { peer, conn, kind, remote_addr, .. } => {
                 let line = Line::new("connected").peer(&self.label(peer)).with_text("conn", conn);
                 line.with_text("kind", kind).with_text("addr", remote_addr)

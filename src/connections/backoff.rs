@@ -260,6 +260,24 @@ mod tests {
     }
 
     #[test]
+    fn a_changed_policy_goes_on_where_the_series_is() {
+        let (mut policy, mut rng) = (policy(), fastrand::Rng::with_seed(7));
+        (0..4).for_each(|_| assert!(policy.next_delay(&mut rng) <= ms(2_000)));
+        let mut doubled = settings(BackoffPolicy::Fibonacci);
+        (doubled.base, doubled.jitter) = (ms(200), 0.0);
+        policy.change(&doubled, STABLE);
+        assert_eq!((policy.attempts(), policy.next_delay(&mut rng)), (4, ms(1_000)), "the fifth: five times the base");
+        doubled.cap = ms(700);
+        policy.change(&doubled, STABLE);
+        assert_eq!(policy.next_delay(&mut rng), ms(700));
+        // After ever so many attempts it is at its cap.
+        (0..100_000).for_each(|_| assert!(policy.next_delay(&mut rng) <= ms(2_000)));
+        (doubled.base, doubled.cap) = (ms(1), Duration::from_secs(24 * 3600));
+        policy.change(&doubled, STABLE);
+        assert_eq!(policy.next_delay(&mut rng), doubled.cap);
+    }
+
+    #[test]
     fn the_series_starts_over_only_after_a_connection_that_held() {
         let mut rng = fastrand::Rng::with_seed(6);
         let mut policy = policy();

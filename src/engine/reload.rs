@@ -14,38 +14,17 @@ use std::sync::atomic::Ordering;
 
 use crossbeam_channel::bounded;
 
+use super::present::Present;
 use super::protection::warn_of_exposure;
 use super::running::Engine;
 use super::selfcheck::{self, Readings};
 use super::settings;
 use super::sockets::Moving;
-use crate::config::{Change, Closed, Config, Listening, Reload};
-use crate::connections::{Caps, Command, Commands, Connections, Lifecycle, ListenerId, Report, Times};
+use crate::config::{Change, Closed, Config, Reload};
+use crate::connections::{Caps, Command, Commands, Connections, Lifecycle, Report, Times};
 use crate::error::{CloseReason, ReloadError};
 use crate::ident::{ConnectionId, PeerId};
 use crate::session::{self, Tuning};
-
-/// What holds now.
-pub(super) struct Present {
-    pub(super) config: Config,
-    pub(super) sockets: Vec<(ListenerId, Listening)>,
-    /// The next listener's number.
-    pub(super) next_listener: usize,
-    /// Connections that the system is asked to keep ready for each listener, for the self-check.
-    pub(super) backlog: u64,
-}
-
-impl Present {
-    pub(super) fn next_id(&mut self) -> ListenerId {
-        self.next_listener += 1;
-        ListenerId(self.next_listener - 1)
-    }
-
-    /// Shows where it listens.
-    pub(super) fn publish(&self, engine: &Engine) {
-        engine.sites.lock().local_addrs = self.sockets.iter().map(|(_, socket)| socket.bound).collect();
-    }
-}
 
 impl Engine {
     /// Puts another configuration to use; see [`Node::reload`](crate::Node::reload).
@@ -129,8 +108,8 @@ impl Engine {
         shared.outbound.store(config.outbound, Ordering::Relaxed);
         shared.resolve_threads.store(config.resolve_threads, Ordering::Relaxed);
         shared.times.set(Times::of(config));
-        let addrs: Vec<_> = present.sockets.iter().map(|(_, socket)| socket.bound).collect();
-        let handshake = (*shared.handshake()).clone().advertise(settings::advertised(config, &addrs));
+        let advertised = settings::advertised(config, &present.local_addrs());
+        let handshake = (*shared.handshake()).clone().advertise(advertised);
         shared.handshake.set(handshake);
         let tuning = Tuning::of(config, self.inlet.is_none());
         if tuning != shared.settings.tuned.all() {

@@ -24,8 +24,8 @@ use crate::sync::{Mutex, deadline_in};
 
 use super::events::{Changes, Event};
 use super::inlet::Inlet;
+use super::present::Present;
 use super::protection::Protection;
-use super::reload::Present;
 use super::selfcheck::Finding;
 use super::shutdown::{self, Closing, Ending, ShutdownReport};
 

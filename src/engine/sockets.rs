@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 
-use super::reload::Present;
+use super::present::Present;
 use super::running::{self, Engine};
 use crate::config::{Config, Listening, SocketPlan, Source, overlap};
 use crate::connections::{Command, Commands, ListenerId};
@@ -150,7 +150,7 @@ impl<'a> Moving<'a> {
         let retired = std::mem::take(&mut self.retired);
         self.unlisten(retired)?;
         present.sockets = std::mem::take(&mut self.sockets);
-        present.publish(self.engine);
+        self.engine.sites.lock().local_addrs = present.local_addrs();
         Ok(())
     }
 
@@ -233,7 +233,7 @@ impl<'a> Moving<'a> {
             }
         }
         present.config.listen = present.sockets.iter().map(|(_, socket)| socket.asked).collect();
-        present.publish(self.engine);
+        self.engine.sites.lock().local_addrs = present.local_addrs();
         match error {
             ReloadError::Bind { field, addr, what, kind, .. } => {
                 ReloadError::Bind { field, addr, what, kind, lost: gone }

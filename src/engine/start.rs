@@ -25,8 +25,8 @@ use crate::transport::tcp::{BACKLOG, LiveTcp};
 
 use super::events::{Changes, Events};
 use super::inlet::Inlet;
+use super::present::Present;
 use super::protection::{Protection, warn_of_exposure};
-use super::reload::Present;
 use super::running::{self, Engine, Sites};
 use super::selfcheck::{self, Readings};
 use super::settings;

@@ -197,6 +197,18 @@ fn a_message_above_the_receivers_limit_comes_back_as_rejected_and_the_next_one_a
 }
 
 #[test]
+fn another_limit_is_for_messages_that_begin_and_one_under_way_arrives() {
+    let mut pair = Pair::new(LIMITS);
+    pair.connect();
+    let mut queue = queue_of(&[3 * MAX_PIECE, 3 * MAX_PIECE]);
+    assert!(pair.write(0, &mut queue) && pair.read(1, 1) == 1, "its first piece has come");
+    pair.cores[1].set_limits(LinkLimits { max_message: 2 * MAX_PIECE, ..LIMITS });
+    pair.settle(&mut queue);
+    assert_eq!(pair.delivered[1], [(Lane::Normal, message(0, 3 * MAX_PIECE), false)]);
+    assert_eq!(pair.rejected[0], [(1, RejectCause::TooLarge)]);
+}
+
+#[test]
 fn withheld_credit_stops_the_sender_and_released_credit_starts_it() {
     let mut pair = Pair::new(LIMITS);
     pair.connect();
@@ -486,6 +498,8 @@ enum Step {
     Read(usize),
     Answer,
     Cut,
+    /// A side has another window from now on, in smallest windows.
+    Resize(usize, usize),
     RestartReceiver,
 }
 
@@ -495,6 +509,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (1usize..4).prop_map(Step::Read),
         3 => Just(Step::Answer),
         1 => Just(Step::Cut),
+        1 => (0usize..2, 1usize..32).prop_map(|(side, windows)| Step::Resize(side, windows)),
     ]
 }
 
@@ -523,6 +538,11 @@ fn run(sizes: &[usize], steps: &[Step]) -> (Pair, usize) {
                 pair.cut();
                 pair.connect();
             }
+            Step::Resize(side, windows) => {
+                let limits = LinkLimits { window_bytes: windows * SMALLEST_WINDOW, ..LIMITS };
+                pair.cores[*side].set_limits(limits);
+                pair.cores[*side].set_inbound_window(limits.window_bytes);
+            }
             Step::RestartReceiver => {
                 restarts += 1;
                 pair.restart(1, LIMITS);
@@ -536,7 +556,7 @@ fn run(sizes: &[usize], steps: &[Step]) -> (Pair, usize) {
 }
 
 proptest! {
-    /// The trivial model: what was queued is delivered, once, in order, whatever is cut.
+    /// The trivial model: what was queued is delivered, once, in order, whatever is cut and whatever windows become.
     #[test]
     fn cuts_lose_nothing_repeat_nothing_and_keep_the_order(
         sizes in prop::collection::vec(prop_oneof![4 => 4usize..200, 1 => 20_000usize..40_000, 1 => 60_000usize..300_000], 1..12),

@@ -351,6 +351,26 @@ mod tests {
     }
 
     #[test]
+    fn options_that_change_are_those_of_connections_that_begin_then() {
+        let live = LiveTcp::new(TcpOptions::default());
+        let listener = std::net::TcpListener::bind::<SocketAddr>("127.0.0.1:0".parse().unwrap()).unwrap();
+        let local_addr = listener.local_addr().unwrap();
+        let listener = mio::net::TcpListener::from_std(listener);
+        let acceptor = TcpAcceptor { listener, local_addr, options: live.clone() };
+        let keepalives = || {
+            let dialled = TcpPending::dial(local_addr, &live.options()).unwrap();
+            let accepted = acceptor.accept_one().unwrap();
+            [dialled, accepted].map(|pending| (SockRef::from(&pending.stream).keepalive().unwrap(), pending))
+        };
+        let before = keepalives();
+        live.set(TcpOptions { keepalive: None, ..TcpOptions::default() });
+        let after = keepalives();
+        for ((before, pending), (after, _)) in before.into_iter().zip(after) {
+            assert!(before && !after && SockRef::from(&pending.stream).keepalive().unwrap());
+        }
+    }
+
+    #[test]
     fn the_default_options_are_those_of_the_documentation() {
         for stream in established(TcpOptions::default()) {
             let socket = SockRef::from(&stream);
