@@ -273,7 +273,8 @@ fn a_configuration_that_changes_is_put_to_use_on_a_signal_and_by_itself() {
     let reloaded = next(&mut south_node, "reloaded");
     assert_eq!(reloaded["fields"], json!(["log.level", "peer"]));
     assert_eq!(reloaded["closed_sessions"][0]["reason"], "Requested");
-    // A line of that level is written now.
+    // Lines of that level are written now: of each attempt after the first.
+    south_node.say(&format!("add {STRANGER} {NOWHERE}"));
     south_node.wait_for_log("[DEBUG] ");
     north_node.wait_for("disconnected peer=");
     north_node.signal("HUP");
