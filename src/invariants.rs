@@ -11,6 +11,7 @@
 //! | `tx-<peer>` | `session::sender::send_loop` | its wake channel; the socket | whoever has something for it; timers; the closer |
 //! | `rx-<peer>` | `session::receiver::recv_loop`, the handler | the socket; the handler; an earlier session that still delivers | bytes; the closer |
 //! | `metrics` x1, with `metrics.listen` alone | accepts and serves scrapers, at most 16, in one poll | the poll; the locks of a look at all links | waker (its end, and nothing else), sockets, the nearest deadline |
+//! | `direct` x1, of a direct sender that was started and not run | takes messages from the caller's channel, offers each to its peer | all its channels at once | a message, a result that is taken, a change; the shutdown signal |
 //! | `shutdown` | a shutdown that a handler began, or that waits for the application's own signal | the signal; the shutdown's waits | the signal, the end of the node; the deadline |
 //!
 //! Resolver threads are started when they are needed, at most `resolve_threads`; a shutdown names those that are held.
@@ -44,7 +45,7 @@
 //! | `resume_window` | 5 min without a session | supervisor | what is kept ends unknown |
 //! | `send_deadline` | 30 s | the caller | the message comes back |
 //! | a question's own | the asker's | whoever waits; else the supervisor | it ends with `TimedOut`, or comes back unsent |
-//! | shutdown | the caller's; 2 s for a node that is dropped | the caller, or `shutdown` | see below |
+//! | shutdown | the caller's; 2 s for a node or a direct sender that is dropped, 10 s for one that is signalled | the caller, or `shutdown` | see below |
 //!
 //! What `supervisor` keeps is as exact as its scan: 100 ms, and up to a second with thousands of sessions.
 //!
@@ -64,7 +65,9 @@
 //!
 //! A thread that holds one takes only those of higher ranks. Nobody else holds two locks of the same rank. Leaves, under
 //! which nothing is locked: the inbox, the gate, the heartbeats' clock, the advertised address, the events' count and
-//! what was told of failing peers, what a reload replaces (times, sizes, options of sockets, our side of handshakes, addresses), how far a shutdown is, the tables of questions and the list of links that have some, the list of taps.
+//! what was told of failing peers, what a reload replaces (times, sizes, options of sockets, our side of handshakes,
+//! addresses), how far a shutdown is, the tables of questions and the list of links that have some, the list of taps, the
+//! messages of a direct sender that are under way.
 //!
 //! No guard but the sealer's is held across a blocking send, a join, socket I/O, the destructor of a session or a slot, or user code;
 //! none but `Inlet::current` and `Engine::present` while waiting for anything but its own condition. *Enforced by* the headers of the files,
@@ -201,8 +204,9 @@
 //! else. *Enforced by* `transport::tls::records`, which knows no socket; two floods through small buffers, with new keys
 //! all the while, in `tests/transport/tls.rs`. *If not:* two sides that flood each other stand still.
 //!
-//! **I-26 The key of the hello is the key that TLS has seen proven.** *Enforced by* `Pending::secure`,
-//! `Handshake::expect`. *If not:* whoever has a key of its own can hand on the handshake of another.
+//! **I-26 The key of the hello is the key that TLS has seen proven,** and where it has seen none the hello is signed.
+//! *Enforced by* `Pending::secure`, `Handshake::expect`, `Work::needs_none`. *If not:* whoever has a key of its own can
+//! hand on the handshake of another, or be anybody.
 //!
 //! **I-27 A broadcast waits for nobody.** The links are a snapshot of the registry; each is offered the message by a push
 //! that does not wait, with no guard held from one to the next, and what it said is told. *Enforced by*
@@ -213,13 +217,20 @@
 //! on, and what does not fit is counted and said. *Enforced by* `session::taps`; `tests/taps.rs` with a tap that nobody
 //! reads. *If not:* a component that only watches stops what it watches.
 //!
-//! **I-29 A configuration is put to use whole or not at all,** and whoever is within it does not notice. All that can fail
-//! comes first; every field is in one class, live or fixed, or does not compile. *Enforced by* `Change::between`,
-//! `engine::sockets`; `tests/reload.rs`. *If not:* a node runs with half of what somebody wanted, and nobody knows which.
+//! **I-29 What is taken from a direct sender's channel has one result, and waits for no peer.** *Enforced by*
+//! `direct::dispatch`, which takes no message without a place for its result, and offers without a wait;
+//! `tests/direct_sender.rs`. *If not:* one peer that is stuck stops all, or a message vanishes.
 //!
-//! **I-30 What a reload lowers takes nothing back.** What waits, is kept, was granted or was accepted stays; only who comes
+//! **I-30 Nothing is acknowledged that nobody could take.** *Enforced by* `Inbox`: without a receiver what comes is
+//! rejected, and the session ended; `tests/direct_sender.rs`. *If not:* a sender takes for delivered what went nowhere.
+//!
+//! **I-31 A configuration is put to use whole or not at all,** and whoever is within it does not notice. All that can fail
+//! comes first; every field is in one class, live or fixed, or does not compile. *Enforced by* `Change::between`,
+//! `engine::sockets`; `tests/reload`. *If not:* a node runs with half of what somebody wanted, and nobody knows which.
+//!
+//! **I-32 What a reload lowers takes nothing back.** What waits, is kept, was granted or was accepted stays; only who comes
 //! waits. *Enforced by* `Outbox::set_limits`, `LinkCore::set_limits`, `Budget::set_limit`; a thousand reloads under traffic
-//! in `tests/reload.rs`. *If not:* an operator's change loses messages.
+//! in `tests/reload`. *If not:* an operator's change loses messages.
 //!
 //! # Non-invariants
 //!

@@ -15,7 +15,9 @@
 //! at such times, and nothing else: names and certificates are encrypted too (of whoever is dialled, to whoever dials it).
 //!
 //! - **Each side has proven the key that its id is made of**, before a byte of the stream; the hello inside must name the
-//!   same key, so that nobody's handshake can be handed on through another connection.
+//!   same key, so that nobody's handshake can be handed on through another connection. Whoever stands in between has to
+//!   show each side a key of its own, and is refused by the first hello that it hands on. The hellos are not signed once
+//!   more: they come through the connection whose keys were signed for.
 //! - **Who dials a known id** gets that peer or nobody, and shows its own key to nobody else.
 //! - **Bytes arrive unaltered, in order, once**, or the session ends. A stream ends by the other side's word; one that was
 //!   cut is told apart (`ConnectionAborted`), also between two messages.

@@ -278,9 +278,12 @@ fn whoever_hands_on_what_two_nodes_say_to_each_other_through_tls_of_his_own_is_n
     reaches(&alice, &bob);
 }
 
+/// What a peer grants to a node.
+const MUTE_WINDOW: u64 = 4 << 20;
+
 /// A peer in a session with a node, through TLS.
 fn established(node: &Node) -> Mute {
-    let mute = Mute::connect(Channel::Tls, node.id(), addr(node), 1 << 20);
+    let mute = Mute::connect(Channel::Tls, node.id(), addr(node), MUTE_WINDOW);
     node.wait_connected(mute.id, PATIENCE).unwrap();
     mute
 }
@@ -348,4 +351,70 @@ fn a_stream_that_is_cut_between_records_or_inside_one_is_lost_and_half_a_record_
     assert_eq!((metrics.sessions_ended_by.lost, metrics.sessions_cut), (cases.len() as u64, 1));
     drop(mute);
     nothing_left(&bob);
+}
+
+#[test]
+fn a_writer_that_waits_for_room_ends_when_the_other_side_says_its_end_an_alert_or_nothing_and_keeps_its_messages() {
+    const LEN: usize = 64 * 1024;
+    /// What the other side does while a writer waits for it.
+    type Ends = fn(Mute) -> Option<Mute>;
+    let cases: [(&str, Ends, &[ErrorKind]); 4] = [
+        (
+            "its end",
+            |mut mute| {
+                mute.finish();
+                Some(mute)
+            },
+            &[ErrorKind::UnexpectedEof],
+        ),
+        (
+            "an alert",
+            |mut mute| {
+                mute.take_alarm();
+                Some(mute)
+            },
+            &[ErrorKind::ConnectionRefused],
+        ),
+        // With input that it has not read, closing is a reset: whoever looks first meets it.
+        (
+            "nothing",
+            |mute| {
+                mute.hang_up(false);
+                None
+            },
+            &[ErrorKind::ConnectionReset, ErrorKind::BrokenPipe],
+        ),
+        (
+            "a reset",
+            |mute| {
+                mute.hang_up(true);
+                None
+            },
+            &[ErrorKind::ConnectionReset, ErrorKind::BrokenPipe],
+        ),
+    ];
+    let _alone = alone();
+    let bob = start(quick());
+    for (what, ends, expected) in cases {
+        let mute = established(&bob);
+        let (id, peer) = (mute.id, bob.peer(mute.id).unwrap());
+        let mut sent = 0;
+        while peer.try_send(vec![7; LEN]).is_ok() {
+            sent += 1;
+        }
+        // It has granted more than is written: it is the sockets that take no more.
+        assert!(peer.stats().kept_bytes < MUTE_WINDOW as usize / 2, "{what}: {:?}", peer.stats());
+        let still_open = ends(mute);
+        let DisconnectReason::Lost(kind) = end(&bob, id) else { panic!("{what}: it is lost") };
+        assert!(expected.contains(&kind), "{what}: {kind:?}");
+        wait_until("its threads are gone", || bob.sessions().is_empty());
+        let stats = peer.stats();
+        assert_eq!((stats.acked, stats.returned, stats.unknown, stats.accepted), (0, 0, 0, sent), "{what}");
+        assert!(
+            stats.kept_bytes + stats.queued_bytes >= usize::try_from(sent).unwrap() * LEN,
+            "{what}: kept for its next session"
+        );
+        drop(still_open);
+    }
+    assert_eq!(bob.metrics().sessions_ended_by.lost, cases.len() as u64);
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, never};
 
 use crate::config::Reload;
 use crate::connections::{Lifecycle, PeerEvent, Started};
@@ -148,9 +148,22 @@ pub enum Event {
     Missed(u64),
 }
 
+/// Who is told.
+#[derive(Debug, Default)]
+pub(crate) enum Listener {
+    /// Whoever takes the events of the engine.
+    #[default]
+    Engine,
+    /// Whoever takes them here.
+    At(Sender<Event>),
+    /// Nobody.
+    Nobody,
+}
+
 /// The telling side.
 pub(super) struct Events {
-    to_application: Sender<Event>,
+    /// Absent: nobody is told, and nobody misses anything.
+    to_application: Option<Sender<Event>>,
     missed: AtomicU64,
     metrics: Arc<Metrics>,
     changes: Arc<Changes>,
@@ -159,9 +172,21 @@ pub(super) struct Events {
 }
 
 impl Events {
-    /// A channel of `capacity` events.
-    pub(super) fn new(capacity: usize, metrics: Arc<Metrics>, changes: Arc<Changes>) -> (Self, Receiver<Event>) {
-        let (to_application, receiver) = bounded(capacity);
+    /// For whoever listens; a channel of the engine's own is one of `capacity` events.
+    pub(super) fn new(
+        listener: Listener,
+        capacity: usize,
+        metrics: Arc<Metrics>,
+        changes: Arc<Changes>,
+    ) -> (Self, Receiver<Event>) {
+        let (to_application, receiver) = match listener {
+            Listener::Engine => {
+                let (sender, receiver) = bounded(capacity);
+                (Some(sender), receiver)
+            }
+            Listener::At(sender) => (Some(sender), never()),
+            Listener::Nobody => (None, never()),
+        };
         let (missed, failing) = (AtomicU64::new(0), Mutex::default());
         (Self { to_application, missed, metrics, changes, failing }, receiver)
     }
@@ -215,13 +240,14 @@ impl Events {
     }
 
     fn put(&self, event: Event) {
+        let Some(to_application) = &self.to_application else { return };
         let missed = self.missed.swap(0, Ordering::Relaxed);
-        if missed > 0 && self.to_application.try_send(Event::Missed(missed)).is_err() {
+        if missed > 0 && to_application.try_send(Event::Missed(missed)).is_err() {
             self.missed.fetch_add(missed + 1, Ordering::Relaxed);
             self.metrics.events_missed.add();
             return;
         }
-        if self.to_application.try_send(event).is_err() {
+        if to_application.try_send(event).is_err() {
             self.missed.fetch_add(1, Ordering::Relaxed);
             self.metrics.events_missed.add();
         }
@@ -265,7 +291,7 @@ mod tests {
     use crate::error::{DialCause, DialStage};
 
     fn events(capacity: usize) -> (Events, Receiver<Event>) {
-        Events::new(capacity, Arc::default(), Arc::default())
+        Events::new(Listener::Engine, capacity, Arc::default(), Arc::default())
     }
 
     fn failed(peer: Option<PeerId>, port: u16, cause: DialCause) -> Lifecycle {

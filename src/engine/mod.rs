@@ -1,4 +1,5 @@
-//! The engine: one identity, its links, and the threads that serve them. What a [`Node`](crate::Node) is made of.
+//! The engine: one identity, its links, and the threads that serve them. What a [`Node`](crate::Node) is
+//! made of, and a [`DirectSender`](crate::direct::DirectSender).
 //!
 //! Owns: everything below it. Threads: the application's call it; it starts the connections manager's, the endpoint's
 //! and the one that waits for the application's signal. Locks: see the files. Blocks on: what each function says.
@@ -23,5 +24,6 @@ pub use events::Event;
 pub use selfcheck::{Finding, SystemLimit};
 pub use shutdown::{PeerReport, ShutdownReport};
 
-pub(crate) use running::Engine;
+pub(crate) use events::Listener;
+pub(crate) use running::{Engine, snapshot};
 pub(crate) use start::{Chosen, start};

@@ -111,7 +111,7 @@ impl Engine {
         let advertised = settings::advertised(config, &present.local_addrs());
         let handshake = (*shared.handshake()).clone().advertise(advertised);
         shared.handshake.set(handshake);
-        let tuning = Tuning::of(config, self.inlet.is_none());
+        let tuning = Tuning::of(config, !shared.settings.holds_inbound);
         if tuning != shared.settings.tuned.all() {
             shared.settings.tuned.set(tuning);
             shared.registry.links().iter().for_each(|link| link.tune());

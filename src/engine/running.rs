@@ -9,11 +9,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 
 use crate::address::Address;
 use crate::config::Config;
-use crate::connections::{Connections, Shared};
+use crate::connections::{Connections, PeersMap, Shared};
 use crate::error::{ConnectError, DisconnectError, RecvError};
 use crate::exposition::{Bound, Exposition};
 use crate::ident::PeerId;
@@ -120,6 +120,22 @@ impl Engine {
         connections.remove(id);
         all_added.remove(&id);
         Ok(())
+    }
+
+    /// Dials an address once; the outcome is told, or the waiter dropped if the engine ends. False: it is ending.
+    pub(crate) fn dial(&self, address: Address, waiter: Sender<Result<PeerId, ConnectError>>) -> bool {
+        let connections = self.connections.lock();
+        connections.as_ref().is_some_and(|connections| {
+            connections.connect(address, waiter);
+            true
+        })
+    }
+
+    /// Keeps the peers of a map connected, as it changes.
+    pub(crate) fn follow(&self, map: PeersMap) {
+        if let Some(connections) = self.connections.lock().as_ref() {
+            connections.follow(map);
+        }
     }
 
     /// A handle on a peer, known or not.
@@ -260,7 +276,7 @@ pub(super) fn serve(bound: Bound, shared: &Arc<Shared>) -> std::io::Result<Expos
 }
 
 /// The counts of a node, with those of its links.
-pub(super) fn snapshot(shared: &Shared) -> MetricsSnapshot {
+pub(crate) fn snapshot(shared: &Shared) -> MetricsSnapshot {
     let mut metrics = shared.metrics.snapshot();
     let (links, forgotten) = shared.registry.links_and_forgotten();
     metrics.traffic = forgotten;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::unbounded;
+use crossbeam_channel::{Sender, unbounded};
 
 use crate::config::{Config, Listening};
 use crate::connections::{Caps, Cell, Connections, ListenerId, Report, Resolver, Secrets, Shared, Times};
@@ -18,12 +18,12 @@ use crate::handshake::{HandshakeConfig, HandshakePolicy, Identity};
 use crate::ident::Incarnation;
 use crate::metrics::Metrics;
 use crate::registry::SharedRegistry;
-use crate::session::{Consumer, KindsBuilder, OnEnd, OutgoingTaps, Undeliverable};
+use crate::session::{Batch, Consumer, KindsBuilder, OnEnd, OutgoingTaps, Undeliverable};
 use crate::sync::Mutex;
 use crate::transport::Transport;
 use crate::transport::tcp::{BACKLOG, LiveTcp};
 
-use super::events::{Changes, Events};
+use super::events::{Changes, Events, Listener};
 use super::inlet::Inlet;
 use super::present::Present;
 use super::protection::{Protection, warn_of_exposure};
@@ -41,7 +41,8 @@ const EVENTS: usize = 1024;
 pub(crate) struct Chosen {
     pub(crate) config: Config,
     pub(crate) kinds: KindsBuilder,
-    pub(crate) policy: Arc<dyn HandshakePolicy>,
+    /// None lets everybody in.
+    pub(crate) policy: Option<Arc<dyn HandshakePolicy>>,
     pub(crate) payload: Vec<u8>,
     /// Instead of the one in the data folder or a fresh one.
     pub(crate) identity: Option<Identity>,
@@ -50,6 +51,9 @@ pub(crate) struct Chosen {
     pub(crate) resolver: Arc<dyn Resolver>,
     /// Where messages are announced that are sent.
     pub(crate) taps: OutgoingTaps,
+    /// Where batches go if there is no handler, instead of the engine's own inlet.
+    pub(crate) inbox: Option<Sender<Batch>>,
+    pub(crate) events: Listener,
 }
 
 /// Starts an engine. The peers of the configuration are the caller's to add.
@@ -57,7 +61,7 @@ pub(crate) struct Chosen {
 /// # Errors
 /// [`StartError`] says what is wrong and where; nothing is left running.
 pub(crate) fn start(chosen: Chosen) -> Result<Engine, StartError> {
-    let Chosen { config, kinds, policy, payload, identity, transport, resolver, taps } = chosen;
+    let Chosen { config, kinds, policy, payload, identity, transport, resolver, taps, inbox, events } = chosen;
     config.validate()?;
     let (kinds, handler) = kinds.build().map_err(|(kind, what)| StartError::Kind { kind, what })?;
     let identity = match (identity, &config.security.key, &config.data_dir) {
@@ -92,15 +96,19 @@ pub(crate) fn start(chosen: Chosen) -> Result<Engine, StartError> {
         log::warn!(target: "threadwire::node", "{}: {finding}", me.short());
     }
     let advertised = settings::advertised(&config, &local_addrs);
-    let handshake = HandshakeConfig::new(identity, incarnation(), config.network.clone(), PROTOCOL)?
+    let mut handshake = HandshakeConfig::new(identity, incarnation(), config.network.clone(), PROTOCOL)?
         .advertise(advertised)
-        .payload(payload)?
-        .policy(policy);
+        .payload(payload)?;
+    if let Some(policy) = policy {
+        handshake = handshake.policy(policy);
+    }
 
     let limits = settings::registry(&config);
-    let (consumer, inlet) = match handler {
-        Some(handler) => (Consumer::Handler(handler), None),
-        None => {
+    let handles = handler.is_some();
+    let (consumer, inlet) = match (handler, inbox) {
+        (Some(handler), _) => (Consumer::Handler(handler), None),
+        (None, Some(inbox)) => (Consumer::Channel(inbox), None),
+        (None, None) => {
             // At most one batch of each link is in it.
             let (sender, receiver) = unbounded();
             (Consumer::Channel(sender), Some(Inlet::new(receiver)))
@@ -118,7 +126,7 @@ pub(crate) fn start(chosen: Chosen) -> Result<Engine, StartError> {
         metrics: Arc::new(Metrics::default()),
         handshake: Cell::new(handshake),
         me,
-        settings: Arc::new(settings::session(&config, kinds, inlet.is_none(), undeliverable, taps)),
+        settings: Arc::new(settings::session(&config, kinds, handles, undeliverable, taps)),
         outbound: AtomicUsize::new(config.outbound),
         resolve_threads: AtomicUsize::new(config.resolve_threads),
         consumer,
@@ -129,7 +137,7 @@ pub(crate) fn start(chosen: Chosen) -> Result<Engine, StartError> {
         start: Instant::now(),
     });
     let changes = Arc::new(Changes::default());
-    let (events, to_application) = Events::new(EVENTS, shared.metrics.clone(), changes.clone());
+    let (events, to_application) = Events::new(events, EVENTS, shared.metrics.clone(), changes.clone());
     let on_event = move |lifecycle| events.tell(lifecycle);
     let caps = Caps::of(&config);
     let connections = Connections::start(&shared, transport, resolver, listeners, caps, to_supervisor, on_event)?;

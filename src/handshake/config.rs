@@ -26,7 +26,8 @@ pub struct HandshakeConfig {
     pub(super) protocol: String,
     pub(super) advertised: Option<SocketAddr>,
     pub(super) payload: Vec<u8>,
-    pub(super) policy: Arc<dyn HandshakePolicy>,
+    /// None lets everybody in, and takes no time.
+    pub(super) policy: Option<Arc<dyn HandshakePolicy>>,
 }
 
 impl HandshakeConfig {
@@ -44,8 +45,7 @@ impl HandshakeConfig {
         let (network, protocol) = (network.into(), protocol.into());
         within("network", network.len(), MAX_NAME)?;
         within("protocol", protocol.len(), MAX_NAME)?;
-        let policy = Arc::new(AcceptAll);
-        Ok(Self { identity, incarnation, network, protocol, advertised: None, payload: Vec::new(), policy })
+        Ok(Self { identity, incarnation, network, protocol, advertised: None, payload: Vec::new(), policy: None })
     }
 
     /// Says where we want to be dialled.
@@ -68,7 +68,7 @@ impl HandshakeConfig {
     /// Judges the other sides.
     #[must_use]
     pub fn policy(mut self, policy: Arc<dyn HandshakePolicy>) -> Self {
-        self.policy = policy;
+        self.policy = Some(policy);
         self
     }
 }

@@ -77,6 +77,8 @@ pub struct Handshake {
     config: Arc<HandshakeConfig>,
     kind: SessionKind,
     expected: Option<PeerId>,
+    /// The transport has proven both sides to each other.
+    bound: bool,
     nonce: [u8; 32],
     output: Vec<u8>,
     state: State,
@@ -123,13 +125,16 @@ impl Handshake {
 
     fn new(config: Arc<HandshakeConfig>, kind: SessionKind, expected: Option<PeerId>, nonce: [u8; 32]) -> Self {
         let ours = hello::make(&config, nonce);
-        Self { config, kind, expected, nonce, output: Vec::new(), state: State::AwaitHello { ours } }
+        let state = State::AwaitHello { ours };
+        Self { config, kind, expected, bound: false, nonce, output: Vec::new(), state }
     }
 
-    /// Who must be there, as the transport has proven it: the key of the hello must be that peer's. Say it before the
-    /// first step.
+    /// Who must be there, as the transport has proven it, which has proven to the other side who we are: the key of the
+    /// hello must be that peer's, and a confirm needs no signature. One that has a signature must be signed rightly. Say
+    /// it before the first step.
     pub fn expect(&mut self, peer: PeerId) {
         self.expected = Some(peer);
+        self.bound = true;
     }
 
     /// Bytes to write, in order; the caller removes what it has written. Look after each call of anything else here.
@@ -215,7 +220,7 @@ impl Handshake {
                     let task = Task::Check { claim: Arc::clone(&talk.claim), signature: confirm.signature };
                     let work = self.work(&talk, task);
                     self.state = State::Checking(talk);
-                    Some(work)
+                    self.give_out(work)
                 }
                 Err(error) => {
                     self.end(Refusal::new(CloseReason::ProtocolError, error.to_string()));
@@ -239,12 +244,21 @@ impl Handshake {
         }
         let work = self.work(&talk, Task::Sign);
         self.state = State::Signing(talk);
-        Some(work)
+        self.give_out(work)
+    }
+
+    /// Work that takes time is another thread's; the rest is done before anybody would have woken.
+    fn give_out(&mut self, work: Work) -> Option<Work> {
+        if !work.is_light() {
+            return Some(work);
+        }
+        self.work_done(work.run());
+        None
     }
 
     fn work(&self, talk: &Talk, task: Task) -> Work {
         let (config, hellos) = (Arc::clone(&self.config), Arc::clone(&talk.hellos));
-        Work { config, kind: self.kind, nonce: self.nonce, hellos, task }
+        Work { config, kind: self.kind, nonce: self.nonce, hellos, bound: self.bound, task }
     }
 
     fn proven(&self, talk: Talk) -> Proven {
@@ -261,9 +275,9 @@ impl Handshake {
         }
     }
 
-    fn put_confirm(&mut self, signature: [u8; 64]) {
-        #[expect(clippy::expect_used, reason = "64 bytes and their length, where 64 KiB may be")]
-        let body = wire::encode(&Confirm { signature: signature.to_vec() }).expect("a confirm of 72 bytes");
+    fn put_confirm(&mut self, signature: Vec<u8>) {
+        #[expect(clippy::expect_used, reason = "at most 64 bytes and their length, where 64 KiB may be")]
+        let body = wire::encode(&Confirm { signature }).expect("a confirm of 72 bytes");
         put_frame(&mut self.output, FrameType::Confirm, &body);
     }
 }

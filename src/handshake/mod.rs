@@ -3,7 +3,8 @@
 //! Owns: one machine per connection that has no session yet.
 //! Threads: `acceptor` drives the machines, `work-n` run their [`Work`]. Locks: none.
 //! Blocks on: nothing.
-//! Upholds: nobody is a peer who has not signed, with the key the name is made of, over both sides' fresh hellos.
+//! Upholds: nobody is a peer who has not signed, with the key the name is made of, over both sides' fresh hellos or over
+//! the transport's own handshake, through whose connection the hellos came.
 //!
 //! ```text
 //!  dialler                                   acceptor
@@ -22,6 +23,13 @@
 //! downgrade). Over plain TCP it proves who took part, not who sends the bytes after it: that takes TLS, whose proven
 //! peer is given to the machine as the expected one so that a handshake cannot be relayed through somebody else's
 //! connection.
+//!
+//! Over TLS a CONFIRM is without a signature. Both sides have signed TLS's own transcript with the keys of their names,
+//! fresh keys of the connection are in it, and every byte of the hellos comes through that connection, unaltered, from
+//! whoever has signed. A hello must name the key that was proven, so whoever stands between two TLS connections, each
+//! with a key of his own, is `WRONG_PEER` at the first hello he hands on. Each side decides by what its own transport
+//! has proven to it, and by nothing that is said, whether it needs a signature; one that comes nevertheless must be right.
+//! It would prove nothing more, and costs as much arithmetic as TLS's own proofs.
 //!
 //! The dialler is done one flight before the acceptor, so the acceptor's refusal may reach it as the first frame of the
 //! session: a dial has succeeded when the other side's ATTACH is there.

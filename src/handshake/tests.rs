@@ -12,6 +12,7 @@ use crate::ident::{Incarnation, PeerId, SessionKind};
 use crate::wire::{self, Decoder, FrameHeader, FrameType, Goodbye, HEADER, Hello, LANES, MAX_BODY, MAX_HANDSHAKE_BODY};
 
 mod attacks;
+mod bound;
 
 const DIALLER_NONCE: [u8; 32] = [1; 32];
 const ACCEPTOR_NONCE: [u8; 32] = [2; 32];

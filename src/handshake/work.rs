@@ -23,6 +23,8 @@ pub struct Work {
     /// Our nonce: names the handshake.
     pub(super) nonce: [u8; 32],
     pub(super) hellos: Arc<Hellos>,
+    /// The transport has proven both sides to each other.
+    pub(super) bound: bool,
     pub(super) task: Task,
 }
 
@@ -41,9 +43,9 @@ pub struct WorkDone {
 }
 
 pub(super) enum Done {
-    Signed([u8; 64]),
+    Signed(Vec<u8>),
     /// With the dialler's signature.
-    Checked(Result<Option<[u8; 64]>, Refusal>),
+    Checked(Result<Option<Vec<u8>>, Refusal>),
 }
 
 impl Work {
@@ -59,16 +61,32 @@ impl Work {
         WorkDone { nonce: self.nonce, result }
     }
 
-    fn sign(&self) -> [u8; 64] {
-        self.config.identity.sign(&self.hellos.transcript(self.kind))
+    /// Whether it takes no time: there is nothing to sign or to verify, and nobody to ask.
+    pub(super) fn is_light(&self) -> bool {
+        match &self.task {
+            Task::Sign => self.bound,
+            Task::Check { signature, .. } => self.needs_none(signature) && self.config.policy.is_none(),
+        }
     }
 
-    fn check(&self, claim: &Claim, signature: &[u8]) -> Result<Option<[u8; 64]>, Refusal> {
+    /// Whether the key of the hello is proven without a signature: by the transport, which has proven that very key.
+    fn needs_none(&self, signature: &[u8]) -> bool {
+        self.bound && signature.is_empty()
+    }
+
+    fn sign(&self) -> Vec<u8> {
+        match self.bound {
+            true => Vec::new(),
+            false => self.config.identity.sign(&self.hellos.transcript(self.kind)).to_vec(),
+        }
+    }
+
+    fn check(&self, claim: &Claim, signature: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
         let signer = match self.kind {
             SessionKind::Outbound => SessionKind::Inbound,
             SessionKind::Inbound => SessionKind::Outbound,
         };
-        if !verify(&claim.key, &self.hellos.transcript(signer), signature) {
+        if !self.needs_none(signature) && !verify(&claim.key, &self.hellos.transcript(signer), signature) {
             return Err(Refusal::new(CloseReason::BadSignature, "the confirm does not prove the key of the hello"));
         }
         if claim.key == self.config.identity.public_key() {
@@ -80,6 +98,7 @@ impl Work {
     }
 
     fn ask_policy(&self, claim: &Claim) -> Result<(), String> {
+        let Some(policy) = &self.config.policy else { return Ok(()) };
         let offer = Offer {
             kind: self.kind,
             peer: claim.peer,
@@ -88,7 +107,7 @@ impl Work {
             payload: &claim.payload,
         };
         // Nothing of ours is changed by the policy, so nothing of ours can be left half changed.
-        let answer = catch_unwind(AssertUnwindSafe(|| self.config.policy.check(&offer)));
+        let answer = catch_unwind(AssertUnwindSafe(|| policy.check(&offer)));
         answer.unwrap_or_else(|_| Err("the handshake policy panicked".to_owned()))
     }
 }

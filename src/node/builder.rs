@@ -13,9 +13,9 @@ use serde::de::DeserializeOwned;
 use crate::config::Config;
 use crate::connections::{Resolver, SystemResolver};
 use crate::direct::PeersMap;
-use crate::engine::{self, Chosen};
+use crate::engine::{self, Chosen, Listener};
 use crate::error::{ConfigError, StartError};
-use crate::handshake::{AcceptAll, HandshakePolicy, Identity};
+use crate::handshake::{HandshakePolicy, Identity};
 use crate::node::Node;
 use crate::session::{Kind, KindsBuilder, Message, OutgoingTaps, PeerHandle};
 use crate::transport::Transport;
@@ -33,7 +33,7 @@ impl Node {
 pub struct NodeBuilder {
     config: Config,
     kinds: KindsBuilder,
-    policy: Arc<dyn HandshakePolicy>,
+    policy: Option<Arc<dyn HandshakePolicy>>,
     payload: Vec<u8>,
     identity: Option<Identity>,
     transport: Option<Arc<dyn Transport>>,
@@ -47,7 +47,7 @@ impl NodeBuilder {
         Self {
             config: Config::default(),
             kinds: KindsBuilder::default(),
-            policy: Arc::new(AcceptAll),
+            policy: None,
             payload: Vec::new(),
             identity: None,
             transport: None,
@@ -108,7 +108,7 @@ impl NodeBuilder {
     /// Judges proven peers by who they are, who dialled, and the bytes they added to their hello. Runs on a worker
     /// thread.
     pub fn handshake_policy(mut self, policy: impl HandshakePolicy + 'static) -> Self {
-        self.policy = Arc::new(policy);
+        self.policy = Some(Arc::new(policy));
         self
     }
 
@@ -194,7 +194,18 @@ impl NodeBuilder {
         let Self { config, kinds, policy, payload, identity, transport, resolver, shutdown_signal, peers_map } = self;
         let peers = config.peers.clone();
         let taps = OutgoingTaps::new();
-        let chosen = Chosen { config, kinds, policy, payload, identity, transport, resolver, taps };
+        let chosen = Chosen {
+            config,
+            kinds,
+            policy,
+            payload,
+            identity,
+            transport,
+            resolver,
+            taps,
+            inbox: None,
+            events: Listener::Engine,
+        };
         let node = Node { engine: engine::start(chosen)? };
         if let Some((signal, time)) = shutdown_signal {
             node.engine.shut_down_on(signal, time)?;

@@ -83,9 +83,7 @@ impl Node {
 
     /// Keeps the peers of a map connected.
     pub(super) fn follow(&self, map: Watcher<PeersMap>) {
-        if let Some(connections) = self.engine.connections.lock().as_ref() {
-            connections.follow(direct::addresses(map));
-        }
+        self.engine.follow(direct::addresses(map));
     }
 
     /// Dials an address once and waits for whoever proves itself there: one session, which is not dialled again when it

@@ -132,6 +132,9 @@ impl PeerLink {
             droppable: policy.may_drop(),
             key: if let OverflowPolicy::Conflate(key) = policy { Some(key) } else { None },
             since: now,
+            age_ms: options.created_at.map_or(0, |created| {
+                u32::try_from(now.saturating_duration_since(created).as_millis()).unwrap_or(u32::MAX)
+            }),
         };
         debug_assert!(heading.correlation.is_some() == (heading.flags & flags::CORRELATED != 0));
         let lane = self.priority_of(options).lane();

@@ -60,7 +60,7 @@ use crate::wire::Decoder;
 pub use asking::{Answers, Pending};
 pub(crate) use handling::in_handler;
 pub use inbox::Batch;
-pub(crate) use inbox::{Consumer, Peer};
+pub(crate) use inbox::{AllHandler, Consumer, Peer};
 pub use kinds::Kind;
 pub(crate) use kinds::Kinds;
 pub use message::Message;

@@ -103,7 +103,9 @@ pub trait PendingConnection: Send {
         drop(done);
     }
 
-    /// What the other side has proven to the transport itself, once it is open; nothing over plain TCP.
+    /// What the other side has proven to the transport itself, once it is open; nothing over plain TCP. A transport says
+    /// so at both ends or at neither: where it does, the handshake asks for no proof of its own, and believes that every
+    /// byte comes from whoever has proven it.
     fn proof(&self) -> Option<Arc<Proof>> {
         None
     }

@@ -22,7 +22,8 @@ pub struct Proof {
 }
 
 impl Proof {
-    /// Of a transport of your own, which has made sure of it.
+    /// Of a transport of your own, which has made sure of it: on this very connection, afresh, and for every byte that it
+    /// gives out. Nobody asks for more.
     pub fn new(peer: PeerId, kind: SessionKind) -> Self {
         Self {
             peer,

@@ -48,10 +48,10 @@ pub struct Hello {
     pub payload: Vec<u8>,
 }
 
-/// Proof of the key: a signature over both hellos and the signer's side.
+/// Proof of the key: a signature over both hellos and the signer's side, or word that the transport has proven it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confirm {
-    /// 64 bytes of ed25519.
+    /// 64 bytes of ed25519; none over a transport that has proven the key of the hello.
     #[serde(with = "serde_bytes")]
     pub signature: Vec<u8>,
 }

@@ -19,7 +19,7 @@
 //!  2 ACK      bincode Ack                                           control
 //!  3 ATTACH   bincode Attach                                        control, once per session and side
 //!  4 HELLO    bincode Hello, later fields may follow                handshake
-//!  5 CONFIRM  bincode Confirm                                       handshake
+//!  5 CONFIRM  bincode Confirm (over TLS without a signature)        handshake
 //!  6 GOODBYE  bincode Goodbye                                       handshake (a refusal) or control, last frame
 //!  7 BEAT     busy u8 [clock u64, heard u64, delay u64]             control
 //!  8 SKIP     count u64: so many numbers will never be sent         numbered (it stands for all of them)

@@ -71,6 +71,9 @@ impl Mute {
     fn shake_hands(identity: &Arc<Identity>, wire: Wire, kind: SessionKind, with: PeerId, window: u64) -> Option<Self> {
         let id = identity.peer_id();
         let mut machine = machine(identity, kind, with);
+        if wire.is_secure() {
+            machine.expect(with);
+        }
         let mut mute = Self { id, wire, decoder: Decoder::new(MAX_HANDSHAKE_BODY) };
         loop {
             let step = machine.step(&mut mute.decoder);
@@ -105,6 +108,16 @@ impl Mute {
     /// Says something beneath its channel: through TLS, what is no record of it.
     pub fn say_beneath(&self, bytes: &[u8]) -> bool {
         self.wire.beneath().write_all(bytes).is_ok()
+    }
+
+    /// Has its TLS raise an alarm, and say so.
+    pub fn take_alarm(&mut self) {
+        self.wire.take_alarm();
+    }
+
+    /// Ends its stream in due form, and listens on or not.
+    pub fn finish(&mut self) {
+        self.wire.finish();
     }
 
     /// Ends its stream in due form, and listens to the end of the node's.

@@ -55,6 +55,9 @@ impl Stranger {
     /// Shakes hands as it should, until both sides are proven. `kind` says who dialled.
     pub fn prove(&mut self, identity: &Arc<Identity>, kind: SessionKind, with: PeerId) {
         let mut machine = machine(identity, kind, with);
+        if self.0.is_secure() {
+            machine.expect(with);
+        }
         let mut decoder = Decoder::new(MAX_HANDSHAKE_BODY);
         loop {
             let step = machine.step(&mut decoder);

@@ -346,7 +346,7 @@ impl Ticket {
             asker,
             label: Label { kind: entry.heading.kind, lane },
             bytes: entry.payload.len(),
-            accepted: entry.since,
+            created: entry.created(),
             taken: None,
             written: None,
             best_effort: entry.best_effort,
@@ -354,7 +354,7 @@ impl Ticket {
     }
 
     fn timing(&self, now: Instant) -> Timing {
-        let after = |when: Option<Instant>| when.unwrap_or(now).saturating_duration_since(self.accepted);
+        let after = |when: Option<Instant>| when.unwrap_or(now).saturating_duration_since(self.created);
         Timing {
             bytes: self.bytes,
             queued_for: after(self.taken),

@@ -15,7 +15,7 @@ use crate::error::{CloseReason, DisconnectReason, RejectCause};
 use crate::link::{Claim, Piece, Reassembly};
 use crate::memory::Charge;
 use crate::session::handling;
-use crate::session::inbox::{Handler, Sink};
+use crate::session::inbox::{Handler, Put, Sink};
 use crate::session::message::{Body, Extra, Message, Part, PartContent};
 use crate::session::responder::{Held, Responder};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -75,8 +75,10 @@ impl Receiver<'_> {
                     arrived: Instant::now(),
                     content: PartContent::Frames { flags: run.flags, bytes: bytes.to_vec() },
                 };
-                if !inbox.put(self.link, part) {
-                    self.link.traffic.unread.more(run.frames.into());
+                match inbox.put(self.link, part) {
+                    Put::Taken => {}
+                    Put::Unread => self.link.traffic.unread.more(run.frames.into()),
+                    Put::Gone => self.nobody_there(),
                 }
                 self.delivered();
                 Ok(())
@@ -261,8 +263,10 @@ impl Receiver<'_> {
             Sink::Inbox(inbox) => {
                 let content = PartContent::Whole { kind, expires, question, payload, _charge: charge };
                 let (first, messages, arrived) = (number, 1, Instant::now());
-                inbox
-                    .put(self.link, Part { generation, lane, first, repeat_below, messages, credit, arrived, content });
+                let part = Part { generation, lane, first, repeat_below, messages, credit, arrived, content };
+                if inbox.put(self.link, part) == Put::Gone {
+                    self.nobody_there();
+                }
                 self.delivered();
                 return Ok(());
             }
@@ -302,6 +306,15 @@ impl Receiver<'_> {
             Ok(_) => Ok(()),
             Err(_) => Err(End::Cause(DisconnectReason::Local(CloseReason::HandlerPanicked))),
         }
+    }
+
+    /// Nobody takes messages any more: the other side hears it, after the rejections.
+    fn nobody_there(&self) {
+        log::debug!(
+            target: "threadwire::session",
+            "{} {}: nobody takes the messages any more", self.link.id.short(), self.session.conn
+        );
+        self.session.say_goodbye(self.link, CloseReason::ConsumerGone);
     }
 
     /// Whoever asked the question, if it is one, is told why it was not handed over. Returns what is left of its credit.

@@ -14,7 +14,8 @@
 //! | `setup` | rustls configurations made of both |
 //! | `verify` | the judge of what the other side shows |
 //! | `words` | what went wrong, as both sides say it |
-//! | `pending` | the handshake, driven without waiting |
+//! | `machine` | the handshake, one step at a time |
+//! | `pending` | the connection that shakes hands, driven without waiting |
 //! | `records` | seal and open, each direction by its own keys |
 //! | `cipher` | what is sealed and not written, read and not opened |
 //! | `halves` | the blocking halves |
@@ -22,6 +23,7 @@
 mod cipher;
 mod credential;
 mod halves;
+mod machine;
 mod pending;
 mod provider;
 mod records;
