@@ -11,11 +11,14 @@
 //!
 //! **Connect.** [`Node::add_peer`] keeps a peer connected, [`Node::remove_peer`] ends that; [`Node::connect`] dials an
 //! [`Address`] once; [`Node::disconnect`] ends one session. [`Node::wait_connected`] waits. A [`PeerId`] names a peer
-//! wherever it is; [`Node::peer`] and [`Node::peer_named`] give its [`PeerHandle`].
+//! wherever it is; [`Node::peer`] and [`Node::peer_named`] give its [`PeerHandle`]. [`NodeBuilder::peers_map`] keeps the
+//! peers of a map connected that changes while the node runs ([`Watch`]).
 //!
 //! **Send.** [`PeerHandle::send`] waits for room, [`PeerHandle::try_send`] does not, [`PeerHandle::send_timeout`] as
 //! long as you say; [`PeerHandle::send_kind`] adds a number for the receiver, [`PeerHandle::send_msg`] encodes a type.
-//! [`Node::send`] looks the peer up first. A [`SendError`] gives the message back.
+//! [`Node::send`] looks the peer up first, [`Node::send_to`] and its kin take a [`Destination`]: an id, a name, or an
+//! address; [`Node::peer_at`] gives an [`AddrHandle`] on whoever proves itself there. A [`SendError`] gives the message
+//! back.
 //!
 //! **Send to many.** [`Node::broadcast`] offers a message to every connected peer of a set ([`To`]) and says what each
 //! answered ([`Broadcast`]); [`Node::anycast`] gives it to any one of them. Neither waits for anybody.
@@ -114,7 +117,11 @@
 //! | tracing "with contextual information such as peer ID, message IDs" | log targets and levels: [`invariants`] | the `log` crate; a meaning for each level |
 //! | `shutdown_rx` of every part | [`direct::DirectInputs::shutdown`], [`NodeBuilder::shutdown_signal`], [`Node::shutdown`] | one shutdown, by a deadline, with a report |
 //! | `ConfigManager`, `network_config_rx`: the live configuration | [`Node::reload`], [`Node::config`] | validated whole, refused whole; says what changed and who had to go |
-//! | `PeerEvent::SenderStopped` | [`Event::Disconnected`] | with the connection and the reason |
+//! | `PeerEvent::{AddrsResolved, SenderStopped}`, by id and address | [`PeerEvent`], as [`Event::Peer`] | with the sender's generation and the reason: a late event removes no newer sender |
+//! | `peers_rx: watch<HashMap<PeerId, Vec<PeerData>>>` | [`NodeBuilder::peers_map`], [`direct::PeersMap`], [`PeerData`], [`Watch`] | one session for each peer, not one for each address |
+//! | `RESOLVE_RETRY_TIMEOUT`, the poll for addresses | [`direct::RESOLVE_RETRY_TIMEOUT`] | a fallback for names that are not found; changes come by word |
+//! | `peer_info` | [`direct::peer_info`] | |
+//! | `DirectReceiver<PeerId>::{Peer, Addr}` | [`direct::DirectReceiver`], by its other name [`Destination`]; [`Node::send_to`], [`Node::peer_at`] | not generic over the id; `Name` beside the two; to an address: to the one identity that proves itself there |
 //! | `PeerId` generic | [`PeerId`]: the digest of a key | identity is proven, not claimed |
 //! | Witnet's beacons | [`handshake::HandshakePolicy`] | bytes of the application's own, judged by it |
 //! | protocol id per role (`ACKI_NACKI_DIRECT_PROTOCOL`) | [`error::CloseReason::WrongProtocol`] | in the hello: `threadwire-direct/1` |
@@ -122,8 +129,7 @@
 //! | unbounded channels for messages and events | bounded queues and credit; [`Event::Missed`] | what is refused comes back, what is missed is counted |
 //!
 //! Named there and not built yet: `GetPeers`, `AnnounceItems`, `RequestBlock`, `SendInventoryItem`; delivery
-//! phases; a live map of peers; `DirectReceiver`,
-//! `PeerEvent::AddrsResolved`; `TransportLayerTransport`, `TransportLayerSocket` and the rest of the gossip transport.
+//! phases; `TransportLayerTransport`, `TransportLayerSocket` and the rest of the gossip transport.
 //!
 //! What must hold inside, and who sees to it, is in [`invariants`]; what is promised against whom, in [`threats`].
 
@@ -173,7 +179,7 @@ pub use engine::{Event, Finding, PeerReport, ShutdownReport, SystemLimit};
 pub use direct::{Destination, PeerData, PeerEvent};
 pub use error::SendError;
 pub use ident::PeerId;
-pub use node::{Broadcast, Node, NodeBuilder, PeerInfo, To};
+pub use node::{AddrHandle, Broadcast, Node, NodeBuilder, PeerInfo, To};
 pub use outcome::{Outcome, ReturnReason, Stage, Timing};
 pub use registry::SessionInfo;
 pub use session::{

@@ -389,6 +389,15 @@ impl SharedRegistry {
         self.0.write().sessions.remove(&conn)
     }
 
+    /// Who is connected by a dial of this address.
+    pub(crate) fn dialled(&self, addr: SocketAddr) -> Option<PeerId> {
+        let registry = self.0.read();
+        let leads_there = |info: &&SessionInfo| {
+            info.kind == SessionKind::Outbound && info.status == SessionStatus::Established && info.remote_addr == addr
+        };
+        registry.connections.values().rev().find(leads_there).and_then(|info| info.peer)
+    }
+
     /// Every connection that holds a slot, in the order they were accepted or dialled.
     pub(crate) fn sessions_info(&self) -> Vec<SessionInfo> {
         self.0.read().connections.values().copied().collect()

@@ -22,6 +22,7 @@ mod listening;
 mod lookups;
 mod outbound;
 mod pending;
+mod places;
 mod questions;
 mod resolver;
 mod round;
@@ -40,6 +41,7 @@ use crate::address::Address;
 use crate::config::Closed;
 use crate::error::ConnectError;
 use crate::ident::PeerId;
+use crate::session::PeerLink;
 use crate::threads::{self, Thread};
 use crate::transport::{Listener, Transport};
 
@@ -132,6 +134,11 @@ impl Connections {
         let (answer, answered) = bounded(1);
         let _ = self.reports.send(Report::Part(peers, answer));
         answered
+    }
+
+    /// Dials the address that a link stands for, until somebody proves itself there.
+    pub(crate) fn find(&self, link: Arc<PeerLink>) {
+        let _ = self.reports.send(Report::Find(link));
     }
 
     /// Keeps the peers of a map connected, as it changes, instead of those of an earlier one.

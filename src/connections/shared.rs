@@ -136,10 +136,16 @@ impl Shared {
     /// # Errors
     /// As many unknown peers wait as may, there are as many links as there may be, or the node is shutting down.
     pub(crate) fn link_or_unknown(&self, id: PeerId) -> Result<Arc<PeerLink>, SessionsError> {
+        self.unknown(id, |_| ())
+    }
+
+    /// The same, with something done to a link that is made.
+    fn unknown(&self, id: PeerId, made: impl FnOnce(&PeerLink)) -> Result<Arc<PeerLink>, SessionsError> {
         let version = self.settings.tuned.version();
         let link = self.registry.link_or_unknown(id, || {
             let peer = self.new_peer(id);
             peer.link.outbox.await_peer(self.settings.tuned.all().unknown_bytes);
+            made(&peer.link);
             peer
         });
         if link.as_ref().err() == Some(&SessionsError::TooManyUnknown) {
@@ -147,6 +153,17 @@ impl Shared {
         }
         link.iter().for_each(|link| self.retune(link, version));
         link
+    }
+
+    /// The link that stands for an address, where messages wait for whoever proves itself there.
+    ///
+    /// # Errors
+    /// As those of [`Shared::link_or_unknown`]; [`SessionsError::TooManyLinks`] also where nothing may wait.
+    pub(crate) fn link_at(&self, addr: SocketAddr) -> Result<Arc<PeerLink>, SessionsError> {
+        if !self.takes_unknown() {
+            return Err(SessionsError::TooManyLinks);
+        }
+        self.unknown(PeerId::of_address(addr), |link| link.stand_in_for(addr))
     }
 
     /// Whether messages may wait for peers that are not known.
@@ -254,6 +271,8 @@ pub(crate) enum Report {
     Remove(PeerId),
     /// The same for several; the answer is which sessions end by it.
     Part(Vec<PeerId>, Sender<Vec<Closed>>),
+    /// Somebody is wanted at the address that this link stands for.
+    Find(Arc<PeerLink>),
     /// Peers are where this map says, from now on.
     Follow(PeersMap),
     /// Somebody wants one connection, and waits for its outcome.
@@ -321,8 +340,12 @@ pub(crate) enum Lifecycle {
     },
     DialFailed {
         peer: Option<PeerId>,
+        /// The address at which anybody is wanted, if it was dialled for that.
+        place: Option<SocketAddr>,
         error: DialError,
     },
+    /// Somebody has proven itself at an address where anybody was wanted.
+    Found(SocketAddr),
     /// Two processes have the key of this peer, or of this node; the one at the address was refused, or refused us.
     IdentityClash {
         peer: PeerId,

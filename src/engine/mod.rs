@@ -20,6 +20,7 @@ mod shutdown;
 mod sockets;
 mod start;
 
+pub(crate) use events::Changes;
 pub use events::Event;
 pub use selfcheck::{Finding, SystemLimit};
 pub use shutdown::{PeerReport, ShutdownReport};

@@ -49,7 +49,7 @@ pub(crate) struct Engine {
     pub(super) inlet: Option<Arc<Inlet>>,
     pub(crate) events: Receiver<Event>,
     pub(crate) undelivered: Receiver<Undelivered>,
-    pub(super) changes: Arc<Changes>,
+    pub(crate) changes: Arc<Changes>,
     pub(super) ending: Arc<Ending>,
     pub(crate) findings: Vec<Finding>,
     pub(crate) protection: Protection,

@@ -6,6 +6,7 @@
 
 mod broadcast;
 mod builder;
+mod destination;
 mod dial;
 mod peers;
 mod reload;
@@ -27,6 +28,7 @@ use crate::wire::Lane;
 
 pub use broadcast::{Broadcast, To};
 pub use builder::NodeBuilder;
+pub use destination::AddrHandle;
 pub use peers::PeerInfo;
 
 /// A node.

@@ -14,6 +14,7 @@
 
 mod asking;
 mod beat;
+mod binding;
 mod broadcast;
 mod fate;
 mod gate;
@@ -35,6 +36,7 @@ mod routes;
 mod sender;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;
+mod stand_in;
 mod state;
 mod taps;
 mod traffic;

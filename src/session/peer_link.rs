@@ -7,7 +7,7 @@
 //! Upholds: what is appended is written by somebody; what is owed is acknowledged within the ack delay.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crate::config::LINK_FLOOR;
@@ -20,6 +20,7 @@ use crate::session::kinds::{KindCounters, Kinds};
 use crate::session::outbox::{Item, Kick, Outbox, Wait};
 use crate::session::redial::RedialNote;
 use crate::session::requests::{self, Askers, Creditor, Requests};
+use crate::session::stand_in::StandIn;
 use crate::session::taps::OutgoingTaps;
 use crate::session::traffic::LinkTraffic;
 use crate::session::tuning::Tuned;
@@ -81,6 +82,8 @@ pub(crate) struct PeerLink {
     pub(super) taps: OutgoingTaps,
     /// Messages shorter than this need nothing beyond appending; none if kinds are to be looked up.
     fast_below: AtomicUsize,
+    /// Set if this is no peer's: it stands for an address.
+    pub(super) stand_in: OnceLock<StandIn<PeerLink>>,
 }
 
 impl std::fmt::Debug for PeerLink {
@@ -113,6 +116,7 @@ impl PeerLink {
             token,
             inbound: Mutex::default(),
             redial: RedialNote::default(),
+            stand_in: OnceLock::new(),
         }
     }
 

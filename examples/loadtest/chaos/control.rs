@@ -19,6 +19,7 @@ use threadwire::PeerId;
 use crate::chaos::checker::{Check, Verdict};
 use crate::chaos::plan::{Kind, LinkFault};
 use crate::chaos::sabotage::Sabotage;
+use crate::churn::host::{Cast, Place};
 use crate::control::start_thread;
 use crate::failure::{Context, Failure};
 
@@ -34,6 +35,8 @@ pub enum Part {
     Proxy,
     /// The checker.
     Checker,
+    /// The peers of `churn`.
+    Host,
 }
 
 /// How a node's process is to begin.
@@ -86,7 +89,11 @@ pub enum Order {
     Probe { links: Vec<usize>, patience: Duration },
     /// To the checker.
     Check(Check),
-    /// To nodes and the proxy: end.
+    /// To a host: these peers.
+    Host(Cast),
+    /// To a host: end this peer's node, and start it anew somewhere else.
+    Restart { peer: usize },
+    /// To nodes, hosts and the proxy: end.
     Finish,
 }
 
@@ -115,6 +122,8 @@ pub enum Answer {
     Passed(Passed),
     /// The checker is through.
     Checked(Verdict),
+    /// Peers listen.
+    Hosted(Vec<Place>),
     /// The process gives up.
     Failed(String),
 }

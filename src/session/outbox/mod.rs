@@ -18,6 +18,7 @@ mod account;
 mod asked;
 mod backlog;
 mod entries;
+mod moving;
 mod queue;
 mod spares;
 mod tickets;
