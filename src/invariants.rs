@@ -236,11 +236,17 @@
 //! *Enforced by* `PeerLink::move_on`, which takes a message out of the stand-in's outbox for good; `tests/direct.rs`, with
 //! another identity at the same address. *If not:* a message reaches somebody it was not for.
 //!
-//! **I-33 A configuration is put to use whole or not at all,** and whoever is within it does not notice. All that can fail
+//! **I-33 A message begins each phase of its delivery once, and ends it once.** In the outgoing phases that can be seen at
+//! any moment: what began is counted where it is accepted or taken, what ended where it ends, what is under way where it
+//! waits, each under the lock that is held there anyway. *Enforced by* `Queue`, `Outbox::phases`, `LaneOut::free_below`;
+//! explored (`a_phase_that_does_not_end_is_found`); `tests/phases.rs`, and at the end of every chaos run. *If not:* the
+//! metrics show a queue that is not there.
+//!
+//! **I-34 A configuration is put to use whole or not at all,** and whoever is within it does not notice. All that can fail
 //! comes first; every field is in one class, live or fixed, or does not compile. *Enforced by* `Change::between`,
 //! `engine::sockets`; `tests/reload`. *If not:* a node runs with half of what somebody wanted, and nobody knows which.
 //!
-//! **I-34 What a reload lowers takes nothing back.** What waits, is kept, was granted or was accepted stays; only who comes
+//! **I-35 What a reload lowers takes nothing back.** What waits, is kept, was granted or was accepted stays; only who comes
 //! waits. *Enforced by* `Outbox::set_limits`, `LinkCore::set_limits`, `Budget::set_limit`; a thousand reloads under traffic
 //! in `tests/reload`. *If not:* an operator's change loses messages.
 //!

@@ -108,6 +108,7 @@
 //! | `receive_message` is false when decoding fails or the consumer is gone | [`Message::decode`], [`WireError`](wire::WireError), [`error::CloseReason::ConsumerGone`] | a body that does not decode ends nothing; a broken frame ends the session; without a consumer messages come back, and the session ends |
 //! | `NetMessage` (id, label, data) | [`Message::number`], [`Message::kind`], [`Message::payload`]; [`direct::DirectMessage`] | numbers are given for the wire, per lane; the application's own id does not travel |
 //! | `NetMetrics`: sent, received, errors; optional | [`direct::NetMetrics`], [`metrics::MetricsSnapshot`], [`metrics::Traffic`] | always on, by cause |
+//! | its delivery phases: outgoing buffer, outgoing transfer, incoming buffer; by message type, direct or broadcast | [`metrics::Phases`], [`metrics::MetricsSnapshot::ack_delay`] | counts exact, times from samples; of messages that come it is not known whether others were sent them too |
 //! | `run_direct_sender` and its eight parameters | [`direct::run_direct_sender`], [`direct::DirectSender`]; a row for each at [`direct::DirectInputs`] | every channel bounded, with what happens when it is full; results of messages are an output |
 //! | `messages_rx`: `(DirectReceiver, NetMessage, Instant)`, unbounded | [`direct::DirectInputs::messages`], [`SendOptions::created_at`] | the caller bounds it; expiry and timing count from the caller's timestamp |
 //! | `incoming_reply_tx: IncomingSender` | [`direct::IncomingSender`] | a channel of batches, bounded by credit, or a handler |
@@ -128,8 +129,8 @@
 //! | `outgoing_reply_tx`, a broadcast channel "to announce outgoing messages to other system components" | [`Node::subscribe_outgoing`], [`OutgoingMessage`], [`OutgoingTaps`] | bounded for each subscriber: what does not fit is not announced, and counted ([`OutgoingMessage::missed`]); each gets everything, payloads if it asks for them |
 //! | unbounded channels for messages and events | bounded queues and credit; [`Event::Missed`] | what is refused comes back, what is missed is counted |
 //!
-//! Named there and not built yet: `GetPeers`, `AnnounceItems`, `RequestBlock`, `SendInventoryItem`; delivery
-//! phases; `TransportLayerTransport`, `TransportLayerSocket` and the rest of the gossip transport.
+//! Named there and not built yet: `GetPeers`, `AnnounceItems`, `RequestBlock`, `SendInventoryItem`;
+//! `TransportLayerTransport`, `TransportLayerSocket` and the rest of the gossip transport.
 //!
 //! What must hold inside, and who sees to it, is in [`invariants`]; what is promised against whom, in [`threats`].
 

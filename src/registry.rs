@@ -20,7 +20,7 @@ use crate::config::THREADS_PER_SESSION;
 use crate::error::CloseReason;
 use crate::handshake::Slot;
 use crate::ident::{ConnectionId, PeerId, PeerIdHasher, SessionKind, SessionStatus};
-use crate::metrics::Traffic;
+use crate::metrics::Totals;
 use crate::session::{Peer, PeerHandle, PeerLink, Session};
 use crate::sync::RwLock;
 use crate::threads::Thread;
@@ -110,7 +110,7 @@ struct Registry {
     /// Those of them that were never added and never connected.
     unknown: BTreeSet<PeerId>,
     /// What the links counted that were forgotten.
-    forgotten: Traffic,
+    forgotten: Totals,
     /// Everything that holds a slot.
     connections: BTreeMap<ConnectionId, SessionInfo>,
     sessions: HashMap<ConnectionId, Entry>,
@@ -137,7 +137,7 @@ impl Registry {
             limits,
             peers: HashMap::default(),
             unknown: BTreeSet::new(),
-            forgotten: Traffic::default(),
+            forgotten: Totals::default(),
             connections: BTreeMap::new(),
             sessions: HashMap::new(),
             inbound: 0,
@@ -186,7 +186,7 @@ impl Registry {
         let ids: Vec<PeerId> = self.unknown.iter().filter(|id| self.is_forgettable(id)).copied().collect();
         self.unknown.retain(|id| !ids.contains(id));
         let peers: Vec<Peer> = ids.iter().filter_map(|id| self.peers.remove(id)).collect();
-        peers.iter().for_each(|peer| self.forgotten.merge(&PeerHandle::new(peer.link.clone()).traffic()));
+        peers.iter().for_each(|peer| self.forgotten.merge(&PeerHandle::new(peer.link.clone()).totals()));
         peers
     }
 
@@ -346,7 +346,7 @@ impl SharedRegistry {
     }
 
     /// All links, and what those counted that were forgotten.
-    pub(crate) fn links_and_forgotten(&self) -> (Vec<Arc<PeerLink>>, Traffic) {
+    pub(crate) fn links_and_forgotten(&self) -> (Vec<Arc<PeerLink>>, Totals) {
         let registry = self.0.read();
         (registry.peers.values().map(|peer| peer.link.clone()).collect(), registry.forgotten.clone())
     }

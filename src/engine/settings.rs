@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::config::{self, Config, LINK_FLOOR, THREADS_PER_SESSION};
 use crate::exposition;
 use crate::memory::Budget;
+use crate::metrics::PhaseTimes;
 use crate::registry::RegistryLimits;
 use crate::session::{Askers, Kinds, OutgoingTaps, SessionSettings, Tuned, Tuning, Undeliverable};
 use crate::threads;
@@ -71,6 +72,7 @@ pub(super) fn session(
         tuned: Tuned::new(Tuning::of(config, handler)),
         holds_inbound: !handler,
         undelivered: Arc::new(undeliverable),
+        times: Arc::new(PhaseTimes::new(kinds.len())),
         kinds,
         askers: Arc::new(Askers::default()),
         taps,

@@ -13,6 +13,7 @@ use super::writer::Writer;
 use crate::ident::{ConnectionId, PeerId};
 use crate::link::{LinkCore, LinkLimits, Offer, Segment};
 use crate::memory::Budget;
+use crate::metrics::{Class, PhaseTimes};
 use crate::transport::WriteHalf;
 use crate::wire::{Heading, Lane};
 
@@ -58,6 +59,7 @@ fn attached_link() -> Arc<PeerLink> {
         undelivered: Arc::new(Undeliverable::new().0),
         kinds: Arc::default(),
         askers: Arc::default(),
+        times: Arc::new(PhaseTimes::new(0)),
         taps: OutgoingTaps::default(),
     };
     let ids = [1, 2].map(|id| PeerId::from_bytes([id; 32]));
@@ -108,10 +110,10 @@ fn the_oldest_message_that_waits_gives_the_queue_its_age() {
     let small = |payload| Item::Small { heading: Heading::default(), payload };
     assert_eq!(outbox.counts().oldest, None);
     let before = Instant::now();
-    assert!(outbox.push(Lane::Normal, small(b"first"), Wait::No, false, 0).is_ok());
+    assert!(outbox.push(Lane::Normal, Class::PLAIN, small(b"first"), Wait::No, false, 0).is_ok());
     let after = Instant::now();
     let large = Segment::large(Lane::Bulk, Heading::default(), vec![7; 100_000]);
-    assert!(outbox.push(Lane::Bulk, Item::Large(large), Wait::No, false, 0).is_ok());
+    assert!(outbox.push(Lane::Bulk, Class::PLAIN, Item::Large(large), Wait::No, false, 0).is_ok());
     let oldest = outbox.counts().oldest.unwrap();
     assert!(before <= oldest && oldest <= after);
 

@@ -8,7 +8,7 @@ use threadwire::handshake::Identity;
 use threadwire::{Event, Node, PeerId};
 
 use crate::common::{PATIENCE, alone, link, quick, reaches, start, wait_event};
-use crate::{Change, LIVE, changed, nobody};
+use crate::{Change, LIVE, changed};
 
 /// The fields of a section that the file format knows: the refusal of an unknown one lists them.
 fn fields_of_file(section: &str) -> Vec<String> {

@@ -15,6 +15,7 @@ use clap::ValueEnum;
 use crossbeam_channel::Sender;
 use serde::{Deserialize, Serialize};
 use threadwire::PeerId;
+use threadwire::metrics::{Phase, Phases};
 
 use crate::chaos::checker::{Check, Verdict};
 use crate::chaos::plan::{Kind, LinkFault};
@@ -111,7 +112,9 @@ pub enum Answer {
     /// A node knows the outcome of everything it sent.
     Settled(Settled),
     /// A node has shut down.
-    Ended,
+    Ended(Box<PhaseSums>),
+    /// Every node of a process of many has shut down.
+    AllEnded,
     /// Where the proxy is dialled, link by link.
     Forwarding(Vec<SocketAddr>),
     /// A fault has happened to a link: so many bytes were held, so many frames not acknowledged.
@@ -139,6 +142,62 @@ pub struct Settled {
     pub recorded: u64,
     /// Bytes sent to all nodes together.
     pub bytes: u64,
+}
+
+/// The library's own sums of what began and ended in each phase of a delivery, of all links of a process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhaseSums {
+    /// From accepted to taken for the wire.
+    pub outgoing_buffer: PhaseSum,
+    /// From taken for the wire to answered for.
+    pub outgoing_transfer: PhaseSum,
+    /// From arrived to handed over.
+    pub incoming_buffer: PhaseSum,
+}
+
+/// Messages and bytes that began a phase, that ended it well and otherwise, and messages that are in it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhaseSum {
+    pub begun: (u64, u64),
+    pub succeeded: (u64, u64),
+    pub failed: (u64, u64),
+    pub open: u64,
+}
+
+impl PhaseSum {
+    /// What the library says.
+    fn of(phase: &Phase) -> Self {
+        let total = phase.total();
+        let [begun, succeeded, failed] =
+            [total.begun, total.succeeded, total.failed].map(|volume| (volume.messages, volume.bytes));
+        Self { begun, succeeded, failed, open: phase.open }
+    }
+
+    /// Whether everything that began has ended once.
+    pub fn is_over(&self) -> bool {
+        let Self { begun, succeeded, failed, open } = *self;
+        open == 0 && begun == (succeeded.0 + failed.0, succeeded.1 + failed.1)
+    }
+}
+
+impl PhaseSums {
+    /// What the library says.
+    pub fn of(phases: &Phases) -> Self {
+        Self {
+            outgoing_buffer: PhaseSum::of(&phases.outgoing_buffer),
+            outgoing_transfer: PhaseSum::of(&phases.outgoing_transfer),
+            incoming_buffer: PhaseSum::of(&phases.incoming_buffer),
+        }
+    }
+
+    /// Each phase by its name.
+    pub fn each(&self) -> [(&'static str, PhaseSum); 3] {
+        [
+            ("outgoing buffer", self.outgoing_buffer),
+            ("outgoing transfer", self.outgoing_transfer),
+            ("incoming buffer", self.incoming_buffer),
+        ]
+    }
 }
 
 /// What the proxy saw of connections.

@@ -79,7 +79,7 @@ pub fn run(line: &Line) -> Result<(), Failure> {
             }
             Order::Finish => {
                 hosted.iter().try_for_each(|hosted| end(&hosted.node))?;
-                return report::json(&Answer::Ended);
+                return report::json(&Answer::AllEnded);
             }
             other => return Err(Failure::new(format!("not for peers: {other:?}"))),
         }

@@ -158,7 +158,7 @@ impl<'a> Run<'a> {
     /// Ends the peers, and has the ledgers checked.
     fn end(mut self) -> Result<Found, Failure> {
         self.host.order(&Order::Finish)?;
-        self.hear(0, PATIENCE, |answer| matches!(answer, Answer::Ended).then_some(()))?;
+        self.hear(0, PATIENCE, |answer| matches!(answer, Answer::AllEnded).then_some(()))?;
         let mut checker = Process::start(Part::Checker, "error", 1, self.voice.clone())?;
         let lives = std::iter::once(1).chain(self.peers.iter().map(|peer| peer.lives)).collect();
         checker.order(&Order::Check(Check { folder: self.folder.clone(), lives }))?;

@@ -31,6 +31,7 @@ impl Outbox {
             let (segments, entries) = state.lanes[lane.index()].drain();
             debug_assert!(segments.is_empty(), "nothing is sealed there");
             for mut entry in entries {
+                state.lanes[lane.index()].take_back(&entry);
                 let ticket = entry.ticket.take().and_then(|name| state.tickets.take(name));
                 moved.push(Moved { lane, entry, ticket });
             }
@@ -55,6 +56,7 @@ impl Outbox {
             state.accepted += 1;
             entry.ticket = ticket.map(|ticket| state.tickets.put(ticket));
             if state.closed {
+                state.lanes[lane.index()].pass_by(&entry);
                 ended.push(state.end(lane, entry, ReturnReason::ShutDown));
                 continue;
             }
