@@ -533,6 +533,68 @@ pub enum StartError {
     System(#[from] io::Error),
 }
 
+/// Why another configuration was not put to use. Nothing has changed, except where [`ReloadError::Bind`] says so.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// A value is out of range, or contradicts another one.
+    #[error("{field} = {value}: allowed: {allowed}")]
+    NotAllowed {
+        /// The field, as a path: `backoff.cap`, `peer[1].id`.
+        field: String,
+        /// Its value, as a file would say it.
+        value: String,
+        /// What it may be.
+        allowed: String,
+    },
+    /// The field is fixed for the node's life. Give it the value that it has, or start the node anew.
+    #[error("{field} = {value}: stays {stays} as long as the node: start it anew")]
+    Fixed {
+        /// The field.
+        field: &'static str,
+        /// The value that was refused.
+        value: String,
+        /// The value that it has.
+        stays: String,
+    },
+    /// A file that the configuration names cannot be read, or is not what it should be.
+    #[error(transparent)]
+    File(ConfigError),
+    /// An address of `listen`, or `metrics.listen`, cannot be bound: in use, or not of this machine.
+    #[error("{field}: cannot listen on {addr}: {what}{}", lost_text(.lost))]
+    Bind {
+        /// The field.
+        field: &'static str,
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        what: String,
+        /// What sort of error that is.
+        kind: io::ErrorKind,
+        /// Addresses that had to be given up for it and could not be taken again: the node does not listen there any more.
+        /// Empty, unless somebody else took one in that moment.
+        lost: Vec<SocketAddr>,
+    },
+    /// A thread or poll could not be made.
+    #[error("{what}")]
+    System {
+        /// What the system said.
+        what: String,
+        /// What sort of error that is.
+        kind: io::ErrorKind,
+    },
+    /// The node is shutting down.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    /// A blocking call inside a message handler.
+    #[error("a blocking call inside a message handler")]
+    WouldBlock,
+}
+
+fn lost_text(lost: &[SocketAddr]) -> String {
+    if lost.is_empty() { String::new() } else { format!("; the node no longer listens on {lost:?}") }
+}
+
 /// What is wrong with a configuration, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {what}")]

@@ -55,6 +55,8 @@
 //!
 //! | rank | lock | of | held for |
 //! |---|---|---|---|
+//! | L0 | `Engine::present`, before the next two | a node | a whole reload: callers take turns, also while it reads files and waits for answers of the acceptor and the supervisor, who never take it |
+//! | L0 | `Engine::added`, before the next one | a node | a peer is added or removed, by the application or by a reload |
 //! | L0 | `Engine::connections` | a node | handing a request over, or taking the threads out to end them |
 //! | L0 | `Inlet::current` | a node without a handler | one message; callers of `recv` take turns, also while the first of them waits |
 //! | L0 | `Node::caster` | a node | appending a broadcast of a flood to the row that peers share; a new row, which takes the outbox lock of each in turn |
@@ -65,13 +67,14 @@
 //! | L4 | the sealer | a connection over TLS | sealing and writing: it is the write token once more, and the reader only tries it |
 //! | L5 | TLS | a connection's secrets | new keys made of them |
 //!
-//! A thread that holds one takes only those of higher ranks. Nobody holds two locks of the same rank. Leaves, under
+//! A thread that holds one takes only those of higher ranks. Nobody else holds two locks of the same rank. Leaves, under
 //! which nothing is locked: the inbox, the gate, the heartbeats' clock, the advertised address, the events' count and
-//! what was told of failing peers, the value of a `Watch`, how far a shutdown is, the tables of questions and the list of
-//! links that have some, the list of taps, the messages of a direct sender that are under way, a row of broadcasts.
+//! what was told of failing peers, the value of a `Watch`, what a reload replaces (times, sizes, options of sockets, our
+//! side of handshakes, addresses), how far a shutdown is, the tables of questions and the list of links that have some,
+//! the list of taps, the messages of a direct sender that are under way, a row of broadcasts.
 //!
 //! No guard but the sealer's is held across a blocking send, a join, socket I/O, the destructor of a session or a slot, or user code;
-//! none but `Inlet::current` while waiting for anything but its own condition. *Enforced by* the headers of the files,
+//! none but `Inlet::current` and `Engine::present` while waiting for anything but its own condition. *Enforced by* the headers of the files,
 //! which name what each locks, by review, and for outbox, token, gate and attach fence by the model checks
 //! (`shuttle_*`).
 //!
@@ -94,8 +97,8 @@
 //! | level | means | lines |
 //! |---|---|---|
 //! | error | something for the operator to repair; the node cannot | the poll fails, no resolver thread could be started, the system gives no randomness, a message handler panicked |
-//! | warn | the node goes on, and somebody should look; once for each change to the worse | a kept peer is not reached, peers wait for `outbound`, a peer broke the protocol, two processes have one key, a handler is slow, messages ended unknown, no descriptors to accept with, a bound refuses connections, metrics are served where other machines read them, a limit of the system is too low, a shutdown left something |
-//! | info | one line for each change of a node or a peer | started, serves metrics, without a lasting identity, accepting again, shutting down, shut down; connected, disconnected, slow, no longer slow |
+//! | warn | the node goes on, and somebody should look; once for each change to the worse | a kept peer is not reached, peers wait for `outbound`, a peer broke the protocol, two processes have one key, a handler is slow, messages ended unknown, no descriptors to accept with, a bound refuses connections, metrics are served where other machines read them, a limit of the system is too low, another configuration is refused, a shutdown left something |
+//! | info | one line for each change of a node or a peer | started, serves metrics, without a lasting identity, accepting again, reloaded, shutting down, shut down; connected, disconnected, slow, no longer slow |
 //! | debug | each attempt | dials that fail again, connections refused, handshakes that fail, messages that the other side rejected |
 //! | trace | each step | |
 //!
@@ -241,6 +244,14 @@
 //! waits, each under the lock that is held there anyway. *Enforced by* `Queue`, `Outbox::phases`, `LaneOut::free_below`;
 //! explored (`a_phase_that_does_not_end_is_found`); `tests/phases.rs`, and at the end of every chaos run. *If not:* the
 //! metrics show a queue that is not there.
+//!
+//! **I-34 A configuration is put to use whole or not at all,** and whoever is within it does not notice. All that can fail
+//! comes first; every field is in one class, live or fixed, or does not compile. *Enforced by* `Change::between`,
+//! `engine::sockets`; `tests/reload`. *If not:* a node runs with half of what somebody wanted, and nobody knows which.
+//!
+//! **I-35 What a reload lowers takes nothing back.** What waits, is kept, was granted or was accepted stays; only who comes
+//! waits. *Enforced by* `Outbox::set_limits`, `LinkCore::set_limits`, `Budget::set_limit`; a thousand reloads under traffic
+//! in `tests/reload`. *If not:* an operator's change loses messages.
 //!
 //! # Non-invariants
 //!

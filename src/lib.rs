@@ -72,6 +72,9 @@
 //! **Without a node.** A [`DirectSender`](direct::DirectSender) is driven by channels alone: messages go in, results and
 //! what comes go out; [`direct::DirectInputs`] lists them.
 //!
+//! **Change.** [`Node::reload`] puts another configuration to use while the node runs, whole or not at all, and says what
+//! has changed ([`Reload`]) or what is wrong with it ([`error::ReloadError`]); [`Node::config`] is the one that holds.
+//!
 //! **End.** [`Node::shutdown`] drains, says goodbye and ends every thread by a deadline; its [`ShutdownReport`] says
 //! what it left. [`Node::wait_shutdown`] waits for a shutdown that somebody else asked for.
 //!
@@ -114,6 +117,7 @@
 //! | `NetCredential` | [`handshake::Identity`], `transport::tls::Credential`, [`transport::Trust`] | possession of the key is proven in every handshake |
 //! | tracing "with contextual information such as peer ID, message IDs" | log targets and levels: [`invariants`] | the `log` crate; a meaning for each level |
 //! | `shutdown_rx` of every part | [`direct::DirectInputs::shutdown`], [`NodeBuilder::shutdown_signal`], [`Node::shutdown`] | one shutdown, by a deadline, with a report |
+//! | `ConfigManager`, `network_config_rx`: the live configuration | [`Node::reload`], [`Node::config`] | validated whole, refused whole; says what changed and who had to go |
 //! | `PeerEvent::{AddrsResolved, SenderStopped}`, by id and address | [`PeerEvent`], as [`Event::Peer`] | with the sender's generation and the reason: a late event removes no newer sender |
 //! | `peers_rx: watch<HashMap<PeerId, Vec<PeerData>>>` | [`NodeBuilder::peers_map`], [`direct::PeersMap`], [`PeerData`], [`Watch`] | one session for each peer, not one for each address |
 //! | `RESOLVE_RETRY_TIMEOUT`, the poll for addresses | [`direct::RESOLVE_RETRY_TIMEOUT`] | a fallback for names that are not found; changes come by word |
@@ -125,7 +129,7 @@
 //! | `outgoing_reply_tx`, a broadcast channel "to announce outgoing messages to other system components" | [`Node::subscribe_outgoing`], [`OutgoingMessage`], [`OutgoingTaps`] | bounded for each subscriber: what does not fit is not announced, and counted ([`OutgoingMessage::missed`]); each gets everything, payloads if it asks for them |
 //! | unbounded channels for messages and events | bounded queues and credit; [`Event::Missed`] | what is refused comes back, what is missed is counted |
 //!
-//! Named there and not built yet: `GetPeers`, `AnnounceItems`, `RequestBlock`, `SendInventoryItem`; live configuration;
+//! Named there and not built yet: `GetPeers`, `AnnounceItems`, `RequestBlock`, `SendInventoryItem`;
 //! `TransportLayerTransport`, `TransportLayerSocket` and the rest of the gossip transport.
 //!
 //! What must hold inside, and who sees to it, is in [`invariants`]; what is promised against whom, in [`threats`].
@@ -169,7 +173,7 @@ pub mod direct;
 mod node;
 
 pub use address::Address;
-pub use config::Config;
+pub use config::{Config, Reload};
 pub use connections::{Resolver, SystemResolver};
 pub use engine::{Event, Finding, PeerReport, ShutdownReport, SystemLimit};
 

@@ -3,7 +3,8 @@
 //! Owns: the count of bytes that are taken, and who waits for some. Threads: callers of send verbs, threads of sessions.
 //! Locks: its own, a leaf, only while somebody waits. Blocks on: [`Watching::wait`], with a deadline; woken by whoever
 //! gives bytes back.
-//! Upholds: what is taken never exceeds the limit, but for one message that is alone in it; what is refused is counted.
+//! Upholds: nothing is taken beyond the limit, but one message that is alone in it; what is refused is counted. A limit that
+//! is lowered takes nothing back.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,7 +16,7 @@ use crate::sync::{Condvar, Mutex};
 /// Bytes that links may take beyond the floor that each has for itself.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    limit: usize,
+    limit: AtomicUsize,
     used: AtomicUsize,
     waiting: AtomicUsize,
     /// How often bytes came back while somebody waited.
@@ -28,7 +29,7 @@ impl Budget {
     /// None of `limit` bytes is taken.
     pub(crate) fn new(limit: usize) -> Self {
         Self {
-            limit,
+            limit: AtomicUsize::new(limit),
             used: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             given: Mutex::new(0),
@@ -40,12 +41,18 @@ impl Budget {
     /// Takes bytes, if there are so many; whatever there is, if nobody else has any.
     pub(crate) fn take(&self, bytes: usize) -> bool {
         let used = self.used.fetch_add(bytes, Ordering::Relaxed);
-        let fits = used == 0 || used.saturating_add(bytes) <= self.limit;
+        let fits = used == 0 || used.saturating_add(bytes) <= self.limit.load(Ordering::Relaxed);
         if !fits {
             self.used.fetch_sub(bytes, Ordering::Relaxed);
             self.refused.add();
         }
         fits
+    }
+
+    /// Changes how many there are. Whoever waits looks again.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::SeqCst);
+        self.wake();
     }
 
     /// Gives bytes back.
@@ -122,6 +129,11 @@ impl Charge {
     pub(crate) fn take(budget: &Arc<Budget>, bytes: usize) -> Option<Self> {
         budget.take(bytes).then(|| Self(Some((budget.clone(), bytes))))
     }
+
+    /// How many they are.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |(_, bytes)| *bytes)
+    }
 }
 
 impl Drop for Charge {
@@ -168,6 +180,19 @@ mod tests {
         assert_eq!(alone.clone(), Charge::default());
         drop(alone);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_limit_that_is_lowered_takes_nothing_back_and_one_that_is_raised_wakes_whoever_waits() {
+        let budget = Budget::new(100);
+        assert!(budget.take(80));
+        budget.set_limit(50);
+        assert!(!budget.take(1) && budget.used() == 80);
+        budget.give(40);
+        assert!(budget.take(10) && !budget.take(1));
+        let watching = budget.watch();
+        budget.set_limit(60);
+        assert!(watching.wait(Instant::now() + Duration::from_secs(20)) && budget.take(10));
     }
 
     #[test]

@@ -9,12 +9,15 @@
 //! Upholds: identity is the key; a slot is counted from accept or dial to the session's end and given back by its guard;
 //! a destructor of a slot, a session or a thread never runs under the lock; what a forgotten link has counted still counts.
 
+mod surplus;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::THREADS_PER_SESSION;
+use crate::error::CloseReason;
 use crate::handshake::Slot;
 use crate::ident::{ConnectionId, PeerId, PeerIdHasher, SessionKind, SessionStatus};
 use crate::metrics::Totals;
@@ -462,6 +465,26 @@ impl SharedRegistry {
         self.0.read().sessions.get(&conn).map(pick)
     }
 
+    /// Other limits from now on. Nobody goes for them by this; see [`SharedRegistry::surplus`].
+    pub(crate) fn set_limits(&self, limits: RegistryLimits) {
+        self.0.write().limits = limits;
+    }
+
+    /// Who is beyond the limits, and why each has to go. `leaving` are gone already.
+    pub(crate) fn surplus(
+        &self,
+        inbound_per_ip: usize,
+        leaving: &BTreeSet<ConnectionId>,
+    ) -> Vec<(ConnectionId, CloseReason)> {
+        self.0.read().surplus(inbound_per_ip, leaving)
+    }
+
+    /// How many links there would be with these peers.
+    pub(crate) fn links_with(&self, peers: impl Iterator<Item = PeerId>) -> usize {
+        let registry = self.0.read();
+        registry.peers.len() + peers.filter(|id| !registry.peers.contains_key(id)).count()
+    }
+
     /// Refuses new connections and links from now on.
     pub(crate) fn close(&self) {
         self.0.write().closed = true;
@@ -488,10 +511,11 @@ mod tests {
     use super::*;
     use std::net::Ipv4Addr;
 
-    const LIMITS: RegistryLimits = RegistryLimits { inbound: 3, outbound: 2, links: 4, unknown: 2, threads: 8 };
+    pub(super) const LIMITS: RegistryLimits =
+        RegistryLimits { inbound: 3, outbound: 2, links: 4, unknown: 2, threads: 8 };
 
     /// A connection with a number of its own, from or to an address that ends in `host`.
-    fn begun(conn: u64, kind: SessionKind, host: u8) -> SessionInfo {
+    pub(super) fn begun(conn: u64, kind: SessionKind, host: u8) -> SessionInfo {
         let remote_addr = (Ipv4Addr::new(192, 0, 2, host), 50_000).into();
         SessionInfo::begun(ConnectionId(conn), kind, None, remote_addr, Instant::now())
     }

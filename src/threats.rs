@@ -43,10 +43,10 @@
 //!
 //! A node that listens beyond its own machine starts with `"open"` only if `security.public` says `"open"`. With TLS
 //! untrusted peers are refused before they have said a byte of ours; over plain TCP after they have proven their key. A
-//! certificate's dates are looked at when a connection opens and when trust is reloaded. There are no revocation lists:
+//! certificate's dates are looked at when a connection opens and when another trust is put to use. There are no revocation lists:
 //! take an id out of the list, or give certificates short lives.
 //!
-//! [`Node::reload_trust`](crate::Node::reload_trust) puts new ids, authorities and certificates to use, and closes
+//! [`Node::reload`](crate::Node::reload) puts new ids, authorities and certificates to use, and closes
 //! sessions that no longer qualify with [`Untrusted`](crate::error::CloseReason::Untrusted).
 //!
 //! # What whoever reaches a port can do

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 #[path = "common/program.rs"]
@@ -66,6 +66,19 @@ impl Place {
         let output = self.command(&["id"]).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+}
+
+impl Place {
+    /// Changes the file as an editor does: another one takes its place.
+    fn change(&self, changes: &[(&str, &str)]) {
+        let mut text = fs::read_to_string(self.path("node.toml")).unwrap();
+        for (from, to) in changes {
+            assert!(text.contains(from), "{text}");
+            text = text.replace(from, to);
+        }
+        fs::write(self.path("new.toml"), text).unwrap();
+        fs::rename(self.path("new.toml"), self.path("node.toml")).unwrap();
     }
 }
 
@@ -224,6 +237,53 @@ fn a_service_outlives_its_input_logs_to_its_file_and_stops_on_a_signal() {
     for (line, times) in [(": started, listens on ", 2), (": connected (inbound, ", 2), (": shut down: ", 2)] {
         assert_eq!(log.matches(line).count(), times, "{line:?} in\n{log}");
     }
+}
+
+#[test]
+fn a_configuration_that_changes_is_put_to_use_on_a_signal_and_by_itself() {
+    let north = Place::new("");
+    let (mut north_node, north_id, north_addr) = north.start(&[]);
+    let south = Place::new("");
+    let mut south_node = Program::start(&mut south.command(&["--json"]));
+    let next = |node: &mut Program, event: &str| -> Value {
+        let line = node.wait_for(&format!("{{\"event\":\"{event}\""));
+        serde_json::from_str(&line).expect(&line)
+    };
+    next(&mut south_node, "started");
+    let peer = format!("[[peer]]\nname = \"north\"\nid = \"{north_id}\"\naddresses = [\"{north_addr}\"]\n");
+    south.change(&[("[log]", &format!("jitter = 0.25\n{peer}[log]"))]);
+    let reloaded = next(&mut south_node, "reloaded");
+    assert_eq!((&reloaded["fields"], &reloaded["closed"]), (&json!(["backoff.jitter", "peer"]), &json!(0)));
+    assert_eq!(next(&mut south_node, "connected")["name"], "north");
+    north_node.wait_for("connected peer=");
+
+    // Wrong: told by file and line. Fixed: the node's to refuse.
+    south.change(&[("jitter = 0.25", "jitter = 2")]);
+    let what = next(&mut south_node, "reload_refused")["what"].as_str().unwrap().to_owned();
+    let begins = format!("{}:6: backoff.jitter = 2: allowed: ", south.path("node.toml").display());
+    assert!(what.starts_with(&begins), "{what}");
+    south.change(&[("jitter = 2", "jitter = 0.25"), ("listen =", "network = \"other\"\nlisten =")]);
+    let what = next(&mut south_node, "reload_refused")["what"].as_str().unwrap().to_owned();
+    assert!(what.starts_with("network = \"other\": stays \"threadwire\""), "{what}");
+
+    // The peer goes, and the level with it.
+    let level = ("level = \"info\"", "level = \"debug\"");
+    south.change(&[("network = \"other\"\n", ""), (&peer, ""), level]);
+    south_node.signal("HUP");
+    let reloaded = next(&mut south_node, "reloaded");
+    assert_eq!(reloaded["fields"], json!(["log.level", "peer"]));
+    assert_eq!(reloaded["closed_sessions"][0]["reason"], "Requested");
+    // Lines of that level are written now: of each attempt after the first.
+    south_node.say(&format!("add {STRANGER} {NOWHERE}"));
+    south_node.wait_for_log("[DEBUG] ");
+    north_node.wait_for("disconnected peer=");
+    north_node.signal("HUP");
+    assert_eq!(north_node.wait_for("reloaded "), "reloaded fields=- closed=0");
+    // Signals that end it end it still.
+    south_node.signal("TERM");
+    assert_eq!(south_node.end().0, Some(0));
+    north_node.signal("TERM");
+    assert_eq!(north_node.end().0, Some(0));
 }
 
 #[test]

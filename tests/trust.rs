@@ -200,8 +200,8 @@ fn a_peer_that_is_no_longer_trusted_is_told_so_and_stays_out_and_the_others_do_n
         link(&carol, &bob);
         bob.wait_connected(carol.id(), PATIENCE).unwrap();
         bob.wait_connected(alice.id(), PATIENCE).unwrap();
-        assert_eq!(bob.reload_trust(&bob_config).unwrap(), 0, "nothing has changed");
-        assert_eq!(bob.reload_trust(&listing(bob_config.clone(), [a.id])).unwrap(), 1);
+        assert_eq!(bob.reload(&bob_config).unwrap().closed.len(), 0, "nothing has changed");
+        assert_eq!(bob.reload(&listing(bob_config.clone(), [a.id])).unwrap().closed.len(), 1);
         let reason = wait_event(&carol, "she is told", |event| match event {
             Event::Disconnected { reason, .. } => Some(reason),
             _ => None,
@@ -216,7 +216,7 @@ fn a_peer_that_is_no_longer_trusted_is_told_so_and_stays_out_and_the_others_do_n
         reaches(&bob, &alice);
         assert_eq!(bob.metrics().sessions_ended, 1);
         // Back in favour.
-        assert_eq!(bob.reload_trust(&bob_config).unwrap(), 0);
+        assert_eq!(bob.reload(&bob_config).unwrap().closed.len(), 0);
         wait_until("she is back", || carol.wait_connected(bob.id(), Duration::from_millis(100)).is_ok());
         reaches(&carol, &bob);
     }
@@ -236,10 +236,10 @@ fn new_certificates_and_authorities_are_taken_up_without_a_restart() {
     link(&alice, &bob);
     bob.wait_connected(alice.id(), PATIENCE).unwrap();
     // Bob believes the new authority alone: alice, who shows the old one's certificate, goes.
-    assert_eq!(bob.reload_trust(&with(&b, &new, &new.file)).unwrap(), 1);
+    assert_eq!(bob.reload(&with(&b, &new, &new.file)).unwrap().closed.len(), 1);
     wait_until("the session is over", || alice.sessions().is_empty() || bob.sessions().is_empty());
     // She follows, and is let in again.
-    alice.reload_trust(&with(&a, &new, &new.file)).unwrap();
+    alice.reload(&with(&a, &new, &new.file)).unwrap();
     wait_until("she is back", || alice.wait_connected(bob.id(), Duration::from_millis(100)).is_ok());
     reaches(&alice, &bob);
 }
@@ -263,7 +263,7 @@ fn a_reload_that_is_wrong_changes_nothing() {
         (config.clone().plain(), "start it anew"),
         (with_key(config.clone(), &b), "start it anew"),
     ] {
-        let error = alice.reload_trust(&config).unwrap_err().to_string();
+        let error = alice.reload(&config).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
     }
     reaches(&alice, &bob);

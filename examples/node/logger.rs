@@ -20,12 +20,14 @@ pub fn set_up(log: &Log) -> Result<(), Box<dyn Error>> {
         Some(path) => {
             let file = OpenOptions::new().create(true).append(true).open(path);
             let file = file.map_err(|error| format!("log.file = {}: cannot be opened: {error}", path.display()))?;
-            WriteLogger::init(log.level, config, file)?;
+            WriteLogger::init(LevelFilter::Trace, config, file)?;
         }
         None => {
             let color = if io::stderr().is_terminal() { ColorChoice::Auto } else { ColorChoice::Never };
-            TermLogger::init(log.level, config, TerminalMode::Stderr, color)?;
+            TermLogger::init(LevelFilter::Trace, config, TerminalMode::Stderr, color)?;
         }
     }
+    // It takes all that comes, so that the level may change while it runs.
+    log::set_max_level(log.level);
     Ok(())
 }

@@ -9,6 +9,9 @@
 //! happens; `line.rs` says how the lines look, `service.rs` which there are. What the node itself logs goes where the
 //! section `[log]` of the file says. At the end of standard input it runs on, as a service, until SIGTERM or Ctrl-C.
 //!
+//! A file that changes is put to use while the node runs, within seconds, or at once on SIGHUP; one that is wrong is
+//! refused, with a line that says what is wrong, and the node goes on as before. What the command line says stays.
+//!
 //! | exit status | |
 //! |---|---|
 //! | 0 | stopped by `quit`, SIGTERM or Ctrl-C: the shutdown is over, and the line `stopped` says what it left |
@@ -25,6 +28,7 @@ mod logger;
 mod service;
 mod settings;
 mod tables;
+mod watch;
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -82,7 +86,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     logger::set_up(&config.log)?;
     // Before the node, so that no signal finds a node and nobody who listens for it.
     let signals = input::signals()?;
-    let service = Service::start(config, Console::new(arguments.json), signals)?;
+    let service = Service::start(config, arguments.settings.clone(), Console::new(arguments.json), signals)?;
     match service.run() {
         End::Stopped => Ok(ExitCode::SUCCESS),
         End::OutputGone(error) => {

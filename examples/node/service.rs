@@ -7,9 +7,13 @@
 //! | `connected peer= conn= kind= addr=` | a session began; who dialled, the other end |
 //! | `disconnected peer= conn= kind= unacked_bytes= reason=` | it ended; what is kept for the next one |
 //! | `restarted peer= incarnation=` | the peer's process is another one than before |
+//! | `dials peer= addrs=` | where a peer that is kept is dialled, names looked up |
+//! | `dials_no_more peer= reason=` | it is kept no longer, or at other addresses |
 //! | `dial_failed peer= addr= stage= cause=` | one address, one attempt |
 //! | `identity_clash peer= addr=` | another process shows the same identity as this peer |
 //! | `handler_slow peer= conn=` | for completeness: this program sets no handler |
+//! | `reloaded fields= closed=` | a changed configuration was put to use: the fields that differ, sessions that had to go |
+//! | `reload_refused what=` | it was not, and the one before holds on |
 //! | `missed events=` | so many of the lines above are missing |
 //! | `accepted peer=` | answer to `send` and `all`: the node has taken it and sees to it |
 //! | `added peer=`, `removed peer=` | answers |
@@ -26,15 +30,19 @@ use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, never, select};
+use crossbeam_channel::{never, select, tick};
 use serde_json::{Value, json};
+use threadwire::config::Log;
+use threadwire::direct::StopReason;
 use threadwire::error::StartError;
-use threadwire::{Config, Event, Message, Node, PeerHandle, PeerId, SendError, ShutdownReport};
+use threadwire::{Config, Event, Message, Node, PeerEvent, PeerHandle, PeerId, Reload, SendError, ShutdownReport};
 
 use crate::command::{Command, HELP, parse};
-use crate::input;
+use crate::input::{self, Heard};
 use crate::line::{Console, Label, Line};
+use crate::settings::{Settings, settle};
 use crate::tables;
+use crate::watch::{LOOK, Watched};
 
 /// How long a shutdown may take.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -55,20 +63,23 @@ pub struct Service {
     node: Node,
     names: HashMap<PeerId, String>,
     console: Console,
-    signals: Receiver<&'static str>,
+    signals: Heard,
+    /// Where the configuration comes from, and its file.
+    settings: Settings,
+    file: Watched,
+    log: Log,
 }
 
 impl Service {
     /// Starts the node.
-    pub fn start(config: Config, console: Console, signals: Receiver<&'static str>) -> Result<Self, StartError> {
-        // A peer of the command line is called by its id anyway.
-        let named = config.peers.iter().filter(|peer| peer.name != peer.id.short());
-        let names = named.map(|peer| (peer.id, peer.name.clone())).collect();
-        Ok(Self { node: Node::builder().config(config).start()?, names, console, signals })
+    pub fn start(config: Config, settings: Settings, console: Console, signals: Heard) -> Result<Self, StartError> {
+        let (names, file, log) = (names(&config), Watched::new(&settings.config), config.log.clone());
+        let node = Node::builder().config(config).start()?;
+        Ok(Self { node, names, console, signals, settings, file, log })
     }
 
     /// Serves until something ends it, and shuts the node down.
-    pub fn run(self) -> End {
+    pub fn run(mut self) -> End {
         let stopped = self.serve().and_then(|cause| {
             let deadline = DEADLINE.as_secs();
             self.console.say(&Line::new("stopping").with("deadline_s", deadline).with("cause", cause))
@@ -85,15 +96,22 @@ impl Service {
     }
 
     /// Until something ends it: what did.
-    fn serve(&self) -> io::Result<&'static str> {
+    fn serve(&mut self) -> io::Result<&'static str> {
         let listen: Value = self.node.local_addrs().iter().map(ToString::to_string).collect();
         self.console.say(&Line::new("started").with_text("id", self.node.id()).with("listen", listen))?;
         let mut lines = input::lines()?;
         let incoming = self.node.incoming().map_err(io::Error::other)?;
-        let events = self.node.events();
+        let (events, looks) = (self.node.events(), tick(LOOK));
         loop {
             select! {
-                recv(self.signals) -> signal => return Ok(signal.unwrap_or("signals are not heard any more")),
+                recv(self.signals.end) -> signal => return Ok(signal.unwrap_or("signals are not heard any more")),
+                recv(self.signals.reload) -> _ => {
+                    self.file.asked();
+                    self.reload()?;
+                }
+                recv(looks) -> _ => if self.file.look() {
+                    self.reload()?;
+                },
                 recv(lines) -> line => match line {
                     Ok(Ok(line)) => match parse(&line) {
                         Ok(Some(Command::Quit)) => return Ok("quit"),
@@ -115,6 +133,36 @@ impl Service {
                 },
             }
         }
+    }
+
+    /// Reads the configuration again, and puts it to use or says why not.
+    fn reload(&mut self) -> io::Result<()> {
+        let config = match settle(&self.settings) {
+            Ok(config) if config.log.file == self.log.file => config,
+            Ok(_) => return self.refuse_reload("log.file stays as long as this program: start it anew".to_owned()),
+            Err(error) => return self.refuse_reload(error.to_string()),
+        };
+        // The line is the event's.
+        if self.node.reload(&config).is_ok() {
+            self.names = names(&config);
+            self.log = config.log;
+            log::set_max_level(self.log.level);
+        }
+        Ok(())
+    }
+
+    fn refuse_reload(&self, what: String) -> io::Result<()> {
+        log::warn!("the configuration is refused: {what}");
+        self.console.say(&Line::new("reload_refused").with("what", what))
+    }
+
+    fn say_reloaded(&self, report: &Reload) -> Line {
+        let closed = report.closed.iter().map(|closed| {
+            let label = self.label(closed.peer);
+            json!({"peer": label.id.to_string(), "name": label.name, "reason": closed.reason.name()})
+        });
+        let line = Line::new("reloaded").with("fields", report.changed.clone()).with("closed", report.closed.len());
+        line.json("closed_sessions", closed.collect::<Value>())
     }
 
     fn obey(&self, command: Command<'_>) -> io::Result<()> {
@@ -192,6 +240,15 @@ impl Service {
 
     fn tell(&self, event: Event) -> io::Result<()> {
         self.console.say(&match event {
+            Event::Peer(PeerEvent::AddrsResolved { peer, addrs, .. }) => {
+                let addrs: Value = addrs.iter().map(ToString::to_string).collect();
+                Line::new("dials").peer(&self.label(peer)).with("addrs", addrs)
+            }
+            // The line `stopping` has said so.
+            Event::Peer(PeerEvent::SenderStopped { reason: StopReason::ShuttingDown, .. }) => return Ok(()),
+            Event::Peer(PeerEvent::SenderStopped { peer, reason, .. }) => {
+                Line::new("dials_no_more").peer(&self.label(peer)).with_text("reason", reason)
+            }
             Event::Connected { peer, conn, kind, remote_addr, .. } => {
                 let line = Line::new("connected").peer(&self.label(peer)).with_text("conn", conn);
                 line.with_text("kind", kind).with_text("addr", remote_addr)
@@ -222,6 +279,8 @@ impl Service {
                 line.with("queued", queued_messages).with("queued_bytes", queued_bytes)
             }
             Event::PeerRecovered { peer, .. } => Line::new("peer_recovered").peer(&self.label(peer)),
+            Event::ConfigReloaded { report, .. } => self.say_reloaded(&report),
+            Event::ConfigRefused { error, .. } => Line::new("reload_refused").with_text("what", error),
             Event::Missed(events) => Line::new("missed").with("events", events),
             other => Line::new("event").with("what", format!("{other:?}")),
         })
@@ -253,4 +312,10 @@ impl Service {
     fn label(&self, id: PeerId) -> Label {
         Label { id, name: self.names.get(&id).cloned() }
     }
+}
+
+/// The names of peers. One of the command line is called by its id anyway.
+fn names(config: &Config) -> HashMap<PeerId, String> {
+    let named = config.peers.iter().filter(|peer| peer.name != peer.id.short());
+    named.map(|peer| (peer.id, peer.name.clone())).collect()
 }

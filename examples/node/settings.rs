@@ -12,11 +12,11 @@ use threadwire::error::ConfigError;
 use threadwire::{Address, Config, PeerId};
 
 /// Where the configuration comes from.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Settings {
     /// The configuration
     #[arg(long, global = true, value_name = "FILE", default_value = "config.toml")]
-    config: PathBuf,
+    pub config: PathBuf,
     /// Listen here instead of where the file says; may be given several times; port 0 is any free one
     #[arg(long, global = true, value_name = "ADDR")]
     listen: Vec<SocketAddr>,

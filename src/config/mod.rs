@@ -13,15 +13,20 @@
 //! # Ok::<(), threadwire::error::ConfigError>(())
 //! ```
 
+mod change;
 mod check;
 mod fields;
 mod load;
 mod place;
 mod sections;
 mod security;
+mod sockets;
 mod units;
 
+pub(crate) use change::Change;
+pub use change::{Closed, Reload};
 pub use fields::Config;
 pub(crate) use fields::{LINK_FLOOR, THREADS_PER_SESSION};
 pub use sections::{Backoff, BackoffPolicy, Log, Metrics, Offline, Peer, Tcp, Threads};
 pub use security::{Channel, Exposure, Security, TrustMode};
+pub(crate) use sockets::{Listening, SocketPlan, Source, overlap};

@@ -12,8 +12,8 @@ use crate::ident::PeerId;
 
 /// What protects connections, and whom this node trusts; `[security]` in a file.
 ///
-/// [`Node::reload_trust`](crate::Node::reload_trust) takes a changed `trust`, `trusted`, `roots` and `certificate` while
-/// the node runs; the rest is fixed for its life.
+/// [`Node::reload`](crate::Node::reload) takes all but `channel` and `key` while the node runs; these two are fixed for
+/// its life.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a section [security]")]
 #[non_exhaustive]

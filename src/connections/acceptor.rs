@@ -6,6 +6,7 @@
 //! Upholds: a slot is reserved before anything is spent on a connection; a connection that says nothing costs its slot
 //! until its deadline or until a newcomer needs it, and nobody's time; a flood of connections leaves turns to the rest.
 
+mod changing;
 mod ending;
 mod establishing;
 
@@ -19,7 +20,7 @@ use crossbeam_channel::{Receiver, Sender};
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::connections::admission::{Admission, Caps, EVICTED, Refusal, Verdict};
-use crate::connections::listening::Listeners;
+use crate::connections::listening::{ListenerId, Listeners};
 use crate::connections::pending::{Over, Pending, Progress, Stage};
 use crate::connections::questions::Questions;
 use crate::connections::shared::{Command, DialFailure, DialRequest, Report, Shared, Work, WorkDone};
@@ -30,7 +31,7 @@ use crate::registry::{SessionInfo, SessionsError};
 use crate::transport::{Listener, PendingConnection, Transport};
 
 const WAKE: Token = Token(0);
-const LISTENER: usize = 1;
+const CONNECTION: usize = 1;
 /// Connections accepted in one turn of the poll: handshakes under way get theirs in a flood of newcomers.
 const ACCEPTS_PER_TURN: usize = 32;
 /// How long a refused connection may take to take its goodbye.
@@ -78,8 +79,10 @@ pub(crate) fn accept_loop(mut acceptor: Acceptor) {
         for event in &events {
             match event.token() {
                 WAKE => {}
-                Token(token) if token < LISTENER + acceptor.listeners.count() => acceptor.accept(token - LISTENER),
-                Token(token) => acceptor.advance(ConnectionId((token - LISTENER - acceptor.listeners.count()) as u64)),
+                token => match ListenerId::of(token) {
+                    Some(listener) => acceptor.accept(listener),
+                    None => acceptor.advance(ConnectionId((token.0 - CONNECTION) as u64)),
+                },
             }
         }
         while let Ok(command) = acceptor.commands.try_recv() {
@@ -96,6 +99,12 @@ pub(crate) fn accept_loop(mut acceptor: Acceptor) {
                     acceptor.advance(conn);
                 }
                 Command::Decided(link, decision) => acceptor.carry_out(&link, *decision),
+                Command::Listen(listeners, answer) => drop(answer.send(acceptor.listen(listeners))),
+                Command::Unlisten(listeners, answer) => {
+                    acceptor.unlisten(&listeners);
+                    let _ = answer.send(());
+                }
+                Command::Limit(caps, leaving, answer) => drop(answer.send(acceptor.limit(caps, &leaving))),
                 Command::Stop => return acceptor.stop(),
             }
         }
@@ -112,17 +121,18 @@ impl Acceptor {
         poll: Poll,
         shared: Arc<Shared>,
         transport: Arc<dyn Transport>,
-        listeners: Vec<Box<dyn Listener>>,
+        listeners: Vec<(ListenerId, Box<dyn Listener>)>,
         caps: Caps,
         commands: Receiver<Command>,
         jobs: Sender<(ConnectionId, Work)>,
     ) -> io::Result<Self> {
-        let listeners = Listeners::new(&poll, listeners, |n| Token(LISTENER + n))?;
+        let mut all = Listeners::default();
+        listeners.into_iter().try_for_each(|(id, listener)| all.add(&poll, id, listener))?;
         Ok(Self {
             poll,
             shared,
             transport,
-            listeners,
+            listeners: all,
             admission: Admission::new(caps),
             commands,
             jobs,
@@ -135,7 +145,7 @@ impl Acceptor {
     }
 
     /// Accepts until there is nobody left, or the others' turn comes.
-    fn accept(&mut self, listener: usize) {
+    fn accept(&mut self, listener: ListenerId) {
         for _ in 0..ACCEPTS_PER_TURN {
             match self.listeners.accept(listener, Instant::now(), &self.shared.metrics) {
                 Some(stream) => self.admit(stream),
@@ -168,8 +178,8 @@ impl Acceptor {
             }
         };
         self.admission.admitted(conn, remote_addr.ip());
-        let handshake = Handshake::accept(self.shared.handshake.clone(), None, nonce);
-        let deadline = now + self.shared.times.handshake;
+        let handshake = Handshake::accept(self.shared.handshake(), None, nonce);
+        let deadline = now + self.shared.times().handshake;
         let (kind, stage) = (SessionKind::Inbound, Stage::Shaking(handshake));
         self.add(Pending { slot: Some(slot), ..Pending::new(conn, kind, stream, stage, deadline, self.shared.now()) });
     }
@@ -229,8 +239,8 @@ impl Acceptor {
                 if let Some(peer) = request.peer {
                     stream.expect(peer);
                 }
-                let stage = Stage::Dialling(Handshake::dial(self.shared.handshake.clone(), request.peer, nonce));
-                let deadline = now + self.shared.times.connect;
+                let stage = Stage::Dialling(Handshake::dial(self.shared.handshake(), request.peer, nonce));
+                let deadline = now + self.shared.times().connect;
                 let pending = Pending::new(conn, SessionKind::Outbound, stream, stage, deadline, self.shared.now());
                 self.add(Pending { slot: Some(slot), request: Some(request), ..pending });
             }
@@ -245,7 +255,7 @@ impl Acceptor {
 
     fn add(&mut self, mut pending: Pending) {
         let conn = pending.conn;
-        let token = Token(LISTENER + self.listeners.count() + conn.0 as usize);
+        let token = Token(CONNECTION + conn.0 as usize);
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = self.poll.registry().register(pending.stream.source(), token, interest);
         let is_parting = matches!(pending.stage, Stage::Parting);
@@ -270,7 +280,7 @@ impl Acceptor {
         let is_parting = matches!(pending.stage, Stage::Parting);
         if dialling && !matches!(pending.stage, Stage::Dialling(_)) {
             // Connected: from here on the handshake's own deadline counts.
-            let deadline = Instant::now() + self.shared.times.handshake;
+            let deadline = Instant::now() + self.shared.times().handshake;
             self.move_deadline(conn, deadline);
         }
         match progress {

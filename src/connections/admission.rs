@@ -184,6 +184,28 @@ impl Admission {
         }
     }
 
+    /// Other bounds from now on: which unproven connections have to go for them. Of an address with too many those that
+    /// are there longest, then as for a newcomer.
+    pub(crate) fn set_caps(&mut self, caps: Caps) -> Vec<ConnectionId> {
+        self.caps = caps;
+        let mut over: Vec<ConnectionId> = Vec::new();
+        for (ip, count) in &self.by_ip {
+            let surplus = count.saturating_sub(caps.half_open_per_ip);
+            let mut of_ip: Vec<_> = self.half_open.iter().filter(|(_, of)| *of == ip).map(|(conn, _)| *conn).collect();
+            of_ip.sort_unstable();
+            over.extend(of_ip.into_iter().take(surplus));
+        }
+        // Settled for the count of the rest; whoever turns them away does so again, to no effect.
+        over.iter().for_each(|conn| self.settled(*conn));
+        while self.half_open.len() > caps.half_open
+            && let Some(victim) = self.victim()
+        {
+            self.settled(victim);
+            over.push(victim);
+        }
+        over
+    }
+
     /// Judges a connection of `ip` that was just accepted and would meet `room`.
     pub(crate) fn judge(&self, ip: IpAddr, room: Room) -> Verdict {
         if room.slot == Err(SessionsError::Closed) {
@@ -380,6 +402,23 @@ mod tests {
         assert_eq!(admission.judge(ip("192.0.2.1"), Room { from_ip: 2, ..FREE }), Verdict::Admit);
         let room = Room { from_ip: 3, ..FREE };
         assert_eq!(admission.judge(ip("192.0.2.1"), room), Verdict::Refuse(Refusal::InboundPerIp));
+    }
+
+    #[test]
+    fn lowered_caps_send_away_who_is_too_many_and_nobody_else() {
+        let crowd = ["192.0.2.1", "192.0.2.1", "192.0.2.1", "203.0.113.1"];
+        let mut admission = with(CAPS, &crowd);
+        assert_eq!(admission.set_caps(CAPS), []);
+        let over = admission.set_caps(Caps { half_open_per_ip: 2, ..CAPS });
+        assert_eq!(over, [ConnectionId(1)], "the oldest of the address");
+        let over = admission.set_caps(Caps { half_open: 1, ..CAPS });
+        assert_eq!(over, [ConnectionId(2), ConnectionId(3)], "as for newcomers");
+        over.into_iter().for_each(|conn| admission.settled(conn));
+        assert_eq!(
+            admission.judge(ip("192.0.2.9"), FREE),
+            Verdict::Evict(ConnectionId(4)),
+            "and they hold from now on"
+        );
     }
 
     #[test]

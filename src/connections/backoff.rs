@@ -16,6 +16,9 @@ use ::backoff::backoff::Backoff;
 
 use crate::config::{self, BackoffPolicy};
 
+/// No series is still below its cap after so many steps.
+const SERIES_MOST: u32 = 64;
+
 /// The delays between attempts to reach one peer.
 pub(crate) struct ReconnectPolicy {
     series: Box<dyn Backoff + Send>,
@@ -44,6 +47,17 @@ impl ReconnectPolicy {
     fn with_series(series: Box<dyn Backoff + Send>, settings: &config::Backoff, stable_after: Duration) -> Self {
         let config::Backoff { base, cap, jitter, .. } = *settings;
         Self { series, base, cap, jitter, stable_after, attempts: 0, connected_at: None }
+    }
+
+    /// What the configuration asks for now. The series goes on where it is: after as many attempts.
+    pub(crate) fn change(&mut self, settings: &config::Backoff, stable_after: Duration) {
+        let mut new = Self::new(settings, stable_after);
+        // Beyond this the delay is the cap of either series, whose base is a millisecond and whose cap a day at the most.
+        for _ in 0..self.attempts.min(SERIES_MOST) {
+            let _ = new.series.next_backoff();
+        }
+        (new.attempts, new.connected_at) = (self.attempts, self.connected_at);
+        *self = new;
     }
 
     /// How long to wait before the next attempt.
@@ -243,6 +257,24 @@ mod tests {
         };
         assert!(delays(4).iter().zip(delays(5)).all(|(a, b)| *a != b));
         assert_eq!(delays(4), delays(4), "the randomness is an argument");
+    }
+
+    #[test]
+    fn a_changed_policy_goes_on_where_the_series_is() {
+        let (mut policy, mut rng) = (policy(), fastrand::Rng::with_seed(7));
+        (0..4).for_each(|_| assert!(policy.next_delay(&mut rng) <= ms(2_000)));
+        let mut doubled = settings(BackoffPolicy::Fibonacci);
+        (doubled.base, doubled.jitter) = (ms(200), 0.0);
+        policy.change(&doubled, STABLE);
+        assert_eq!((policy.attempts(), policy.next_delay(&mut rng)), (4, ms(1_000)), "the fifth: five times the base");
+        doubled.cap = ms(700);
+        policy.change(&doubled, STABLE);
+        assert_eq!(policy.next_delay(&mut rng), ms(700));
+        // After ever so many attempts it is at its cap.
+        (0..100_000).for_each(|_| assert!(policy.next_delay(&mut rng) <= ms(2_000)));
+        (doubled.base, doubled.cap) = (ms(1), Duration::from_secs(24 * 3600));
+        policy.change(&doubled, STABLE);
+        assert_eq!(policy.next_delay(&mut rng), doubled.cap);
     }
 
     #[test]

@@ -71,6 +71,12 @@ impl Kept {
         }
     }
 
+    /// Other delays from now on.
+    pub(super) fn change(&mut self, backoff: &config::Backoff, stable_after: Duration) {
+        self.policy.change(backoff, stable_after);
+        (self.backoff, self.stable_after) = (backoff.clone(), stable_after);
+    }
+
     /// What a source says from now on, or that it wants the peer no more. Whether that changes the addresses.
     pub(super) fn say(&mut self, source: Source, addresses: Option<Vec<Address>>) -> bool {
         match source {

@@ -5,6 +5,7 @@
 //! Upholds: readiness is edge-triggered, so whoever stops before the last connection is taken comes back by a timer;
 //! trouble is one line in the log, and its end another.
 
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
@@ -18,9 +19,28 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// So many connections in a row that were gone before they were taken are trouble of the listener's own.
 const GONE_IN_A_ROW: u32 = 64;
 
+/// Tokens from here on are those of listeners.
+const FIRST: usize = usize::MAX / 2;
+
+/// Names a listener: a number that is never given twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ListenerId(pub(crate) usize);
+
+impl ListenerId {
+    fn token(self) -> Token {
+        Token(FIRST + self.0)
+    }
+
+    /// The listener that a token is of, if it is of one.
+    pub(super) fn of(token: Token) -> Option<Self> {
+        token.0.checked_sub(FIRST).map(Self)
+    }
+}
+
 /// All listeners of a node.
+#[derive(Default)]
 pub(super) struct Listeners {
-    all: Vec<Box<dyn Listener>>,
+    all: BTreeMap<ListenerId, Box<dyn Listener>>,
     /// When to try all of them without an event.
     again: Option<Instant>,
     trouble: Option<Trouble>,
@@ -33,24 +53,27 @@ struct Trouble {
 }
 
 impl Listeners {
-    /// Registers the listeners with these tokens.
+    /// Adds a listener. Whoever waits there already is taken at once.
     ///
     /// # Errors
     /// The system refused.
-    pub(super) fn new(
-        poll: &Poll,
-        mut all: Vec<Box<dyn Listener>>,
-        token: impl Fn(usize) -> Token,
-    ) -> io::Result<Self> {
-        for (n, listener) in all.iter_mut().enumerate() {
-            poll.registry().register(listener.source(), token(n), Interest::READABLE)?;
-        }
-        Ok(Self { all, again: None, trouble: None })
+    pub(super) fn add(&mut self, poll: &Poll, id: ListenerId, mut listener: Box<dyn Listener>) -> io::Result<()> {
+        poll.registry().register(listener.source(), id.token(), Interest::READABLE)?;
+        self.all.insert(id, listener);
+        Ok(())
     }
 
-    /// How many there are.
-    pub(super) fn count(&self) -> usize {
-        self.all.len()
+    /// Closes a listener, and with it whoever waits there.
+    pub(super) fn remove(&mut self, poll: &Poll, id: ListenerId) {
+        let Some(mut listener) = self.all.remove(&id) else { return };
+        if let Err(error) = poll.registry().deregister(listener.source()) {
+            log::debug!(target: "threadwire::accept", "a listener is closed: {error}");
+        }
+    }
+
+    /// Their names.
+    pub(super) fn ids(&self) -> Vec<ListenerId> {
+        self.all.keys().copied().collect()
     }
 
     /// When to try all of them without an event.
@@ -71,11 +94,11 @@ impl Listeners {
     /// The next connection of a listener; nothing when there is none, or none can be taken.
     pub(super) fn accept(
         &mut self,
-        listener: usize,
+        listener: ListenerId,
         now: Instant,
         metrics: &Metrics,
     ) -> Option<Box<dyn PendingConnection>> {
-        let listener = self.all.get_mut(listener)?;
+        let listener = self.all.get_mut(&listener)?;
         let mut gone = 0;
         loop {
             let error = match listener.accept() {
@@ -162,8 +185,8 @@ mod tests {
         let hub = Memory::new();
         let inner = hub.listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let dialled = hub.connect(inner.local_addr()).unwrap();
-        let all: Vec<Box<dyn Listener>> = vec![Box::new(Failing { inner, errors: errors.into_iter().collect() })];
-        (Listeners { all, again: None, trouble: None }, dialled)
+        let failing: Box<dyn Listener> = Box::new(Failing { inner, errors: errors.into_iter().collect() });
+        (Listeners { all: BTreeMap::from([(ListenerId(0), failing)]), again: None, trouble: None }, dialled)
     }
 
     #[test]
@@ -172,14 +195,14 @@ mod tests {
             let (mut listeners, _dialled) = failing((0..3).map(|_| io::Error::from_raw_os_error(code)));
             let (metrics, mut now) = (Metrics::default(), Instant::now());
             for _ in 0..3 {
-                assert!(listeners.accept(0, now, &metrics).is_none());
+                assert!(listeners.accept(ListenerId(0), now, &metrics).is_none());
                 assert_eq!(listeners.again(), Some(now + ACCEPT_AGAIN));
                 assert!(!listeners.take_again(now), "not before its time");
                 now += ACCEPT_AGAIN;
                 assert!(listeners.take_again(now) && listeners.again().is_none());
             }
             assert_eq!(listeners.trouble.as_ref().map(|trouble| trouble.failures), Some(3));
-            assert!(listeners.accept(0, now, &metrics).is_some());
+            assert!(listeners.accept(ListenerId(0), now, &metrics).is_some());
             assert!(listeners.trouble.is_none() && listeners.again().is_none());
             let counted = metrics.snapshot();
             assert_eq!((counted.accept_errors, counted.accepts_starved), (3, 3));
@@ -191,7 +214,7 @@ mod tests {
         let errors = [libc::ECONNABORTED, libc::EPROTO, libc::ENETUNREACH].map(io::Error::from_raw_os_error);
         let (mut listeners, _dialled) = failing(errors);
         let metrics = Metrics::default();
-        assert!(listeners.accept(0, Instant::now(), &metrics).is_some());
+        assert!(listeners.accept(ListenerId(0), Instant::now(), &metrics).is_some());
         assert_eq!((metrics.snapshot().accept_errors, metrics.snapshot().accepts_starved), (3, 0));
         assert!(listeners.again().is_none());
     }
@@ -200,7 +223,7 @@ mod tests {
     fn a_listener_that_only_fails_does_not_keep_the_thread() {
         let (mut listeners, _dialled) = failing((0..1_000).map(|_| io::Error::from_raw_os_error(libc::EINVAL)));
         let (metrics, now) = (Metrics::default(), Instant::now());
-        assert!(listeners.accept(0, now, &metrics).is_none());
+        assert!(listeners.accept(ListenerId(0), now, &metrics).is_none());
         assert_eq!(metrics.snapshot().accept_errors, u64::from(GONE_IN_A_ROW));
         assert_eq!(listeners.again(), Some(now + ACCEPT_AGAIN));
     }

@@ -73,8 +73,30 @@ impl Lookups {
                 Asked::Waits
             }
         };
-        self.asked.push_back((now + self.timeout, round, name));
+        // In order also where the timeout has become shorter.
+        let deadline = now + self.timeout;
+        let at = self.asked.partition_point(|(other, ..)| *other <= deadline);
+        self.asked.insert(at, (deadline, round, name));
         verdict
+    }
+
+    /// So many threads, and this timeout for who asks, from now on: names to give to threads that there are more.
+    pub(crate) fn change(&mut self, threads: usize, timeout: Duration, now: Instant) -> Vec<Arc<str>> {
+        (self.threads, self.timeout) = (threads, timeout);
+        std::iter::from_fn(|| self.next(now)).collect()
+    }
+
+    /// The next name that waits, if there is a thread for it.
+    fn next(&mut self, now: Instant) -> Option<Arc<str>> {
+        if self.running >= self.threads {
+            return None;
+        }
+        let next = self.queue.pop_front()?;
+        if let Some(lookup) = self.names.get_mut(&next) {
+            lookup.begun = Some(now);
+            self.running += 1;
+        }
+        Some(next)
     }
 
     /// Whether every lookup that runs is past its time.
@@ -86,12 +108,7 @@ impl Lookups {
     pub(crate) fn ended(&mut self, host: &str, now: Instant) -> (Vec<RoundId>, Option<Arc<str>>) {
         let Some(lookup) = self.names.remove(host) else { return (Vec::new(), None) };
         self.running -= 1;
-        let next = self.queue.pop_front();
-        if let Some(lookup) = next.as_ref().and_then(|next| self.names.get_mut(next)) {
-            lookup.begun = Some(now);
-            self.running += 1;
-        }
-        (lookup.rounds, next)
+        (lookup.rounds, self.next(now))
     }
 
     /// Who has waited long enough, and what to tell it. A lookup that runs goes on.
@@ -192,6 +209,32 @@ mod tests {
         assert_eq!(lookups.ended("good", later), (vec![round(5)], None));
         assert_eq!(lookups.expired(later + TIMEOUT), []);
         assert_eq!(lookups.next_deadline(), None);
+    }
+
+    #[test]
+    fn more_threads_begin_what_waits_and_fewer_let_those_that_run_end() {
+        let (mut lookups, now) = (Lookups::new(1, TIMEOUT), Instant::now());
+        assert_eq!(lookups.ask(round(1), "a", now), begin("a"));
+        for (n, host) in [(2, "b"), (3, "c"), (4, "d")] {
+            assert_eq!(lookups.ask(round(n), host, now), Asked::Waits);
+        }
+        assert_eq!(lookups.change(3, TIMEOUT, now), ["b".into(), "c".into()]);
+        assert_eq!(lookups.change(1, TIMEOUT, now), []);
+        assert_eq!(lookups.ended("a", now), (vec![round(1)], None));
+        assert_eq!(lookups.ended("b", now), (vec![round(2)], None));
+        assert_eq!(lookups.ended("c", now), (vec![round(3)], Some("d".into())));
+    }
+
+    #[test]
+    fn a_shorter_timeout_holds_for_who_asks_from_then_on() {
+        let (mut lookups, now) = (Lookups::new(2, TIMEOUT), Instant::now());
+        assert_eq!(lookups.ask(round(1), "a", now), begin("a"));
+        let short = Duration::from_secs(1);
+        assert_eq!(lookups.change(2, short, now), []);
+        assert_eq!(lookups.ask(round(2), "b", now), begin("b"));
+        assert_eq!(lookups.next_deadline(), Some(now + short));
+        assert_eq!(lookups.expired(now + short), [(round(2), DialCause::TimedOut(short))]);
+        assert_eq!(lookups.next_deadline(), Some(now + TIMEOUT));
     }
 
     #[test]

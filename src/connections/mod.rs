@@ -35,9 +35,10 @@ mod work;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::address::Address;
+use crate::config::Closed;
 use crate::error::ConnectError;
 use crate::ident::PeerId;
 use crate::session::PeerLink;
@@ -46,13 +47,13 @@ use crate::transport::{Listener, Transport};
 
 pub(crate) use admission::Caps;
 pub use kept::RESOLVE_RETRY_TIMEOUT;
+pub(crate) use listening::ListenerId;
 pub(crate) use outbound::Redial;
 pub use resolver::{Resolver, SystemResolver};
 pub use senders::{PeerEvent, StopReason};
-pub(crate) use shared::{Commands, Lifecycle, PeersMap, Report, Secrets, Shared, Started, Times};
+pub(crate) use shared::{Cell, Command, Commands, Lifecycle, PeersMap, Report, Secrets, Shared, Started, Times};
 
 use resolver::{Resolvers, Started as Resolving};
-use shared::Command;
 
 /// Threads for the CPU steps of handshakes and the application's policy.
 const WORKERS: usize = 2;
@@ -77,7 +78,7 @@ impl Connections {
         shared: &Arc<Shared>,
         transport: Arc<dyn Transport>,
         resolver: Arc<dyn Resolver>,
-        listeners: Vec<Box<dyn Listener>>,
+        listeners: Vec<(ListenerId, Box<dyn Listener>)>,
         caps: Caps,
         reports: Receiver<Report>,
         on_event: impl Fn(Lifecycle) + Send + 'static,
@@ -121,6 +122,18 @@ impl Connections {
     /// Keeps a peer connected no longer, and ends its session.
     pub(crate) fn remove(&self, peer: PeerId) {
         let _ = self.reports.send(Report::Remove(peer));
+    }
+
+    /// The way to the acceptor.
+    pub(crate) fn commands(&self) -> Commands {
+        self.commands.clone()
+    }
+
+    /// Keeps these connected no longer, and ends their sessions; the answer is which.
+    pub(crate) fn part(&self, peers: Vec<PeerId>) -> Receiver<Vec<Closed>> {
+        let (answer, answered) = bounded(1);
+        let _ = self.reports.send(Report::Part(peers, answer));
+        answered
     }
 
     /// Dials the address that a link stands for, until somebody proves itself there.

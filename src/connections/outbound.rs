@@ -145,6 +145,19 @@ impl Outbound {
         }
     }
 
+    /// Other bounds and delays from now on. Dials and sessions beyond the bound go on; who waits, waits as long as it was
+    /// told, but not beyond the new cap.
+    pub(crate) fn change(&mut self, limit: usize, backoff: config::Backoff, stable_after: Duration, now: Instant) {
+        let capped = backoff.cap < self.backoff.cap;
+        self.limit = limit;
+        self.kept.values_mut().for_each(|(kept, _)| kept.change(&backoff, stable_after));
+        let latest = now + backoff.cap;
+        (self.backoff, self.stable_after) = (backoff, stable_after);
+        let late: Vec<_> =
+            self.waiting.iter().filter(|(at, _)| capped && *at > latest).map(|(_, peer)| *peer).collect();
+        late.into_iter().for_each(|peer| self.wait(peer, latest));
+    }
+
     /// Somebody wants one connection, and waits for [`Action::Answer`].
     pub(crate) fn connect(&mut self, address: Address, now: Instant, rng: &mut fastrand::Rng) -> RoundId {
         // Somebody asks now: whether there is room after all is worth another look.

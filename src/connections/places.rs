@@ -40,6 +40,12 @@ impl Places {
         Self { backoff, stable_after, places: BTreeMap::new() }
     }
 
+    /// Other delays from now on.
+    pub(crate) fn change(&mut self, backoff: config::Backoff, stable_after: Duration) {
+        self.places.values_mut().for_each(|place| place.policy.change(&backoff, stable_after));
+        (self.backoff, self.stable_after) = (backoff, stable_after);
+    }
+
     /// Somebody is wanted there.
     pub(crate) fn want(&mut self, addr: SocketAddr, now: Instant) {
         let policy = || ReconnectPolicy::new(&self.backoff, self.stable_after);

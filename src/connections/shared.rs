@@ -1,47 +1,48 @@
 //! What the threads of the connections manager share, and what they say to each other.
 //!
-//! Owns: nothing that changes. Threads: any. Locks: none. Blocks on: nothing.
+//! Owns: what a reload changes of connections. Threads: any. Locks: its own, leaves, for a clone. Blocks on: nothing.
 //! Upholds: threads talk by the messages defined here, never by shared state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::address::Address;
-use crate::config::{self, Config};
+use crate::config::{self, Closed, Config, Reload};
+use crate::connections::admission::Caps;
+use crate::connections::listening::ListenerId;
 use crate::connections::outbound::{DialId, Redial};
 use crate::connections::senders::PeerEvent;
-use crate::error::{ConnectError, DialError, DisconnectReason};
+use crate::error::{ConnectError, DialError, DisconnectReason, ReloadError};
 use crate::handshake::{HandshakeConfig, random_bytes};
 use crate::ident::{ConnectionId, Incarnation, PeerId, SessionKind};
-use crate::link::{Decision, LinkCore, LinkLimits};
+use crate::link::{Decision, LinkCore};
 use crate::metrics::Metrics;
 use crate::registry::{SessionsError, SharedRegistry};
 use crate::session::{Consumer, OnEnd, Peer, PeerLink, SessionEnded, SessionSettings};
+use crate::sync::Mutex;
+use crate::transport::Listener;
 use crate::{handshake, transport};
 
-/// What all threads of the connections manager share; nothing in it changes after the start.
+/// What all threads of the connections manager share. What a reload changes of it is in cells.
 pub(crate) struct Shared {
     pub(crate) registry: SharedRegistry,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) handshake: Arc<HandshakeConfig>,
+    pub(crate) handshake: Cell<HandshakeConfig>,
     pub(crate) me: PeerId,
     pub(crate) settings: Arc<SessionSettings>,
-    pub(crate) link_limits: LinkLimits,
-    /// Bytes that may wait for a peer that is not known.
-    pub(crate) unknown_bytes: usize,
     /// Most dials and outbound sessions at one time.
-    pub(crate) outbound: usize,
+    pub(crate) outbound: AtomicUsize,
     /// Most lookups of names at one time.
-    pub(crate) resolve_threads: usize,
+    pub(crate) resolve_threads: AtomicUsize,
     pub(crate) consumer: Consumer,
-    pub(crate) times: Times,
+    pub(crate) times: Cell<Times>,
     pub(crate) secrets: Secrets,
     /// Where lifecycle reports go.
     pub(crate) reports: Sender<Report>,
@@ -49,6 +50,28 @@ pub(crate) struct Shared {
     pub(crate) on_end: OnEnd,
     /// Zero of the clock that offers are compared on.
     pub(crate) start: Instant,
+}
+
+/// A value that is replaced as a whole, and not read often.
+#[derive(Debug)]
+pub(crate) struct Cell<T>(Mutex<Arc<T>>);
+
+impl<T> Cell<T> {
+    /// This, to begin with.
+    pub(crate) fn new(value: T) -> Self {
+        Self(Mutex::new(Arc::new(value)))
+    }
+
+    /// What it is now.
+    pub(crate) fn get(&self) -> Arc<T> {
+        self.0.lock().clone()
+    }
+
+    /// This from now on.
+    pub(crate) fn set(&self, value: T) {
+        let before = std::mem::replace(&mut *self.0.lock(), Arc::new(value));
+        drop(before);
+    }
 }
 
 /// The deadlines of connections.
@@ -87,12 +110,25 @@ impl Times {
 }
 
 impl Shared {
+    /// The deadlines of connections.
+    pub(crate) fn times(&self) -> Arc<Times> {
+        self.times.get()
+    }
+
+    /// What our side brings to its handshakes.
+    pub(crate) fn handshake(&self) -> Arc<HandshakeConfig> {
+        self.handshake.get()
+    }
+
     /// A peer, which is known from now on, with a link made for it if there is none.
     ///
     /// # Errors
     /// There are as many links as there may be, or the node is shutting down.
     pub(crate) fn peer(&self, id: PeerId) -> Result<Peer, SessionsError> {
-        self.registry.peer_or_insert(id, || self.new_peer(id))
+        let version = self.settings.tuned.version();
+        let peer = self.registry.peer_or_insert(id, || self.new_peer(id))?;
+        self.retune(&peer.link, version);
+        Ok(peer)
     }
 
     /// The link of a peer, with one made where messages wait for it to become known if there is none.
@@ -100,14 +136,22 @@ impl Shared {
     /// # Errors
     /// As many unknown peers wait as may, there are as many links as there may be, or the node is shutting down.
     pub(crate) fn link_or_unknown(&self, id: PeerId) -> Result<Arc<PeerLink>, SessionsError> {
+        self.unknown(id, |_| ())
+    }
+
+    /// The same, with something done to a link that is made.
+    fn unknown(&self, id: PeerId, made: impl FnOnce(&PeerLink)) -> Result<Arc<PeerLink>, SessionsError> {
+        let version = self.settings.tuned.version();
         let link = self.registry.link_or_unknown(id, || {
             let peer = self.new_peer(id);
-            peer.link.outbox.await_peer(self.unknown_bytes);
+            peer.link.outbox.await_peer(self.settings.tuned.all().unknown_bytes);
+            made(&peer.link);
             peer
         });
         if link.as_ref().err() == Some(&SessionsError::TooManyUnknown) {
             self.metrics.unknown_refused.add();
         }
+        link.iter().for_each(|link| self.retune(link, version));
         link
     }
 
@@ -119,17 +163,7 @@ impl Shared {
         if !self.takes_unknown() {
             return Err(SessionsError::TooManyLinks);
         }
-        let id = PeerId::of_address(addr);
-        let link = self.registry.link_or_unknown(id, || {
-            let peer = self.new_peer(id);
-            peer.link.outbox.await_peer(self.unknown_bytes);
-            peer.link.stand_in_for(addr);
-            peer
-        });
-        if link.as_ref().err() == Some(&SessionsError::TooManyUnknown) {
-            self.metrics.unknown_refused.add();
-        }
-        link
+        self.unknown(PeerId::of_address(addr), |link| link.stand_in_for(addr))
     }
 
     /// Whether messages may wait for peers that are not known.
@@ -137,9 +171,16 @@ impl Shared {
         self.registry.takes_unknown()
     }
 
+    /// A link that was made, and whoever tuned all links may not have seen it yet.
+    fn retune(&self, link: &PeerLink, version: u64) {
+        if version != self.settings.tuned.version() {
+            link.tune();
+        }
+    }
+
     fn new_peer(&self, id: PeerId) -> Peer {
         let (token, state) = self.secrets.next();
-        let core = LinkCore::new(self.me, id, self.link_limits, state);
+        let core = LinkCore::new(self.me, id, self.settings.tuned.all().link, state);
         Peer::new(PeerLink::new(core, id, token, self.settings.clone()), self.consumer.clone())
     }
 
@@ -177,6 +218,12 @@ pub(crate) enum Command {
     Worked(ConnectionId, WorkDone),
     /// A link has decided about connections.
     Decided(Arc<PeerLink>, Box<Decision>),
+    /// Listen there too, all or none.
+    Listen(Vec<(ListenerId, Box<dyn Listener>)>, Sender<io::Result<()>>),
+    /// Close these.
+    Unlisten(Vec<ListenerId>, Sender<()>),
+    /// Other bounds, and who leaves anyway; the answer is who had to go.
+    Limit(Caps, BTreeSet<ConnectionId>, Sender<Vec<Closed>>),
     Stop,
 }
 
@@ -222,12 +269,18 @@ pub(crate) enum Report {
     Keep(PeerId, Vec<Address>),
     /// A node asks for a peer not to be kept any longer, and for its session to end.
     Remove(PeerId),
+    /// The same for several; the answer is which sessions end by it.
+    Part(Vec<PeerId>, Sender<Vec<Closed>>),
     /// Somebody is wanted at the address that this link stands for.
     Find(Arc<PeerLink>),
     /// Peers are where this map says, from now on.
     Follow(PeersMap),
     /// Somebody wants one connection, and waits for its outcome.
     Connect(Address, Sender<Result<PeerId, ConnectError>>),
+    /// Deadlines, delays or bounds in [`Shared`] have changed.
+    Changed,
+    /// An application is to be told this, after what was reported before.
+    Tell(Lifecycle),
     /// Stop dialling; with `true`, end.
     Stop(bool),
 }
@@ -314,6 +367,10 @@ pub(crate) enum Lifecycle {
     PeerRecovered {
         peer: PeerId,
     },
+    /// Another configuration was put to use.
+    Reloaded(Reload),
+    /// Another configuration was refused.
+    ReloadRefused(ReloadError),
     /// Of a kept peer's sender.
     Sender(PeerEvent),
 }

@@ -12,10 +12,12 @@ mod following;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, never, select_biased};
 
+use crate::config::Closed;
 use crate::connections::lookups::{Asked, Lookups};
 use crate::connections::outbound::{Action, Outbound};
 use crate::connections::places::Places;
@@ -112,10 +114,11 @@ pub(crate) fn supervisor_loop<F: Fn(Lifecycle)>(mut supervisor: Supervisor<F>, r
 impl<F: Fn(Lifecycle)> Supervisor<F> {
     /// Nothing to watch yet.
     pub(crate) fn new(shared: Arc<Shared>, commands: Commands, resolvers: Resolvers, on_event: F) -> Self {
-        let times = &shared.times;
-        let outbound = Outbound::new(shared.outbound, times.backoff.clone(), times.stable_after);
+        let times = shared.times();
+        let (limit, threads) = (&shared.outbound, &shared.resolve_threads);
+        let outbound = Outbound::new(limit.load(Ordering::Relaxed), times.backoff.clone(), times.stable_after);
         let places = Places::new(times.backoff.clone(), times.stable_after);
-        let lookups = Lookups::new(shared.resolve_threads, times.lookup);
+        let lookups = Lookups::new(threads.load(Ordering::Relaxed), times.lookup);
         Self {
             shared,
             commands,
@@ -166,6 +169,12 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
                 );
                 (self.on_event)(Lifecycle::IdentityClash { peer, remote_addr });
             }
+            Report::Part(peers, answer) => {
+                let gone = peers.into_iter().filter(|peer| self.outbound.remove(*peer, Instant::now())).collect();
+                self.part(gone, &answer);
+            }
+            Report::Changed => self.changed(Instant::now()),
+            Report::Tell(lifecycle) => (self.on_event)(lifecycle),
             Report::Stop(end) => {
                 self.map = None;
                 self.places.stop();
@@ -185,6 +194,30 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
     /// When something is to be done that no report asks for.
     fn next_due(&self) -> Option<Instant> {
         self.outbound.next_due().into_iter().chain(self.lookups.next_deadline()).chain(self.places.next_due()).min()
+    }
+
+    /// Lets peers go that nobody wants any more, and says which sessions that ends.
+    fn part(&mut self, gone: Vec<PeerId>, answer: &Sender<Vec<Closed>>) {
+        let mut closed = Vec::new();
+        for peer in gone {
+            let link = self.shared.registry.link(&peer);
+            let attached = link.and_then(|link| link.core.lock().attached());
+            closed.extend(attached.map(|conn| Closed::new(peer, conn, CloseReason::Requested)));
+            self.leave(peer);
+        }
+        // Whoever asked may have given up.
+        let _ = answer.send(closed);
+    }
+
+    /// Deadlines, delays or bounds have changed.
+    fn changed(&mut self, now: Instant) {
+        let times = self.shared.times();
+        let (limit, threads) = (&self.shared.outbound, &self.shared.resolve_threads);
+        self.outbound.change(limit.load(Ordering::Relaxed), times.backoff.clone(), times.stable_after, now);
+        self.places.change(times.backoff.clone(), times.stable_after);
+        for host in self.lookups.change(threads.load(Ordering::Relaxed), times.lookup, now) {
+            self.begin_lookup(host);
+        }
     }
 
     fn started(&mut self, started: Started) {
@@ -359,7 +392,8 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             }
             Action::Full => log::warn!(
                 target: "threadwire::dial",
-                "as many outbound connections as the configuration allows ({}): further peers wait", self.shared.outbound
+                "as many outbound connections as the configuration allows ({}): further peers wait",
+                self.shared.outbound.load(Ordering::Relaxed)
             ),
         }
     }
@@ -368,7 +402,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
     /// an unknown peer did not come for, that a link kept beyond its resume window; questions that nobody answered in
     /// time.
     fn scan(&mut self, now: Instant) {
-        let times = self.shared.times.clone();
+        let times = self.shared.times();
         let turns = self.watched.len().div_ceil(LOOKS).clamp(1, TURNS);
         self.scans = self.scans.wrapping_add(1);
         for (conn, watched) in &mut self.watched {

@@ -297,7 +297,7 @@ impl Dispatcher {
     fn reconfigure(&mut self) {
         let config = self.config.get();
         // What is refused is an event, and a line in the log.
-        drop(self.engine.protection.replace(&config));
+        drop(self.engine.reload(&config));
     }
 
     /// Takes what is in the channel, and shuts down.

@@ -108,7 +108,7 @@ fn begin(mut inputs: DirectInputs) -> Result<(Arc<Engine>, Watched, DirectInputs
     let engine = Arc::new(engine);
     for peer in &config.peers {
         engine
-            .keep(peer.id, peer.addresses.clone())
+            .keep(peer.id, peer.addresses.clone(), false)
             .map_err(|error| ConfigError { place: format!("peer {:?}", peer.name), what: error.to_string() })?;
     }
     if let Some(peers) = inputs.peers.take() {

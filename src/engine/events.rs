@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 
+use crate::config::Reload;
 use crate::connections::{Lifecycle, PeerEvent, Started};
-use crate::error::{DialError, DisconnectReason};
+use crate::error::{DialError, DisconnectReason, ReloadError};
 use crate::ident::{ConnectionId, Incarnation, PeerId, SessionKind};
 use crate::metrics::Metrics;
 use crate::sync::{Condvar, Mutex};
@@ -128,6 +129,18 @@ pub enum Event {
         /// Which peer.
         peer: PeerId,
     },
+    /// Another configuration was put to use: see [`Node::reload`](crate::Node::reload).
+    #[non_exhaustive]
+    ConfigReloaded {
+        /// What has changed, and who had to go.
+        report: Reload,
+    },
+    /// Another configuration was refused, and the one before holds on.
+    #[non_exhaustive]
+    ConfigRefused {
+        /// What is wrong with it.
+        error: ReloadError,
+    },
     /// Of what dials a kept peer: where it dials, or that it has stopped. Told for each peer that is kept: added,
     /// configured, or in the map of peers ([`NodeBuilder::peers_map`](crate::NodeBuilder::peers_map)).
     Peer(PeerEvent),
@@ -206,6 +219,8 @@ impl Events {
                 self.put(Event::PeerSlow { peer, oldest_age, queued_messages, queued_bytes });
             }
             Lifecycle::PeerRecovered { peer } => self.put(Event::PeerRecovered { peer }),
+            Lifecycle::Reloaded(report) => self.put(Event::ConfigReloaded { report }),
+            Lifecycle::ReloadRefused(error) => self.put(Event::ConfigRefused { error }),
             Lifecycle::Sender(event) => self.put(Event::Peer(event)),
         }
         self.changes.happened();

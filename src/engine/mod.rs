@@ -5,15 +5,19 @@
 //! and the one that waits for the application's signal. Locks: see the files. Blocks on: what each function says.
 //! Upholds: a start that fails leaves nothing running; an engine that is dropped shuts down.
 //!
-//! `start` makes the parts, `running` is what it gives; `settings` are numbers that follow from the configuration.
+//! `start` makes the parts, `running` is what it gives, `reload` puts another configuration to use and `sockets` moves it
+//! to other addresses; `present` is what holds, `settings` are numbers that follow from the configuration.
 
 mod events;
 mod inlet;
+mod present;
 mod protection;
+mod reload;
 mod running;
 mod selfcheck;
 mod settings;
 mod shutdown;
+mod sockets;
 mod start;
 
 pub(crate) use events::Changes;

@@ -4,7 +4,7 @@
 //! connections manager, for whether there still is one. Blocks on: what each function says.
 //! Upholds: an engine that is dropped shuts down.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +12,10 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 use crate::address::Address;
+use crate::config::Config;
 use crate::connections::{Connections, PeersMap, Shared};
-use crate::error::{ConnectError, RecvError};
-use crate::exposition::Exposition;
+use crate::error::{ConnectError, DisconnectError, RecvError};
+use crate::exposition::{Bound, Exposition};
 use crate::ident::PeerId;
 use crate::metrics::MetricsSnapshot;
 use crate::registry::SessionsError;
@@ -23,6 +24,7 @@ use crate::sync::{Mutex, deadline_in};
 
 use super::events::{Changes, Event};
 use super::inlet::Inlet;
+use super::present::Present;
 use super::protection::Protection;
 use super::selfcheck::Finding;
 use super::shutdown::{self, Closing, Ending, ShutdownReport};
@@ -33,12 +35,15 @@ const DROP_DEADLINE: Duration = Duration::from_secs(2);
 /// One identity, its peers, and the threads that serve them. Dropped, it shuts down, with two seconds to drain.
 pub(crate) struct Engine {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) local_addrs: Vec<SocketAddr>,
+    pub(super) sites: Mutex<Sites>,
     /// The peers of the configuration, by name.
     pub(super) names: Mutex<HashMap<String, PeerId>>,
+    /// Peers that the application has added itself: no configuration takes them away.
+    pub(super) added: Mutex<BTreeSet<PeerId>>,
+    /// What holds now; held by whoever changes it.
+    pub(super) present: Mutex<Present>,
     /// Absent once its shutdown has begun.
     pub(crate) connections: Arc<Mutex<Option<Connections>>>,
-    pub(crate) metrics_addr: Option<SocketAddr>,
     /// Absent if there is none, or its end has begun.
     pub(super) endpoint: Arc<Mutex<Option<Exposition>>>,
     pub(super) inlet: Option<Arc<Inlet>>,
@@ -50,10 +55,30 @@ pub(crate) struct Engine {
     pub(crate) protection: Protection,
 }
 
+/// Where it can be reached.
+#[derive(Debug)]
+pub(super) struct Sites {
+    pub(super) local_addrs: Vec<SocketAddr>,
+    pub(super) metrics: Option<SocketAddr>,
+}
+
 impl Engine {
     /// Where it listens, in the order of the configuration.
     pub(crate) fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.local_addrs.clone()
+        self.sites.lock().local_addrs.clone()
+    }
+
+    /// Where metrics are served.
+    pub(crate) fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.sites.lock().metrics
+    }
+
+    /// The configuration that holds.
+    ///
+    /// # Blocking
+    /// While another one is being put to use.
+    pub(crate) fn config(&self) -> Config {
+        self.present.lock().config.clone()
     }
 
     /// Who has this name in the configuration.
@@ -61,19 +86,40 @@ impl Engine {
         self.names.lock().get(name).copied()
     }
 
-    /// Keeps a peer connected from now on.
+    /// Keeps a peer connected from now on. `added`: because the application says so, whatever a configuration says.
     ///
     /// # Errors
     /// It is ourselves, there are as many links as there may be, or the engine shuts down.
-    pub(crate) fn keep(&self, id: PeerId, addresses: Vec<Address>) -> Result<PeerHandle, ConnectError> {
+    pub(crate) fn keep(&self, id: PeerId, addresses: Vec<Address>, added: bool) -> Result<PeerHandle, ConnectError> {
         if id == self.shared.me {
             return Err(ConnectError::UnknownPeer(id));
         }
+        // First: whoever takes the peers of a configuration away looks who was added.
+        let mut all_added = self.added.lock();
         let connections = self.connections.lock();
         let connections = connections.as_ref().ok_or(ConnectError::ShuttingDown)?;
         let peer = self.shared.peer(id).map_err(|_| ConnectError::UnknownPeer(id))?;
         connections.keep(id, addresses);
+        if added {
+            all_added.insert(id);
+        }
         Ok(PeerHandle::new(peer.link))
+    }
+
+    /// Keeps a peer connected no longer.
+    ///
+    /// # Errors
+    /// It is not known, or the engine shuts down.
+    pub(crate) fn remove(&self, id: PeerId) -> Result<(), DisconnectError> {
+        let mut all_added = self.added.lock();
+        let connections = self.connections.lock();
+        let connections = connections.as_ref().ok_or(DisconnectError::ShuttingDown)?;
+        if self.shared.registry.known_link(&id).is_none() {
+            return Err(DisconnectError::UnknownPeer(id));
+        }
+        connections.remove(id);
+        all_added.remove(&id);
+        Ok(())
     }
 
     /// Where messages wait for whoever proves itself at an address.
@@ -236,6 +282,15 @@ pub(crate) fn want(place: &Arc<PeerLink>, connections: &Mutex<Option<Connections
     {
         connections.find(place.clone());
     }
+}
+
+/// Serves the counts of a node.
+///
+/// # Errors
+/// The poll or the thread could not be made.
+pub(super) fn serve(bound: Bound, shared: &Arc<Shared>) -> std::io::Result<Exposition> {
+    let node = shared.clone();
+    bound.serve(shared.metrics.clone(), move || snapshot(&node).to_openmetrics())
 }
 
 /// The counts of a node, with those of its links.

@@ -3,6 +3,7 @@
 //! Owns: nothing. Threads: the application's, at the start. Locks: none. Blocks on: nothing.
 //! Upholds: the threads and the memory of all sessions stay within what the configuration gives them.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::config::{self, Config, LINK_FLOOR, THREADS_PER_SESSION};
@@ -10,7 +11,7 @@ use crate::exposition;
 use crate::memory::Budget;
 use crate::metrics::PhaseTimes;
 use crate::registry::RegistryLimits;
-use crate::session::{Askers, Kinds, OutgoingTaps, QueueLimits, RequestLimits, SessionSettings, Undeliverable};
+use crate::session::{Askers, Kinds, OutgoingTaps, SessionSettings, Tuned, Tuning, Undeliverable};
 use crate::threads;
 use crate::transport::tcp::TcpOptions;
 
@@ -52,6 +53,12 @@ fn session_threads(config: &Config) -> usize {
     asked.min(threads::most().unwrap_or(usize::MAX)).saturating_sub(config.own_threads())
 }
 
+/// The memory that links share beyond their floors: each has its own whatever the others do.
+pub(super) fn shared_memory(config: &Config) -> usize {
+    let floors = config.inbound.saturating_add(config.outbound).saturating_mul(LINK_FLOOR);
+    config.memory_bytes.saturating_sub(floors)
+}
+
 /// The settings of sessions.
 pub(super) fn session(
     config: &Config,
@@ -60,31 +67,22 @@ pub(super) fn session(
     undeliverable: Undeliverable,
     taps: OutgoingTaps,
 ) -> SessionSettings {
-    // Each link has its floor whatever the others do.
-    let floors = config.inbound.saturating_add(config.outbound).saturating_mul(LINK_FLOOR);
     SessionSettings {
-        memory: Arc::new(Budget::new(config.memory_bytes.saturating_sub(floors))),
-        queue: QueueLimits {
-            messages: config.queue_messages,
-            bytes: config.queue_bytes,
-            offline: config.offline,
-            ttl: config.message_ttl,
-        },
-        max_message: config.max_message,
-        window_bytes: config.window_bytes,
+        memory: Arc::new(Budget::new(shared_memory(config))),
+        tuned: Tuned::new(Tuning::of(config, handler)),
         holds_inbound: !handler,
-        send_deadline: config.send_deadline,
-        ack_delay: config.ack_delay,
         undelivered: Arc::new(undeliverable),
-        heartbeat: config.heartbeat,
-        rx_stack: if handler { config.threads.rx_handler_stack } else { config.threads.rx_stack },
-        tx_stack: config.threads.tx_stack,
-        requests: RequestLimits { requests: config.requests, bytes: config.queue_bytes },
         times: Arc::new(PhaseTimes::new(kinds.len())),
         kinds,
         askers: Arc::new(Askers::default()),
         taps,
     }
+}
+
+/// Where peers are told that this node can be dialled.
+pub(super) fn advertised(config: &Config, local_addrs: &[SocketAddr]) -> Option<SocketAddr> {
+    let bound = local_addrs.iter().copied().find(|addr| !addr.ip().is_unspecified());
+    config.advertise.or(bound)
 }
 
 /// The options of TCP sockets.

@@ -5,28 +5,29 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Sender, bounded, unbounded};
+use crossbeam_channel::{Sender, unbounded};
 
-use crate::config::Config;
-use crate::connections::{Caps, Connections, Report, Resolver, Secrets, Shared, Times};
+use crate::config::{Config, Listening};
+use crate::connections::{Caps, Cell, Connections, ListenerId, Report, Resolver, Secrets, Shared, Times};
 use crate::error::StartError;
 use crate::exposition::Bound;
 use crate::handshake::{HandshakeConfig, HandshakePolicy, Identity};
 use crate::ident::Incarnation;
-use crate::link::LinkLimits;
 use crate::metrics::Metrics;
 use crate::registry::SharedRegistry;
 use crate::session::{Batch, Consumer, KindsBuilder, OnEnd, OutgoingTaps, Undeliverable};
 use crate::sync::Mutex;
 use crate::transport::Transport;
-use crate::transport::tcp::{BACKLOG, Tcp};
+use crate::transport::tcp::{BACKLOG, LiveTcp};
 
 use super::events::{Changes, Events, Listener};
 use super::inlet::Inlet;
+use super::present::Present;
 use super::protection::{Protection, warn_of_exposure};
-use super::running::{self, Engine};
+use super::running::{self, Engine, Sites};
 use super::selfcheck::{self, Readings};
 use super::settings;
 use super::shutdown::Ending;
@@ -74,16 +75,17 @@ pub(crate) fn start(chosen: Chosen) -> Result<Engine, StartError> {
     };
     let (me, identity) = (identity.peer_id(), Arc::new(identity));
     let backlog = if transport.is_none() && !config.listen.is_empty() { BACKLOG.unsigned_abs().into() } else { 0 };
-    let protection = Protection::new(&config, &identity, PROTOCOL, transport, Tcp::new(settings::tcp(&config)))?;
+    let protection = Protection::new(&config, &identity, PROTOCOL, transport, LiveTcp::new(settings::tcp(&config)))?;
     let transport = protection.transport();
     warn_of_exposure(&config, &me.short());
     let mut listeners = Vec::new();
-    let mut local_addrs: Vec<SocketAddr> = Vec::new();
-    for &addr in &config.listen {
+    let mut sockets = Vec::new();
+    for (n, &addr) in config.listen.iter().enumerate() {
         let listener = transport.listen(addr).map_err(|source| StartError::Listen { addr, source })?;
-        local_addrs.push(listener.local_addr());
-        listeners.push(listener);
+        sockets.push((ListenerId(n), Listening { asked: addr, bound: listener.local_addr() }));
+        listeners.push((ListenerId(n), listener));
     }
+    let local_addrs: Vec<SocketAddr> = sockets.iter().map(|(_, socket)| socket.bound).collect();
     let endpoint =
         config.metrics.listen.map(|addr| Bound::to(addr).map_err(|source| StartError::MetricsListen { addr, source }));
     let endpoint = endpoint.transpose()?;
@@ -93,8 +95,7 @@ pub(crate) fn start(chosen: Chosen) -> Result<Engine, StartError> {
     for finding in &findings {
         log::warn!(target: "threadwire::node", "{}: {finding}", me.short());
     }
-    let bound = local_addrs.iter().copied().find(|addr| !addr.ip().is_unspecified());
-    let advertised = config.advertise.or(bound);
+    let advertised = settings::advertised(&config, &local_addrs);
     let mut handshake = HandshakeConfig::new(identity, incarnation(), config.network.clone(), PROTOCOL)?
         .advertise(advertised)
         .payload(payload)?;
@@ -109,7 +110,7 @@ pub(crate) fn start(chosen: Chosen) -> Result<Engine, StartError> {
         (None, Some(inbox)) => (Consumer::Channel(inbox), None),
         (None, None) => {
             // At most one batch of each link is in it.
-            let (sender, receiver) = bounded(limits.links);
+            let (sender, receiver) = unbounded();
             (Consumer::Channel(sender), Some(Inlet::new(receiver)))
         }
     };
@@ -123,15 +124,13 @@ pub(crate) fn start(chosen: Chosen) -> Result<Engine, StartError> {
     let shared = Arc::new(Shared {
         registry: SharedRegistry::new(limits),
         metrics: Arc::new(Metrics::default()),
-        handshake: Arc::new(handshake),
+        handshake: Cell::new(handshake),
         me,
         settings: Arc::new(settings::session(&config, kinds, handles, undeliverable, taps)),
-        link_limits: LinkLimits { window_bytes: config.window_bytes, max_message: config.max_message },
-        unknown_bytes: config.unknown_bytes,
-        outbound: config.outbound,
-        resolve_threads: config.resolve_threads,
+        outbound: AtomicUsize::new(config.outbound),
+        resolve_threads: AtomicUsize::new(config.resolve_threads),
         consumer,
-        times: Times::of(&config),
+        times: Cell::new(Times::of(&config)),
         secrets: Secrets::new()?,
         reports,
         on_end,
@@ -142,21 +141,20 @@ pub(crate) fn start(chosen: Chosen) -> Result<Engine, StartError> {
     let on_event = move |lifecycle| events.tell(lifecycle);
     let caps = Caps::of(&config);
     let connections = Connections::start(&shared, transport, resolver, listeners, caps, to_supervisor, on_event)?;
-    let endpoint = endpoint.map(|bound| {
-        let node = shared.clone();
-        bound.serve(shared.metrics.clone(), move || running::snapshot(&node).to_openmetrics())
-    });
-    let endpoint = endpoint.transpose()?;
+    let endpoint = endpoint.map(|bound| running::serve(bound, &shared)).transpose()?;
     log::info!(target: "threadwire::node", "{}: started, listens on {local_addrs:?}", me.short());
     if let Some(addr) = metrics_addr {
         log::info!(target: "threadwire::node", "{}: serves metrics at http://{addr}/metrics", me.short());
     }
+    let names = config.peers.iter().map(|peer| (peer.name.clone(), peer.id)).collect();
+    let present = Present { next_listener: sockets.len(), sockets, backlog, config };
     Ok(Engine {
         shared,
-        local_addrs,
-        names: Mutex::new(config.peers.iter().map(|peer| (peer.name.clone(), peer.id)).collect()),
+        sites: Mutex::new(Sites { local_addrs, metrics: metrics_addr }),
+        names: Mutex::new(names),
+        added: Mutex::default(),
+        present: Mutex::new(present),
         connections: Arc::new(Mutex::new(Some(connections))),
-        metrics_addr,
         endpoint: Arc::new(Mutex::new(endpoint)),
         inlet: inlet.map(Arc::new),
         events: to_application,

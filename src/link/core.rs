@@ -426,6 +426,17 @@ impl LinkCore {
         (len as u64).min(self.limits.lane(lane) as u64)
     }
 
+    /// Other sizes from now on. What is numbered stays kept, and what was granted may come; a big message under way is
+    /// judged by what held when it began. Of what may come, another window counts from the next attach on, by
+    /// [`LinkCore::set_inbound_window`].
+    pub(crate) fn set_limits(&mut self, limits: LinkLimits) {
+        self.limits = limits;
+        for lane in Lane::ALL {
+            self.outgoing[lane.index()].set_window(limits.lane(lane));
+            self.incoming[lane.index()].set_largest(limits.max_message as u64);
+        }
+    }
+
     /// From the next attach on, `window_bytes` may be outstanding over all lanes, as far as they go below the least.
     pub(crate) fn set_inbound_window(&mut self, window_bytes: usize) {
         let limits = LinkLimits { window_bytes: window_bytes.min(self.limits.window_bytes), ..self.limits };

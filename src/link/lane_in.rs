@@ -151,6 +151,11 @@ impl LaneIn {
         }
     }
 
+    /// Takes messages up to so many bytes from now on; one under way is judged by what held when it began.
+    pub(crate) fn set_largest(&mut self, largest_message: u64) {
+        self.largest_message = largest_message;
+    }
+
     /// Takes a SEGMENT frame: the next frame's number, and the first number the sender still keeps.
     pub(crate) fn announce(&mut self, first: u64, base: u64) -> Result<(), Fault> {
         if first != self.received || base > first {

@@ -151,6 +151,11 @@ pub(crate) struct Freed {
 }
 
 impl LaneOut {
+    /// Keeps up to so many bytes from now on; what is kept stays.
+    pub(crate) fn set_window(&mut self, window: usize) {
+        self.window = window;
+    }
+
     /// An empty lane that keeps up to `window` bytes.
     pub(crate) fn new(lane: Lane, window: usize) -> Self {
         Self {

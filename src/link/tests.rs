@@ -122,7 +122,7 @@ impl Pair {
                     if let (Some(mut big), Piece::More(at) | Piece::Whole(at)) = (big, piece) {
                         big.bytes.extend_from_slice(&frame.body[at..]);
                         if let Piece::Whole(_) = piece {
-                            let credit = core.big_credit(lane, big.bytes.len());
+                            let credit = big.credit;
                             let repeat = claim.first < claim.repeat_below;
                             self.delivered[side].push((lane, big.bytes, repeat));
                             core.finish(generation, lane, claim.first + 1, credit, None);
@@ -193,6 +193,19 @@ fn a_message_above_the_receivers_limit_comes_back_as_rejected_and_the_next_one_a
     assert_eq!(pair.rejected[0], [(31, RejectCause::TooLarge)]);
     let counts = pair.cores[0].counts();
     assert_eq!((counts.acked, counts.rejected), (1, 1));
+}
+
+#[test]
+fn another_limit_is_for_messages_that_begin_and_one_under_way_arrives() {
+    let mut pair = Pair::new(LIMITS);
+    pair.connect();
+    let mut queue = queue_of(&[3 * MAX_PIECE, 3 * MAX_PIECE]);
+    assert!(pair.write(0, &mut queue) && pair.read(1, 2) == 2, "its first piece has come, behind its number");
+    pair.cores[1].set_limits(LinkLimits { max_message: 2 * MAX_PIECE, ..LIMITS });
+    pair.settle(&mut queue);
+    assert_eq!(pair.delivered[1], [(Lane::Normal, message(0, 3 * MAX_PIECE), false)]);
+    let causes: Vec<_> = pair.rejected[0].iter().map(|(_, cause)| *cause).collect();
+    assert_eq!(causes, [RejectCause::TooLarge]);
 }
 
 #[test]
@@ -485,6 +498,8 @@ enum Step {
     Read(usize),
     Answer,
     Cut,
+    /// A side has another window from now on, in smallest windows.
+    Resize(usize, usize),
     RestartReceiver,
 }
 
@@ -494,6 +509,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (1usize..4).prop_map(Step::Read),
         3 => Just(Step::Answer),
         1 => Just(Step::Cut),
+        1 => (0usize..2, 1usize..32).prop_map(|(side, windows)| Step::Resize(side, windows)),
     ]
 }
 
@@ -522,6 +538,11 @@ fn run(sizes: &[usize], steps: &[Step]) -> (Pair, usize) {
                 pair.cut();
                 pair.connect();
             }
+            Step::Resize(side, windows) => {
+                let limits = LinkLimits { window_bytes: windows * SMALLEST_WINDOW, ..LIMITS };
+                pair.cores[*side].set_limits(limits);
+                pair.cores[*side].set_inbound_window(limits.window_bytes);
+            }
             Step::RestartReceiver => {
                 restarts += 1;
                 pair.restart(1, LIMITS);
@@ -535,7 +556,7 @@ fn run(sizes: &[usize], steps: &[Step]) -> (Pair, usize) {
 }
 
 proptest! {
-    /// The trivial model: what was queued is delivered, once, in order, whatever is cut.
+    /// The trivial model: what was queued is delivered, once, in order, whatever is cut and whatever windows become.
     #[test]
     fn cuts_lose_nothing_repeat_nothing_and_keep_the_order(
         sizes in prop::collection::vec(prop_oneof![4 => 4usize..200, 1 => 20_000usize..40_000, 1 => 60_000usize..300_000], 1..12),

@@ -279,7 +279,7 @@ impl Node {
     }
 
     fn encoded<T: Serialize>(&self, message: &T) -> Result<Vec<u8>, SendError> {
-        let encoded = wire::encode_payload(message, self.engine.shared.settings.max_message);
+        let encoded = wire::encode_payload(message, self.engine.shared.settings.tuned.max_message());
         encoded.map_err(|_| SendError { kind: SendErrorKind::Unencodable, payload: Vec::new() })
     }
 

@@ -207,14 +207,13 @@ impl NodeBuilder {
             inbox: None,
             events: Listener::Engine,
         };
-        let names = peers.iter().map(|peer| (peer.name.clone(), peer.id)).collect();
-        let node = Node { engine: engine::start(chosen)?, names, caster: Mutex::default() };
+        let node = Node { engine: engine::start(chosen)?, caster: Mutex::default() };
         if let Some((signal, time)) = shutdown_signal {
             node.engine.shut_down_on(signal, time)?;
         }
         for peer in &peers {
-            node.add_peer(peer.id, peer.addresses.iter().cloned())
-                .map_err(|error| ConfigError { place: format!("peer {:?}", peer.name), what: error.to_string() })?;
+            let kept = node.engine.keep(peer.id, peer.addresses.clone(), false);
+            kept.map_err(|error| ConfigError { place: format!("peer {:?}", peer.name), what: error.to_string() })?;
         }
         if let Some(map) = peers_map {
             node.follow(map);

@@ -245,7 +245,7 @@ impl Node {
         };
         let id = match to {
             Destination::Peer(id) => *id,
-            Destination::Name(name) => *self.names.get(&**name).ok_or(SendErrorKind::UnknownName)?,
+            Destination::Name(name) => self.engine.named(name).ok_or(SendErrorKind::UnknownName)?,
             Destination::Addr(addr) => return self.place(*addr).map(Target::Addr).map_err(refused),
         };
         match self.engine.link_to(id) {

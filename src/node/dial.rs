@@ -33,14 +33,7 @@ impl Node {
         ConnectError: From<<I::Item as TryInto<Address>>::Error>,
     {
         let addresses = addresses.into_iter().map(TryInto::try_into).collect::<Result<Vec<_>, _>>()?;
-        if id == self.engine.shared.me {
-            return Err(ConnectError::UnknownPeer(id));
-        }
-        let connections = self.engine.connections.lock();
-        let connections = connections.as_ref().ok_or(ConnectError::ShuttingDown)?;
-        let peer = self.engine.shared.peer(id).map_err(|_| ConnectError::UnknownPeer(id))?;
-        connections.keep(id, addresses);
-        Ok(PeerHandle::new(peer.link))
+        self.engine.keep(id, addresses, true)
     }
 
     /// Keeps a peer connected no longer: it is not dialled again, and its session, if there is one, says goodbye with
@@ -59,13 +52,7 @@ impl Node {
     /// # Errors
     /// [`DisconnectError::UnknownPeer`], [`DisconnectError::ShuttingDown`].
     pub fn remove_peer(&self, id: PeerId) -> Result<(), DisconnectError> {
-        let connections = self.engine.connections.lock();
-        let connections = connections.as_ref().ok_or(DisconnectError::ShuttingDown)?;
-        if self.engine.shared.registry.known_link(&id).is_none() {
-            return Err(DisconnectError::UnknownPeer(id));
-        }
-        connections.remove(id);
-        Ok(())
+        self.engine.remove(id)
     }
 
     /// Ends a peer's session with a goodbye that says `reason`: [`CloseReason::Requested`], or a reason of the

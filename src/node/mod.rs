@@ -1,6 +1,6 @@
 //! A node: one identity, its peers, and the threads that serve them.
 //!
-//! Owns: an engine and the names of the configuration. Threads: the application's call it.
+//! Owns: an engine. Threads: the application's call it.
 //! Locks: the registry lock to find a peer. Blocks on: what each blocking method says.
 //! Upholds: a node that is dropped shuts down; shutdown ends by its deadline and says what it left.
 
@@ -13,7 +13,6 @@ mod pace;
 mod peers;
 mod reload;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -39,8 +38,6 @@ pub use peers::PeerInfo;
 /// Dropping it shuts it down, with two seconds to drain.
 pub struct Node {
     engine: Engine,
-    /// The peers of the configuration, by name.
-    names: HashMap<String, PeerId>,
     /// What its broadcasts leave to the next one.
     caster: Mutex<cast::Caster>,
 }
@@ -53,12 +50,12 @@ impl Node {
 
     /// Where it listens first, with the port the system chose; `None` if it does not listen.
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.engine.local_addrs.first().copied()
+        self.engine.local_addrs().first().copied()
     }
 
     /// Where it listens, in the order of the configuration, with the ports the system chose.
-    pub fn local_addrs(&self) -> &[SocketAddr] {
-        &self.engine.local_addrs
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.engine.local_addrs()
     }
 
     /// A handle on a peer of the configuration, by its name there.
@@ -66,8 +63,8 @@ impl Node {
     /// # Errors
     /// [`ConnectError::UnknownName`].
     pub fn peer_named(&self, name: &str) -> Result<PeerHandle, ConnectError> {
-        match self.names.get(name) {
-            Some(id) => self.peer(*id),
+        match self.engine.named(name) {
+            Some(id) => self.peer(id),
             None => Err(ConnectError::UnknownName(name.to_owned())),
         }
     }
@@ -225,7 +222,7 @@ impl Node {
     /// Where the metrics are served, with the port the system chose: `http://ADDRESS/metrics`, OpenMetrics text, until
     /// the node is shut down. `None` unless the configuration says [`metrics.listen`](crate::config::Metrics::listen).
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
-        self.engine.metrics_addr
+        self.engine.metrics_addr()
     }
 
     /// Limits of the system that were lower, when the node started, than its configuration may come to need: descriptors,

@@ -82,7 +82,7 @@ impl PeerHandle {
         timeout: Duration,
         options: &SendOptions,
     ) -> Result<R, RequestError> {
-        match wire::encode_payload(question, self.link.settings.max_message) {
+        match wire::encode_payload(question, self.link.settings.tuned.max_message()) {
             Ok(payload) => self.request_with(payload, timeout, options)?.decode(),
             Err(_) => Err(SendError { kind: SendErrorKind::Unencodable, payload: Vec::new() }.into()),
         }

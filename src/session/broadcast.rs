@@ -50,7 +50,7 @@ impl PeerLink {
             let pushed = self.push_entry(heading, class, shared, &options, policy, defaults.ttl, Asker::Nobody, alone);
             return pushed.map_err(|refused| refused.kind);
         }
-        if len > self.settings.max_message || !self.settings.kinds.allows(kind, len) {
+        if len > self.settings.tuned.max_message() || !self.settings.kinds.allows(kind, len) {
             return Err(SendErrorKind::TooLarge);
         }
         let item = match len > LARGE {

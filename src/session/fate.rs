@@ -68,7 +68,7 @@ impl PeerLink {
     ) -> Result<(), SendError> {
         let heading = Heading { kind: options.kind, flags: flags::CORRELATED, correlation: Some(number) };
         let left = deadline.saturating_duration_since(now);
-        let longest = options.timeout.unwrap_or(self.settings.send_deadline).min(left);
+        let longest = options.timeout.unwrap_or(self.settings.tuned.send_deadline()).min(left);
         let policy = match options.overflow.unwrap_or(self.outbox.defaults().overflow) {
             OverflowPolicy::Block if handling::in_handler() => OverflowPolicy::Fail,
             policy => policy,
@@ -122,7 +122,7 @@ impl PeerLink {
         inline: bool,
     ) -> Result<(), Refused> {
         let best_effort = options.delivery == Delivery::BestEffort;
-        let longest = if best_effort { BEST_EFFORT_MOST } else { usize::MAX }.min(self.settings.max_message);
+        let longest = if best_effort { BEST_EFFORT_MOST } else { usize::MAX }.min(self.settings.tuned.max_message());
         if payload.len() > longest || !self.settings.kinds.allows(heading.kind, payload.len()) {
             return Err(Refused { kind: SendErrorKind::TooLarge, payload });
         }
@@ -144,7 +144,7 @@ impl PeerLink {
         };
         debug_assert!(heading.correlation.is_some() == (heading.flags & flags::CORRELATED != 0));
         let lane = self.priority_of(options).lane();
-        let wait = options.timeout.unwrap_or(self.settings.send_deadline);
+        let wait = options.timeout.unwrap_or(self.settings.tuned.send_deadline());
         let many = !inline;
         let inline = inline && !handling::more_to_come(self.address());
         let reads = self.reads.load(Ordering::Relaxed);

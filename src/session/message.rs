@@ -166,7 +166,7 @@ impl Message<'_> {
     /// # Errors
     /// [`SendErrorKind::Unencodable`]: longer than `max_message`, or the type refuses; else as [`Message::reply`].
     pub fn reply_msg<T: serde::Serialize>(&self, message: &T) -> Result<(), SendError> {
-        match crate::wire::encode_payload(message, self.link().settings.max_message) {
+        match crate::wire::encode_payload(message, self.link().settings.tuned.max_message()) {
             Ok(payload) => self.reply(payload),
             Err(_) => Err(SendError { kind: SendErrorKind::Unencodable, payload: Vec::new() }),
         }

@@ -43,6 +43,7 @@ mod stand_in;
 mod state;
 mod taps;
 mod traffic;
+mod tuning;
 mod undelivered;
 mod writer;
 
@@ -69,18 +70,19 @@ pub use kinds::Kind;
 pub(crate) use kinds::Kinds;
 pub use message::Message;
 pub use options::{BEST_EFFORT_MOST, Delivery, OverflowPolicy, Priority, SendOptions};
-pub(crate) use outbox::{Backlog, Kick, Level, QueueLimits};
+pub(crate) use outbox::{Backlog, Kick, Level};
 pub use peer::{LinkStats, PeerHandle};
 pub(crate) use peer_link::{PeerLink, SessionSettings};
 pub use receipt::{Collector, OutcomeBatch, Receipt, WaitError};
+pub(crate) use requests::Askers;
 pub use requests::{Answer, Answered};
-pub(crate) use requests::{Askers, RequestLimits};
 pub use responder::Responder;
 pub(crate) use routes::KindsBuilder;
 pub(crate) use row::{ROW_BYTES, Row};
 pub(crate) use state::{OnEnd, Pulse, Session, SessionEnded};
 
 pub use taps::{Manner, OutgoingMessage, OutgoingTaps, TapOptions};
+pub(crate) use tuning::{Tuned, Tuning};
 pub(crate) use undelivered::Undeliverable;
 pub use undelivered::Undelivered;
 
@@ -140,8 +142,9 @@ impl Crew {
     /// The system refused a thread: refuse the connection, which is whole still.
     pub(crate) fn start(link: &PeerLink) -> io::Result<Self> {
         let name = link.id.short();
-        let (tx_thread, tx) = idle("tx", &name, link.settings.tx_stack)?;
-        let (rx_thread, rx) = idle("rx", &name, link.settings.rx_stack)?;
+        let Tuning { tx_stack, rx_stack, .. } = link.settings.tuned.all();
+        let (tx_thread, tx) = idle("tx", &name, tx_stack)?;
+        let (rx_thread, rx) = idle("rx", &name, rx_stack)?;
         Ok(Self { threads: vec![tx_thread, rx_thread], jobs: Jobs { tx, rx } })
     }
 

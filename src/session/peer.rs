@@ -114,7 +114,7 @@ impl PeerHandle {
         if self.link.push_fast(Lane::Normal, Class::PLAIN, kind, payload.as_ref()) {
             return Ok(());
         }
-        self.push(kind, payload, Wait::UpTo(self.link.settings.send_deadline))
+        self.push(kind, payload, Wait::UpTo(self.link.settings.tuned.send_deadline()))
     }
 
     /// Sends a message if there is room now. Works inside a handler.
@@ -180,7 +180,7 @@ impl PeerHandle {
     /// How long a message for this peer is wanted, from now on, if it does not say so itself; `None` is for ever. The
     /// bound on the age of what waits.
     pub fn set_ttl(&self, ttl: Option<Duration>) {
-        self.link.outbox.change_defaults(|defaults| defaults.ttl = ttl);
+        self.link.outbox.choose_ttl(ttl);
     }
 
     /// Sends a typed message as its bincode; the receiver calls [`Message::decode`](crate::Message::decode). Byte
@@ -192,7 +192,7 @@ impl PeerHandle {
     /// # Blocking
     /// As [`PeerHandle::send`].
     pub fn send_msg<T: Serialize>(&self, message: &T) -> Result<(), SendError> {
-        match wire::encode_payload(message, self.link.settings.max_message) {
+        match wire::encode_payload(message, self.link.settings.tuned.max_message()) {
             Ok(payload) => self.send(payload),
             Err(_) => Err(SendError { kind: SendErrorKind::Unencodable, payload: Vec::new() }),
         }

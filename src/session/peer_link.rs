@@ -18,38 +18,31 @@ use crate::memory::{Budget, Charge};
 use crate::metrics::{Arrivals, Class, PhaseTimes};
 use crate::session::handling;
 use crate::session::kinds::{KindCounters, Kinds};
-use crate::session::outbox::{Item, Kick, Outbox, QueueLimits, Wait};
+use crate::session::outbox::{Item, Kick, Outbox, Wait};
 use crate::session::probes::ProbeTimes;
 use crate::session::redial::RedialNote;
-use crate::session::requests::{self, Askers, Creditor, RequestLimits, Requests};
+use crate::session::requests::{self, Askers, Creditor, Requests};
 use crate::session::stand_in::StandIn;
 use crate::session::taps::OutgoingTaps;
 use crate::session::traffic::LinkTraffic;
+use crate::session::tuning::Tuned;
 use crate::session::undelivered::Undeliverable;
 use crate::session::writer::Writer;
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex};
 use crate::wire::{Heading, LANES, Lane, flags};
 
-/// Times and sizes of sessions.
-#[derive(Debug, Clone)]
+/// What all links of a node share.
+#[derive(Debug)]
 pub(crate) struct SessionSettings {
-    pub(crate) queue: QueueLimits,
+    /// What may change while they run.
+    pub(crate) tuned: Tuned,
     /// The node's memory beyond the floors of its links.
     pub(crate) memory: Arc<Budget>,
-    pub(crate) max_message: usize,
-    /// Bytes of one link that may come and wait for the application, and whether they do: without a handler.
-    pub(crate) window_bytes: usize,
+    /// Whether what comes waits for the application: without a handler.
     pub(crate) holds_inbound: bool,
-    pub(crate) send_deadline: Duration,
-    pub(crate) ack_delay: Duration,
     /// Where messages go that failed and that nobody waits for.
     pub(crate) undelivered: Arc<Undeliverable>,
-    pub(crate) heartbeat: Duration,
-    /// Stack of a receiver thread, by whether a handler runs on it.
-    pub(crate) rx_stack: usize,
-    pub(crate) tx_stack: usize,
-    pub(crate) requests: RequestLimits,
     /// What the application registered.
     pub(crate) kinds: Arc<Kinds>,
     /// Links of the node that have questions.
@@ -82,7 +75,7 @@ pub(crate) struct PeerLink {
     /// The token this side proposes if it decides the first attach.
     pub(crate) token: [u8; 16],
     /// What the window of what comes takes of the node's memory, while a session is attached.
-    inbound: Mutex<Option<Charge>>,
+    inbound: Mutex<Vec<Charge>>,
     /// When the peer is dialled again: noted here for those who look.
     pub(crate) redial: RedialNote,
     /// Questions of ours that wait for answers.
@@ -95,10 +88,10 @@ pub(crate) struct PeerLink {
     pub(super) probes: ProbeTimes,
     /// As in the settings: one step nearer for the shortest path.
     pub(super) taps: OutgoingTaps,
+    /// Messages shorter than this need nothing beyond appending; none if kinds are to be looked up.
+    fast_below: AtomicUsize,
     /// Set if this is no peer's: it stands for an address.
     pub(super) stand_in: OnceLock<StandIn<PeerLink>>,
-    /// The longest message that needs nothing beyond appending; none if kinds are to be looked up.
-    fast_limit: Option<usize>,
 }
 
 impl std::fmt::Debug for PeerLink {
@@ -111,7 +104,8 @@ impl PeerLink {
     /// A link that has never been attached.
     pub(crate) fn new(core: LinkCore, id: PeerId, token: [u8; 16], settings: Arc<SessionSettings>) -> Self {
         let first = requests::first_number(core.state_id());
-        let requests = Requests::new(first, settings.requests, settings.memory.clone(), settings.askers.clone());
+        let tuning = settings.tuned.all();
+        let requests = Requests::new(first, tuning.requests, settings.memory.clone(), settings.askers.clone());
         Self {
             id,
             requests,
@@ -119,10 +113,10 @@ impl PeerLink {
             probes: ProbeTimes::new(Instant::now()),
             by_kind: KindCounters::new(settings.kinds.clone()),
             taps: settings.taps.clone(),
-            fast_limit: settings.kinds.is_empty().then_some(LARGE.min(settings.max_message)),
+            fast_below: AtomicUsize::new(fast_below(&settings, tuning.link.max_message)),
             core: Mutex::new(core),
             delivered: Condvar::new(),
-            outbox: Outbox::new(settings.queue, settings.memory.clone()),
+            outbox: Outbox::new(tuning.queue, settings.memory.clone()),
             settings,
             reads: AtomicU64::new(0),
             ack_timer: AtomicBool::new(false),
@@ -130,23 +124,46 @@ impl PeerLink {
             traffic: Arc::default(),
             advertised: Mutex::new(None),
             token,
-            inbound: Mutex::new(None),
+            inbound: Mutex::default(),
             redial: RedialNote::default(),
             stand_in: OnceLock::new(),
+        }
+    }
+
+    /// Puts the present times and sizes to use. What the link holds stays, also beyond them.
+    pub(crate) fn tune(&self) {
+        let tuned = &self.settings.tuned;
+        loop {
+            let (version, tuning) = (tuned.version(), tuned.all());
+            let mut core = self.core.lock();
+            core.set_limits(tuning.link);
+            if !self.settings.holds_inbound {
+                core.set_inbound_window(tuning.link.window_bytes);
+            }
+            drop(core);
+            self.requests.set_limits(tuning.requests);
+            self.outbox.set_limits(tuning.queue, tuning.unknown_bytes);
+            self.fast_below.store(fast_below(&self.settings, tuning.link.max_message), Ordering::Relaxed);
+            // Whoever waits for a timer or a window of before looks again.
+            self.outbox.kick(false).wake();
+            // Changed again meanwhile: the other one may have been here first.
+            if version == tuned.version() {
+                return;
+            }
         }
     }
 
     /// Appends a small message to a busy peer; false has done nothing.
     #[inline]
     pub(crate) fn push_fast(&self, lane: Lane, class: Class, kind: u16, payload: &[u8]) -> bool {
-        self.fast_limit.is_some_and(|most| payload.len() <= most)
+        payload.len() < self.fast_below.load(Ordering::Relaxed)
             && !self.taps.are_tapped()
             && self.outbox.push_fast(lane, class, kind, payload)
     }
 
     /// The longest message that needs nothing beyond appending, if there are such: no kinds, and nobody who listens.
     pub(crate) fn longest_plain(&self) -> Option<usize> {
-        self.fast_limit.filter(|_| !self.taps.are_tapped())
+        self.fast_below.load(Ordering::Relaxed).checked_sub(1).filter(|_| !self.taps.are_tapped())
     }
 
     /// Appends a small message of a broadcast, which may wait for `company`; `None` has done nothing.
@@ -175,7 +192,7 @@ impl PeerLink {
         let len = payload.as_ref().len();
         // An answer has the kind of its question, and no bound of it.
         let is_answer = lane == Lane::Reply && heading.flags & flags::CORRELATED != 0;
-        if len > self.settings.max_message || !(is_answer || self.settings.kinds.allows(heading.kind, len)) {
+        if len > self.settings.tuned.max_message() || !(is_answer || self.settings.kinds.allows(heading.kind, len)) {
             return Err(SendError { kind: SendErrorKind::TooLarge, payload: payload.into() });
         }
         if lane != Lane::Reply
@@ -338,23 +355,30 @@ impl PeerLink {
         if !self.settings.holds_inbound {
             return;
         }
-        let window = if self.hold_window() { self.settings.window_bytes } else { LINK_FLOOR };
+        let window = self.hold_window();
         self.core.lock().set_inbound_window(window);
     }
 
-    /// Takes the memory for what comes beyond the floor, if it is not taken; whether it is.
-    pub(super) fn hold_window(&self) -> bool {
-        let mut inbound = self.inbound.lock();
-        if inbound.is_none() && self.settings.holds_inbound {
-            let beyond = self.settings.window_bytes.saturating_sub(LINK_FLOOR);
-            *inbound = Charge::take(&self.settings.memory, beyond);
+    /// Takes the memory for what comes beyond the floor, as far as it is not taken: how much may come with what there is.
+    pub(super) fn hold_window(&self) -> usize {
+        let window = self.settings.tuned.all().link.window_bytes;
+        if !self.settings.holds_inbound {
+            return window;
         }
-        inbound.is_some()
+        let mut inbound = self.inbound.lock();
+        let held = |inbound: &[Charge]| inbound.iter().map(Charge::bytes).sum::<usize>();
+        let missing = window.saturating_sub(LINK_FLOOR + held(&inbound));
+        // A window that became smaller gives nothing back: what came before may fill the larger one still.
+        if missing > 0 {
+            inbound.extend(Charge::take(&self.settings.memory, missing));
+        }
+        window.min(LINK_FLOOR + held(&inbound))
     }
 
     /// No session is attached any more.
     pub(crate) fn close_window(&self) {
-        drop(self.inbound.lock().take());
+        let held = std::mem::take(&mut *self.inbound.lock());
+        drop(held);
     }
 
     /// Where the peer said it can be dialled, in the handshake of its last connection.
@@ -376,6 +400,11 @@ impl PeerLink {
     pub(crate) fn is_drained(&self) -> bool {
         self.core.lock().kept_bytes() == 0 && self.outbox.counts().messages == 0
     }
+}
+
+/// Messages shorter than this need no look at their kind, and are not large.
+fn fast_below(settings: &SessionSettings, max_message: usize) -> usize {
+    if settings.kinds.is_empty() { LARGE.min(max_message).saturating_add(1) } else { 0 }
 }
 
 impl Creditor for PeerLink {

@@ -131,7 +131,7 @@ impl Responder {
     /// # Errors
     /// [`SendErrorKind::Unencodable`]: longer than `max_message`, or the type refuses; else as [`Responder::answer`].
     pub fn answer_msg<T: Serialize>(&self, message: &T) -> Result<(), SendError> {
-        match wire::encode_payload(message, self.link.settings.max_message) {
+        match wire::encode_payload(message, self.link.settings.tuned.max_message()) {
             Ok(payload) => self.answer(payload),
             Err(_) => Err(SendError { kind: SendErrorKind::Unencodable, payload: Vec::new() }),
         }

@@ -23,7 +23,7 @@ use crate::wire;
 
 /// Runs until the session ends: replaced, closed, failed, or said goodbye.
 pub(crate) fn send_loop(link: &Arc<PeerLink>, session: &Arc<Session>, wake: &Receiver<()>, on_end: &OnEnd) {
-    let mut timer = Timer { acks: None, beat: Instant::now() + link.settings.heartbeat, reads: 0 };
+    let mut timer = Timer { acks: None, beat: Instant::now() + link.settings.tuned.heartbeat(), reads: 0 };
     let mut acks = false;
     // Nothing but heartbeats has happened lately.
     let mut quiet = false;
@@ -116,10 +116,12 @@ fn work(
             }
         }
         let now = Instant::now();
+        // It may have become shorter since.
+        timer.beat = timer.beat.min(now + link.settings.tuned.heartbeat());
         // On a busy line too: it measures the round trip.
         if now >= timer.beat {
-            timer.beat = now + link.settings.heartbeat;
-            let idle = now >= writer.last() + link.settings.heartbeat;
+            timer.beat = now + link.settings.tuned.heartbeat();
+            let idle = now >= writer.last() + link.settings.tuned.heartbeat();
             writer.beat(&session.say_beat(now, link.busy.load(Ordering::Relaxed)));
             write(link, session, &mut writer)?;
             if idle {
@@ -132,7 +134,7 @@ fn work(
         if timer.acks.is_none() && (link.ack_timer.load(Ordering::Relaxed) || link.core.lock().ack_due() != AckDue::No)
         {
             link.ack_timer.store(true, Ordering::Relaxed);
-            timer.acks = Some(now + link.settings.ack_delay);
+            timer.acks = Some(now + link.settings.tuned.ack_delay());
         }
         match link.outbox.rest(writer) {
             Rest::Asleep => return Ok(Next::Rest),

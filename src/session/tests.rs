@@ -8,6 +8,7 @@ use super::peer_link::{PeerLink, SessionSettings};
 use super::requests::RequestLimits;
 use super::row::{ROW_BYTES, Row};
 use super::taps::OutgoingTaps;
+use super::tuning::{Tuned, Tuning};
 use super::undelivered::Undeliverable;
 use super::writer::Writer;
 use crate::ident::{ConnectionId, PeerId};
@@ -43,18 +44,20 @@ impl WriteHalf for Wide {
 fn attached_link() -> Arc<PeerLink> {
     const LONG: Duration = Duration::from_secs(3600);
     let settings = SessionSettings {
-        queue: QueueLimits::bounds(100, 64 << 20),
+        tuned: Tuned::new(Tuning {
+            queue: QueueLimits::bounds(100, 64 << 20),
+            requests: RequestLimits { requests: 100, bytes: 1 << 20 },
+            link: LinkLimits { window_bytes: 4 << 20, max_message: 16 << 20 },
+            unknown_bytes: 1 << 20,
+            send_deadline: LONG,
+            ack_delay: LONG,
+            heartbeat: LONG,
+            rx_stack: 0,
+            tx_stack: 0,
+        }),
         memory: Arc::new(Budget::new(1 << 30)),
-        max_message: 16 << 20,
-        window_bytes: 4 << 20,
         holds_inbound: false,
-        send_deadline: LONG,
-        ack_delay: LONG,
         undelivered: Arc::new(Undeliverable::new().0),
-        heartbeat: LONG,
-        rx_stack: 0,
-        tx_stack: 0,
-        requests: RequestLimits { requests: 100, bytes: 1 << 20 },
         kinds: Arc::default(),
         askers: Arc::default(),
         times: Arc::new(PhaseTimes::new(0)),

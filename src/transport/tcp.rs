@@ -1,7 +1,7 @@
 //! Plain TCP.
 //!
 //! Owns: listening sockets and sockets under way; established ones belong to their halves.
-//! Threads: `acceptor` until [`PendingConnection::establish`], then the halves' own. Locks: none.
+//! Threads: `acceptor` until [`PendingConnection::establish`], then the halves' own. Locks: that of its options, a leaf.
 //! Blocks on: nothing here; the halves block on the socket.
 //! Upholds: every accepted and every dialled socket has the options of [`TcpOptions`] before its first byte.
 //!
@@ -9,12 +9,14 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::event::Source;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::{Connection, Listener, PendingConnection, Transport, socket};
+use crate::sync::Mutex;
 
 /// Connections the system keeps ready for [`Listener::accept`]; it may keep fewer (`net.core.somaxconn`).
 pub(crate) const BACKLOG: libc::c_int = 1024;
@@ -95,6 +97,41 @@ impl Transport for Tcp {
     }
 
     fn listen(&self, addr: SocketAddr) -> io::Result<Box<dyn Listener>> {
+        LiveTcp::new(self.options).listen(addr)
+    }
+
+    fn connect(&self, addr: SocketAddr) -> io::Result<Box<dyn PendingConnection>> {
+        Ok(Box::new(TcpPending::dial(addr, &self.options)?))
+    }
+}
+
+/// TCP whose options may change: connections that begin from then on have the new ones. A clone is another handle on the
+/// same one.
+#[derive(Debug, Clone)]
+pub(crate) struct LiveTcp(Arc<Mutex<TcpOptions>>);
+
+impl LiveTcp {
+    /// These options, to begin with.
+    pub(crate) fn new(options: TcpOptions) -> Self {
+        Self(Arc::new(Mutex::new(options)))
+    }
+
+    /// These from now on.
+    pub(crate) fn set(&self, options: TcpOptions) {
+        *self.0.lock() = options;
+    }
+
+    fn options(&self) -> TcpOptions {
+        *self.0.lock()
+    }
+}
+
+impl Transport for LiveTcp {
+    fn name(&self) -> &'static str {
+        "tcp"
+    }
+
+    fn listen(&self, addr: SocketAddr) -> io::Result<Box<dyn Listener>> {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
         // Without it a restarted process waits for the minutes its old connections spend in TIME_WAIT.
         socket.set_reuse_address(true)?;
@@ -108,26 +145,27 @@ impl Transport for Tcp {
         socket.listen(BACKLOG)?;
         let listener = mio::net::TcpListener::from_std(socket.into());
         let local_addr = listener.local_addr()?;
-        Ok(Box::new(TcpAcceptor { listener, local_addr, options: self.options }))
+        Ok(Box::new(TcpAcceptor { listener, local_addr, options: self.clone() }))
     }
 
     fn connect(&self, addr: SocketAddr) -> io::Result<Box<dyn PendingConnection>> {
-        Ok(Box::new(TcpPending::dial(addr, &self.options)?))
+        Ok(Box::new(TcpPending::dial(addr, &self.options())?))
     }
 }
 
 struct TcpAcceptor {
     listener: mio::net::TcpListener,
     local_addr: SocketAddr,
-    options: TcpOptions,
+    options: LiveTcp,
 }
 
 impl TcpAcceptor {
     fn accept_one(&self) -> io::Result<TcpPending> {
         let (stream, remote_addr) = socket::retry(|| self.listener.accept())?;
         // Linux hands the listener's options on, other systems do not.
-        self.options.set_on(&SockRef::from(&stream))?;
-        Ok(TcpPending { stream, remote_addr, connected: true, unsent: self.options.notsent_low_water_mark })
+        let options = self.options.options();
+        options.set_on(&SockRef::from(&stream))?;
+        Ok(TcpPending { stream, remote_addr, connected: true, unsent: options.notsent_low_water_mark })
     }
 }
 
@@ -254,7 +292,8 @@ mod tests {
         let listener = std::net::TcpListener::bind::<SocketAddr>(addr).unwrap();
         listener.set_nonblocking(true).unwrap();
         let local_addr = listener.local_addr().unwrap();
-        let acceptor = TcpAcceptor { listener: mio::net::TcpListener::from_std(listener), local_addr, options };
+        let listener = mio::net::TcpListener::from_std(listener);
+        let acceptor = TcpAcceptor { listener, local_addr, options: LiveTcp::new(options) };
         let mut dialled = TcpPending::dial(local_addr, &options).unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
         let accepted = loop {
@@ -308,6 +347,26 @@ mod tests {
                 assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_millis(12_345)));
                 assert_eq!(socket.tcp_notsent_lowat().unwrap(), 54_321);
             }
+        }
+    }
+
+    #[test]
+    fn options_that_change_are_those_of_connections_that_begin_then() {
+        let live = LiveTcp::new(TcpOptions::default());
+        let listener = std::net::TcpListener::bind::<SocketAddr>("127.0.0.1:0".parse().unwrap()).unwrap();
+        let local_addr = listener.local_addr().unwrap();
+        let listener = mio::net::TcpListener::from_std(listener);
+        let acceptor = TcpAcceptor { listener, local_addr, options: live.clone() };
+        let keepalives = || {
+            let dialled = TcpPending::dial(local_addr, &live.options()).unwrap();
+            let accepted = acceptor.accept_one().unwrap();
+            [dialled, accepted].map(|pending| (SockRef::from(&pending.stream).keepalive().unwrap(), pending))
+        };
+        let before = keepalives();
+        live.set(TcpOptions { keepalive: None, ..TcpOptions::default() });
+        let after = keepalives();
+        for ((before, pending), (after, _)) in before.into_iter().zip(after) {
+            assert!(before && !after && SockRef::from(&pending.stream).keepalive().unwrap());
         }
     }
 

@@ -109,6 +109,6 @@ fn end(node: &Node) -> Result<(), Failure> {
 }
 
 fn place(node: &Node, peer: usize) -> Result<Place, Failure> {
-    let addrs = <[SocketAddr; 2]>::try_from(node.local_addrs()).context("where a peer listens")?;
+    let addrs = <[SocketAddr; 2]>::try_from(&node.local_addrs()[..]).context("where a peer listens")?;
     Ok(Place { peer, id: node.id(), addrs })
 }

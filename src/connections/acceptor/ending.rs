@@ -45,9 +45,9 @@ impl Acceptor {
             _ => DialStage::Handshake,
         };
         let (cause, retry_ms) = match over {
-            Over::NotConnected(ErrorKind::TimedOut) => (Some(DialCause::TimedOut(self.shared.times.connect)), 0),
+            Over::NotConnected(ErrorKind::TimedOut) => (Some(DialCause::TimedOut(self.shared.times().connect)), 0),
             Over::Rejected(CloseReason::HandshakeTimeout) => {
-                (Some(DialCause::TimedOut(self.shared.times.handshake)), 0)
+                (Some(DialCause::TimedOut(self.shared.times().handshake)), 0)
             }
             Over::NotConnected(kind) | Over::Lost(kind) => (Some(DialCause::Io(kind)), 0),
             Over::Rejected(reason) => (Some(DialCause::Rejected(reason)), 0),
@@ -140,7 +140,7 @@ impl Acceptor {
             self.carry_out(&link, decision);
         }
         if self.listeners.take_again(now) {
-            (0..self.listeners.count()).for_each(|listener| self.accept(listener));
+            self.listeners.ids().into_iter().for_each(|listener| self.accept(listener));
         }
     }
 

@@ -394,3 +394,25 @@ fn at_the_stop_nothing_begins_any_more_and_everybody_is_told() {
 }
 
 mod map;
+
+#[test]
+fn other_bounds_and_delays_hold_for_what_comes_and_cut_nothing_under_way() {
+    let mut plan = Plan::new(2);
+    (1..=3).for_each(|n| plan.keep(n, here(n)));
+    let dials = plan.dials();
+    assert_eq!(dials.len(), 2);
+    let mut backoff = config::Backoff::default();
+    (backoff.base, backoff.cap) = (Duration::from_secs(3600), Duration::from_secs(3600));
+    plan.outbound.change(1, backoff.clone(), STABLE, plan.now);
+    // Those under way go on; the third has no place yet when one of them is through.
+    plan.started(1, 1, Some(dials[0].0));
+    plan.fail(dials[1].0, refused(2), NEVER);
+    let due = plan.due();
+    assert!(due.iter().all(|action| !matches!(action, Action::Dial { .. })), "{due:?}");
+    assert!(plan.delay(2) > Some(Duration::from_secs(1)), "a random part of an hour");
+    // A shorter cap ends the longer wait; a wider bound lets the third begin.
+    (backoff.base, backoff.cap) = (BASE, Duration::from_millis(500));
+    plan.outbound.change(3, backoff, STABLE, plan.now);
+    assert_eq!(plan.delay(2), Some(Duration::from_millis(500)));
+    plan.one_dial(3);
+}

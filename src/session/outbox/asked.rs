@@ -49,6 +49,14 @@ impl Outbox {
         self.note_special(&mut state);
     }
 
+    /// How long messages are wanted that do not say so, from now on and whatever the configuration says.
+    pub(crate) fn choose_ttl(&self, ttl: Option<Duration>) {
+        let mut state = self.state.lock();
+        self.take_share(&mut state);
+        (state.defaults.ttl, state.ttl_chosen) = (ttl, true);
+        self.note_special(&mut state);
+    }
+
     /// Appends a message that waits by itself, as its policy says. What that ends is added to `ended`, accepted or not.
     ///
     /// # Blocking
@@ -71,16 +79,16 @@ impl Outbox {
         loop {
             self.take_share(&mut state);
             let refuse = |kind, entry: Entry| Err(Refused { kind, payload: entry.payload });
-            if let Some(refusal) = state.refusal(self.limits) {
+            if let Some(refusal) = state.refusal() {
                 return refuse(refusal, entry);
             }
             let queue = &state.lanes[lane.index()];
             if let Some(old) = entry.key.and_then(|key| queue.entries().of_key(key)).map(Entry::len)
-                && state.has_room_instead(lane, len, old, self.limits)
+                && state.has_room_instead(lane, len, old)
             {
                 return Ok(self.replace(&mut state, lane, entry, asker, inline, reads, ended));
             }
-            let has_room = state.has_room(lane, len, self.limits);
+            let has_room = state.has_room(lane, len);
             if has_room && self.affords(&mut state, len) {
                 break;
             }
@@ -118,7 +126,7 @@ impl Outbox {
                     state.blocked += 1;
                     let late = self.room.wait_until(&mut state, deadline).timed_out();
                     state.blocked -= 1;
-                    if late && !state.closed && !state.has_room(lane, len, self.limits) {
+                    if late && !state.closed && !state.has_room(lane, len) {
                         return refuse(SendErrorKind::TimedOut, entry);
                     }
                 }
@@ -316,9 +324,10 @@ impl Outbox {
             return (Vec::new(), [0; LANES]);
         }
         let mut ended = Self::lose_in_flight(&mut state);
+        let returns = state.limits.offline == Offline::Return;
         drop(state);
         let mut debt = [0; LANES];
-        if self.limits.offline == Offline::Return {
+        if returns {
             let (returned, owed) = self.return_all(ReturnReason::Offline);
             ended.extend(returned);
             debt = owed;

@@ -61,7 +61,7 @@ impl Outbox {
     pub(crate) fn backlog(&self) -> Backlog {
         let mut state = self.state.lock();
         self.take_share(&mut state);
-        let backlog = state.backlog(self.limits);
+        let backlog = state.backlog();
         if backlog.messages == 0 {
             self.waits.store(false, Ordering::Relaxed);
         }
@@ -70,13 +70,13 @@ impl Outbox {
 }
 
 impl State {
-    fn backlog(&self, limits: QueueLimits) -> Backlog {
+    fn backlog(&self) -> Backlog {
         Backlog {
             conn: self.tx.as_ref().map(|tx| tx.conn),
             messages: self.lanes.iter().map(|lane| lane.messages).sum(),
             bytes: self.lanes.iter().map(|lane| lane.bytes).sum(),
             oldest: self.lanes.iter().filter_map(Queue::oldest).min(),
-            level: self.lanes.iter().map(|lane| Level::of(lane, limits)).max().unwrap_or(Level::Low),
+            level: self.lanes.iter().map(|lane| Level::of(lane, self.limits)).max().unwrap_or(Level::Low),
         }
     }
 }

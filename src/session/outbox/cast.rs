@@ -60,7 +60,7 @@ impl Outbox {
         if state.special || !fits {
             return None;
         }
-        if !queue.has_room(len, self.limits) {
+        if !queue.has_room(len, state.limits) {
             return Some(Err(SendErrorKind::Full));
         }
         if queue.open.capacity() == 0 {
@@ -72,7 +72,7 @@ impl Outbox {
         queue.append(lane, class, Heading::of_kind(kind), payload);
         queue.messages += 1;
         queue.bytes += len;
-        let enough = queue.bytes >= ENOUGH.min(self.limits.bytes / 4) || queue.messages >= self.limits.messages / 4;
+        let enough = queue.bytes >= ENOUGH.min(state.limits.bytes / 4) || queue.messages >= state.limits.messages / 4;
         state.accepted += 1;
         Some(Ok(state.kick_soon(lane, company, enough)))
     }
@@ -83,7 +83,7 @@ impl Outbox {
         let mut state = self.state.lock();
         let state = &mut *state;
         let before = self.take_share(state);
-        let (lane, limits) = (Lane::Normal, self.limits);
+        let (lane, limits) = (Lane::Normal, state.limits);
         let queue = &state.lanes[lane.index()];
         let starved = queue.starved;
         let fits = queue.messages + ROW_MESSAGES <= limits.messages && queue.bytes + ROW_BYTES <= limits.bytes;

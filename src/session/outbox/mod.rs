@@ -66,7 +66,6 @@ use token::Tx;
 pub(crate) struct Outbox {
     state: Mutex<State>,
     room: Condvar,
-    limits: QueueLimits,
     memory: Arc<Budget>,
     /// Some of what waits expires.
     expiring: AtomicBool,
@@ -97,9 +96,12 @@ struct State {
     closed: bool,
     /// Plain messages do not take the short path: they wait one by one, or are refused.
     special: bool,
+    limits: QueueLimits,
     /// The peer is not known yet: so many bytes may wait for it, over all lanes.
     awaited: Option<usize>,
     defaults: Defaults,
+    /// The application has said how long messages of this peer are wanted.
+    ttl_chosen: bool,
     accepted: u64,
     /// Messages that ended here, before they had a number.
     returned: u64,
@@ -140,8 +142,10 @@ impl Outbox {
             blocked: 0,
             closed: false,
             special: limits.offline == Offline::Return || limits.ttl.is_some(),
+            limits,
             awaited: None,
             defaults: Defaults { overflow: OverflowPolicy::Block, ttl: limits.ttl },
+            ttl_chosen: false,
             accepted: 0,
             returned: 0,
             written: 0,
@@ -156,7 +160,6 @@ impl Outbox {
         Self {
             state: Mutex::new(state),
             room: Condvar::new(),
-            limits,
             memory,
             expiring: AtomicBool::new(false),
             has_defaults: AtomicBool::new(limits.ttl.is_some()),
@@ -182,7 +185,7 @@ impl Outbox {
         let state = &mut *state;
         let queue = &mut state.lanes[lane.index()];
         let fits = queue.open.len() + len <= queue.open.capacity().min(SEGMENT_BYTES);
-        if !fits || !queue.has_room(len, self.limits) || state.special || state.joined.is_some() {
+        if !fits || !queue.has_room(len, state.limits) || state.special || state.joined.is_some() {
             return false;
         }
         match &mut state.tx {
@@ -227,11 +230,11 @@ impl Outbox {
         let mut state = self.state.lock();
         loop {
             self.take_share(&mut state);
-            if let Some(refusal) = state.refusal(self.limits) {
+            if let Some(refusal) = state.refusal() {
                 return Err((refusal, item));
             }
             let queue = &state.lanes[lane.index()];
-            let has_room = queue.has_room(len, self.limits);
+            let has_room = queue.has_room(len, state.limits);
             // What fits the open segment takes no more memory: its buffer is there.
             let small = matches!(item, Item::Small { .. }) && queue.open.len() + len <= SEGMENT_BYTES;
             if has_room && (small || self.affords(&mut state, len)) {
@@ -252,7 +255,7 @@ impl Outbox {
                     state.blocked += 1;
                     let late = self.room.wait_until(&mut state, deadline).timed_out();
                     state.blocked -= 1;
-                    if late && !state.closed && !state.lanes[lane.index()].has_room(len, self.limits) {
+                    if late && !state.closed && !state.lanes[lane.index()].has_room(len, state.limits) {
                         return Err((SendErrorKind::TimedOut, item));
                     }
                 }
@@ -444,6 +447,28 @@ impl Outbox {
 
     // ---- the rest
 
+    /// Other bounds from now on. What waits stays, also beyond them: whoever comes waits for room then. Whoever waits
+    /// looks again. For a peer that is not known, `unknown_bytes` may wait.
+    pub(crate) fn set_limits(&self, limits: QueueLimits, unknown_bytes: usize) {
+        let mut state = self.state.lock();
+        self.take_share(&mut state);
+        state.limits = limits;
+        state.awaited = state.awaited.map(|_| unknown_bytes);
+        if !state.ttl_chosen {
+            state.defaults.ttl = limits.ttl;
+        }
+        self.note_special(&mut state);
+        let wake = state.blocked > 0;
+        drop(state);
+        #[cfg(all(test, shuttle))]
+        if self.omission == Some(Omission::WakeAtLimits) {
+            return;
+        }
+        if wake {
+            self.room.notify_all();
+        }
+    }
+
     /// Refuses all further messages and wakes whoever waits for room.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
@@ -494,10 +519,10 @@ pub(crate) struct OutboxCounts {
 
 impl State {
     /// Why nothing is taken now, if so.
-    fn refusal(&self, limits: QueueLimits) -> Option<SendErrorKind> {
+    fn refusal(&self) -> Option<SendErrorKind> {
         if self.closed {
             Some(SendErrorKind::ShuttingDown)
-        } else if limits.offline == Offline::Return && self.tx.is_none() {
+        } else if self.limits.offline == Offline::Return && self.tx.is_none() {
             Some(SendErrorKind::Offline)
         } else {
             None
@@ -557,7 +582,7 @@ impl Taking<'_> {
                 let class = taken.groups.iter().next().map(|group| group.class);
                 self.waited = class.map(|class| (class, self.now.saturating_duration_since(taken.since)));
             }
-            let limits = self.outbox.limits;
+            let limits = state.limits;
             // Low water at three quarters: a waiting sender is not woken for each segment.
             self.freed |= queue.bytes <= limits.bytes / 4 * 3 && queue.messages <= limits.messages / 4 * 3;
         }

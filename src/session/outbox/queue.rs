@@ -20,7 +20,7 @@ use crate::sync::channel::{Receiver, Sender, unbounded};
 use crate::wire::{HEADER, Heading, LANES, Lane};
 
 /// Bounds of a peer's queue, per lane.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct QueueLimits {
     /// Messages.
     pub(crate) messages: usize,

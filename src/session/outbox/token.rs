@@ -30,6 +30,8 @@ pub(in crate::session) enum Omission {
     WakeForMemory,
     /// Nobody who waits for room hears of the end.
     WakeAtClose,
+    /// Nobody who waits for room hears that the bounds are wider.
+    WakeAtLimits,
 }
 
 /// The sender thread of the attached session.

@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use super::queue::{Queue, QueueLimits};
+use super::queue::Queue;
 use super::{Outbox, State};
 use crate::config::Offline;
 use crate::outcome::ReturnReason;
@@ -67,20 +67,20 @@ impl Outbox {
     /// Notes whether plain messages take another than the short path.
     pub(super) fn note_special(&self, state: &mut State) {
         let one_by_one = state.awaited.is_some() || state.defaults != Defaults::default();
-        state.special = state.closed || self.limits.offline == Offline::Return || one_by_one;
+        state.special = state.closed || state.limits.offline == Offline::Return || one_by_one;
         self.has_defaults.store(one_by_one, Ordering::Relaxed);
     }
 }
 
 impl State {
     /// Whether a message fits.
-    pub(super) fn has_room(&self, lane: Lane, len: usize, limits: QueueLimits) -> bool {
-        self.lanes[lane.index()].has_room(len, limits) && self.fits_unknown(len, 0)
+    pub(super) fn has_room(&self, lane: Lane, len: usize) -> bool {
+        self.lanes[lane.index()].has_room(len, self.limits) && self.fits_unknown(len, 0)
     }
 
     /// Whether a message fits that takes the place of one of `old` bytes.
-    pub(super) fn has_room_instead(&self, lane: Lane, len: usize, old: usize, limits: QueueLimits) -> bool {
-        self.lanes[lane.index()].has_room_instead(len, old, limits) && self.fits_unknown(len, old)
+    pub(super) fn has_room_instead(&self, lane: Lane, len: usize, old: usize) -> bool {
+        self.lanes[lane.index()].has_room_instead(len, old, self.limits) && self.fits_unknown(len, old)
     }
 
     /// Whether it never fits, whatever else goes.

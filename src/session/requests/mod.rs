@@ -154,7 +154,7 @@ impl Waiter {
 }
 
 /// Bounds of a link's questions.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RequestLimits {
     /// Questions that wait, or whose end was not taken.
     pub(crate) requests: usize,
@@ -176,7 +176,8 @@ pub(super) enum NoPlace {
 pub(crate) struct Requests {
     table: Mutex<Table<Waiter>>,
     places: Arc<Places>,
-    limits: RequestLimits,
+    most: AtomicUsize,
+    most_bytes: AtomicUsize,
     memory: Arc<Budget>,
     counts: RequestCounters,
     askers: Arc<Askers>,
@@ -213,7 +214,8 @@ impl Requests {
         Arc::new(Self {
             table: Mutex::new(Table::new(first)),
             places: Arc::default(),
-            limits,
+            most: AtomicUsize::new(limits.requests),
+            most_bytes: AtomicUsize::new(limits.bytes),
             memory,
             counts: RequestCounters::default(),
             askers,
@@ -221,11 +223,17 @@ impl Requests {
         })
     }
 
+    /// Other bounds from now on: questions and answers that there are stay.
+    pub(super) fn set_limits(&self, limits: RequestLimits) {
+        self.most.store(limits.requests, Ordering::Relaxed);
+        self.most_bytes.store(limits.bytes, Ordering::Relaxed);
+    }
+
     /// Takes a question; its number.
     pub(super) fn ask(self: &Arc<Self>, to: Sender<Answered>, tag: u64, deadline: Instant) -> Result<u64, NoPlace> {
         let place = Place { places: self.places.clone(), bytes: 0, charge: Charge::default(), held: None };
         // Its own place counts from here on; dropped, it is given back.
-        if self.places.taken.fetch_add(1, Ordering::Relaxed) >= self.limits.requests {
+        if self.places.taken.fetch_add(1, Ordering::Relaxed) >= self.most.load(Ordering::Relaxed) {
             return Err(NoPlace::Full);
         }
         let asked = self.table.lock().ask(Waiter { to, tag, place }, deadline);
@@ -314,7 +322,7 @@ impl Requests {
     ) -> u64 {
         let before = self.places.bytes.fetch_add(bytes, Ordering::Relaxed);
         place.bytes = bytes;
-        let fits = charge.is_some() && (before == 0 || before + bytes <= self.limits.bytes);
+        let fits = charge.is_some() && (before == 0 || before + bytes <= self.most_bytes.load(Ordering::Relaxed));
         place.charge = charge.unwrap_or_default();
         if fits {
             return 0;

@@ -25,6 +25,7 @@ use crate::session::requests::RequestLimits;
 use crate::session::sender::send_loop;
 use crate::session::state::{OnEnd, Session};
 use crate::session::taps::OutgoingTaps;
+use crate::session::tuning::{Tuned, Tuning};
 use crate::session::undelivered::Undeliverable;
 use crate::session::writer::Writer;
 use crate::sync::{Condvar, Mutex};
@@ -248,19 +249,21 @@ pub(super) fn link_with(decides: bool, queue: usize, window_bytes: usize, ack_de
     let (near_id, far_id) = (PeerId::from_bytes([near; 32]), PeerId::from_bytes([far; 32]));
     let limits = LinkLimits { window_bytes, max_message: 1 << 20 };
     let settings = SessionSettings {
-        queue: QueueLimits::bounds(queue, 1 << 20),
+        tuned: Tuned::new(Tuning {
+            queue: QueueLimits::bounds(queue, 1 << 20),
+            requests: RequestLimits { requests: 100, bytes: 1 << 20 },
+            link: LinkLimits { window_bytes: 4 << 20, max_message: 1 << 20 },
+            unknown_bytes: 1 << 20,
+            send_deadline: LONG,
+            ack_delay,
+            heartbeat: LONG,
+            rx_stack: 0,
+            tx_stack: 0,
+        }),
         // The floor of the link, and one message beyond it.
         memory: Arc::new(Budget::new(1)),
-        max_message: 1 << 20,
-        window_bytes: 4 << 20,
         holds_inbound: false,
-        send_deadline: LONG,
-        ack_delay,
         undelivered: Arc::new(Undeliverable::new().0),
-        heartbeat: LONG,
-        rx_stack: 0,
-        tx_stack: 0,
-        requests: RequestLimits { requests: 100, bytes: 1 << 20 },
         kinds: Arc::default(),
         askers: Arc::default(),
         times: Arc::new(PhaseTimes::new(0)),

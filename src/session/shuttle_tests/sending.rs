@@ -16,7 +16,7 @@ use crate::ident::ConnectionId;
 use crate::link::LARGE;
 use crate::outcome::ReturnReason;
 use crate::session::options::SendOptions;
-use crate::session::outbox::{Omission, Wait};
+use crate::session::outbox::{Omission, QueueLimits, Wait};
 use crate::session::peer_link::PeerLink;
 use crate::session::receipt::Asker;
 use crate::wire::{Heading, Lane};
@@ -165,6 +165,33 @@ fn shuttle_closing_gives_back_what_waits_for_room() {
 #[should_panic(expected = "deadlock")]
 fn shuttle_finds_an_end_that_nobody_hears_of() {
     check(20_000, || closing(Some(Omission::WakeAtClose), &AtomicUsize::new(0)));
+}
+
+/// A full queue of a peer that is away; its bounds become wider while threads wait for room in it.
+fn widening(omission: Option<Omission>) {
+    let (mut near, _) = link(true, 1, WIDE);
+    near.outbox.omission = omission;
+    let near = Arc::new(near);
+    let threads = [(1, 5), (2, 5), (3, LARGE + 1)].map(|(kind, len)| {
+        let near = near.clone();
+        thread::spawn(move || {
+            near.push(Lane::Normal, Heading::of_kind(kind), vec![7; len], Wait::UpTo(LONG)).unwrap();
+        })
+    });
+    near.outbox.set_limits(QueueLimits::bounds(3, 1 << 20), 1 << 20);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    assert_eq!(near.outbox.counts().messages, 3);
+}
+
+#[test]
+fn shuttle_wider_bounds_wake_who_waits_for_room() {
+    check(20_000, || widening(None));
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn shuttle_finds_wider_bounds_that_nobody_hears_of() {
+    check(20_000, || widening(Some(Omission::WakeAtLimits)));
 }
 
 /// More bytes than the far side grants; its acknowledgements let the writer go on.

@@ -42,7 +42,7 @@ pub use credential::{Credential, Roots};
 
 use self::cipher::Rekey;
 use self::pending::TlsPending;
-use self::setup::Setup;
+pub(crate) use self::setup::Setup;
 use super::{Listener, PendingConnection, Proof, Transport, Trust};
 use crate::error::ConfigError;
 use crate::ident::PeerId;
@@ -109,14 +109,30 @@ impl Tls {
     /// # Errors
     /// The credential has another key: a node's identity stays as long as its process.
     pub fn replace(&self, credential: Credential, trust: Trust) -> Result<(), ConfigError> {
-        let mut present = self.shared.setup.write();
-        let setup = Setup::new(&self.shared.protocol, credential, trust, present.number + 1)?;
-        if present.me != setup.me {
-            let what = format!("{} where {} is needed: the identity stays", setup.me.short(), present.me.short());
+        self.put(self.prepare(credential, trust)?);
+        Ok(())
+    }
+
+    /// What [`Tls::replace`] would put in place; nothing changes yet.
+    ///
+    /// # Errors
+    /// As of [`Tls::replace`].
+    pub(crate) fn prepare(&self, credential: Credential, trust: Trust) -> Result<Setup, ConfigError> {
+        let (setup, me) = (Setup::new(&self.shared.protocol, credential, trust, 0)?, self.id());
+        if me != setup.me {
+            let what = format!("{} where {} is needed: the identity stays", setup.me.short(), me.short());
             return Err(ConfigError { place: "the key".to_owned(), what });
         }
-        *present = Arc::new(setup);
-        Ok(())
+        Ok(setup)
+    }
+
+    /// Puts it in place.
+    pub(crate) fn put(&self, mut setup: Setup) {
+        let mut present = self.shared.setup.write();
+        setup.number = present.number + 1;
+        let before = std::mem::replace(&mut *present, Arc::new(setup));
+        drop(present);
+        drop(before);
     }
 
     /// Who this side is.

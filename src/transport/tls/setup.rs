@@ -21,7 +21,7 @@ use crate::transport::{Identity, Trust};
 
 /// What connections are made with.
 #[derive(Debug)]
-pub(super) struct Setup {
+pub(crate) struct Setup {
     pub(super) me: PeerId,
     /// Counts what has been replaced.
     pub(super) number: u64,

@@ -1,0 +1,124 @@
+//! Who has to go for a configuration: over lowered limits, and as a peer that is kept no longer.
+
+use std::net::{SocketAddr, TcpStream};
+
+use threadwire::config::{Closed, Peer};
+use threadwire::error::{CloseReason, ConnectError, DialCause, DisconnectReason};
+use threadwire::{Event, Node, PeerId};
+
+use crate::common::{PATIENCE, addr, alone, handshaking, link, quick, reaches, start, wait_event, wait_until};
+use crate::{Change, changed, told};
+
+fn went(closed: &[Closed]) -> Vec<(PeerId, CloseReason)> {
+    closed.iter().map(|closed| (closed.peer, closed.reason)).collect()
+}
+
+#[test]
+fn sessions_over_a_lowered_limit_go_with_its_reason_those_that_began_last_first() {
+    let _alone = alone();
+    let limits: [(Change, CloseReason); 3] = [
+        (|config| config.inbound = 1, CloseReason::TooMany),
+        (|config| config.inbound_per_ip = Some(1), CloseReason::TooMany),
+        (|config| config.max_threads = Some(6), CloseReason::NoResources),
+    ];
+    for (lower, reason) in limits {
+        let config = quick();
+        let bob = start(config.clone());
+        let others: Vec<Node> = (0..3).map(|_| start(quick())).collect();
+        for other in &others {
+            other.connect(addr(&bob)).unwrap();
+            bob.wait_connected(other.id(), PATIENCE).unwrap();
+        }
+        let report = bob.reload(&changed(&config, lower)).unwrap();
+        assert_eq!(went(&report.closed), [(others[2].id(), reason), (others[1].id(), reason)]);
+        for other in &others[1..] {
+            assert_eq!(told(other), DisconnectReason::Remote(reason));
+        }
+        reaches(&others[0], &bob);
+        wait_until("the two have ended", || bob.sessions().len() == 1);
+        // And nobody else comes in, until the limit is raised.
+        let refused = others[1].connect(addr(&bob));
+        let Err(ConnectError::Dial(errors)) = refused else { panic!("{refused:?}") };
+        assert_eq!(errors[0].cause, DialCause::Refused(reason));
+        assert_eq!(bob.reload(&config).unwrap().closed, []);
+        others[1].connect(addr(&bob)).unwrap();
+        assert_eq!(bob.metrics().sessions_ended, 2);
+    }
+}
+
+#[test]
+fn of_peers_that_are_kept_as_many_stay_as_may_be_dialled_and_the_rest_wait_for_a_place() {
+    let _alone = alone();
+    let config = quick();
+    let (alice, others) = (start(config.clone()), [start(quick()), start(quick()), start(quick())]);
+    others.iter().for_each(|other| drop(link(&alice, other)));
+    let one = changed(&config, |config| config.outbound = 1);
+    let closed = alice.reload(&one).unwrap().closed;
+    let too_many = CloseReason::TooMany;
+    assert_eq!(went(&closed), [(others[2].id(), too_many), (others[1].id(), too_many)]);
+    wait_until("one is left", || alice.sessions().len() == 1);
+    assert_eq!(told(&others[2]), DisconnectReason::Remote(too_many));
+    reaches(&alice, &others[0]);
+    assert_eq!(alice.metrics().sessions_started, 3);
+    // What is sent to the others waits, and goes when there is a place again.
+    alice.send(others[1].id(), "late").unwrap();
+    alice.reload(&config).unwrap();
+    assert_eq!(others[1].recv_timeout(PATIENCE).unwrap().payload(), b"late");
+    alice.wait_connected(others[2].id(), PATIENCE).unwrap();
+}
+
+#[test]
+fn silent_strangers_over_a_lowered_limit_go_and_no_session_does() {
+    let _alone = alone();
+    for lower in [(|config| config.half_open = 1) as Change, |config| config.half_open_per_ip = Some(1)] {
+        let config = quick();
+        let (alice, bob) = (start(quick()), start(config.clone()));
+        link(&alice, &bob);
+        bob.wait_connected(alice.id(), PATIENCE).unwrap();
+        let strangers: Vec<TcpStream> = (0..4).map(|_| TcpStream::connect(addr(&bob)).unwrap()).collect();
+        wait_until("they are in", || handshaking(&bob) == 4);
+        assert_eq!(bob.reload(&changed(&config, lower)).unwrap().closed, []);
+        assert_eq!(handshaking(&bob), 1);
+        assert_eq!(bob.metrics().evicted, 3);
+        reaches(&alice, &bob);
+        drop(strangers);
+    }
+}
+
+#[test]
+fn peers_of_the_configuration_come_move_and_go_and_those_of_the_application_stay() {
+    let _alone = alone();
+    let config = quick();
+    let alice = start(config.clone());
+    let [bob, carol, dave] = [start(quick()), start(quick()), start(quick())];
+    let peer = |name: &str, node: &Node, at: SocketAddr| Peer::new(name, node.id(), [at.into()]);
+    let with = |peers: Vec<Peer>| changed(&config, |config| config.peers = peers);
+    link(&alice, &carol);
+    let nowhere: SocketAddr = "127.0.0.1:1".parse().unwrap();
+    // Carol is the application's: what the configuration says of her is nothing to her.
+    let report = alice.reload(&with(vec![peer("bob", &bob, nowhere), peer("carol", &carol, nowhere)])).unwrap();
+    assert_eq!((report.changed.as_slice(), report.closed.len()), (&["peer"][..], 0));
+    assert_eq!(alice.peer_named("bob").unwrap().id(), bob.id());
+    wait_event(&alice, "bob is not there", |event| match event {
+        Event::DialFailed { peer, .. } => (peer == Some(bob.id())).then_some(()),
+        _ => None,
+    });
+    alice.reload(&with(vec![peer("robert", &bob, addr(&bob))])).unwrap();
+    alice.wait_connected(bob.id(), PATIENCE).unwrap();
+    assert!(matches!(alice.peer_named("bob"), Err(ConnectError::UnknownName(_))));
+    // An address more, and another order: the session stays.
+    let both = Peer::new("bob", bob.id(), [nowhere.into(), addr(&bob).into()]);
+    alice.reload(&with(vec![both, peer("dave", &dave, addr(&dave))])).unwrap();
+    alice.wait_connected(dave.id(), PATIENCE).unwrap();
+    reaches(&alice, &bob);
+    let report = alice.reload(&with(vec![peer("dave", &dave, addr(&dave))])).unwrap();
+    assert_eq!(went(&report.closed), [(bob.id(), CloseReason::Requested)]);
+    assert_eq!(told(&bob), DisconnectReason::Remote(CloseReason::Requested));
+    reaches(&alice, &carol);
+    reaches(&alice, &dave);
+    assert_eq!(bob.metrics().sessions_started, 1);
+    // The application takes one over: it is its own from then on.
+    alice.add_peer(dave.id(), dave.local_addr()).unwrap();
+    assert_eq!(alice.reload(&config).unwrap().closed, []);
+    reaches(&alice, &dave);
+}
