@@ -208,7 +208,7 @@ fn of_many_threads_that_send_while_somebody_appears_each_keeps_its_order_and_not
     const EACH: u64 = 2000;
     const THREADS: u64 = 4;
     let _alone = alone();
-    for _ in 0..3 {
+    for _ in 0..10 {
         let (alice, place) = (start(quick()), later());
         let came: Arc<Mutex<Vec<(u8, u64)>>> = Arc::default();
         let handle = alice.peer_at(place).unwrap();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::session::peer_link::PeerLink;
 use crate::session::stand_in::StandIn;
+use crate::sync::MutexGuard;
 
 impl PeerLink {
     /// This link stands for an address from now on; once, when it is made.
@@ -29,16 +30,22 @@ impl PeerLink {
     /// Somebody has proven itself at the address, and what waits goes to it; or it is connected no longer.
     pub(crate) fn bind(&self, peer: Option<Arc<PeerLink>>) {
         let Some(stand_in) = self.stand_in.get() else { return };
-        let before = std::mem::replace(&mut *stand_in.bound.lock(), peer);
+        let mut bound = stand_in.bound.lock();
+        let before = std::mem::replace(&mut *bound, peer);
+        // Under the same lock: whoever sees the peer sends behind what waited.
+        self.hand_on(bound);
         drop(before);
-        self.move_on();
     }
 
     /// Hands what waits to whoever has proven itself at the address: also what came in while that was found out.
     pub(crate) fn move_on(&self) {
-        let Some(stand_in) = self.stand_in.get() else { return };
-        // Held until all has moved: two that did it at once could exchange messages.
-        let bound = stand_in.bound.lock();
+        if let Some(stand_in) = self.stand_in.get() {
+            self.hand_on(stand_in.bound.lock());
+        }
+    }
+
+    /// The lock is held until all has moved: two that did it at once could exchange messages.
+    fn hand_on(&self, bound: MutexGuard<'_, Option<Arc<PeerLink>>>) {
         let Some(peer) = bound.clone() else { return };
         let (kick, ended) = peer.outbox.adopt(self.outbox.hand_over());
         drop(bound);
