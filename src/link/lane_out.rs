@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::link::aside::Aside;
+use crate::link::chunk::{Chunk, ChunkBody};
 use crate::link::fault::Fault;
 use crate::link::offer::{Lost, Probe};
 use crate::link::segment::{Extract, LARGE, SEGMENT_BYTES, Segment, Span};
@@ -67,70 +68,6 @@ struct Cursor {
     segment: usize,
     frame: u32,
     offset: usize,
-}
-
-/// What to write next of a lane.
-#[derive(Debug)]
-pub(crate) struct Chunk {
-    /// The bytes behind the head.
-    pub(crate) body: ChunkBody,
-    /// Which part of them.
-    pub(crate) start: usize,
-    /// Its end.
-    pub(crate) end: usize,
-    /// Tickets of the messages that are written whole when it is.
-    pub(crate) tickets: Vec<u64>,
-    /// It ends the message whose time is measured.
-    pub(crate) probe: bool,
-}
-
-impl Chunk {
-    /// All of a segment that takes no numbers and is not kept.
-    pub(crate) fn unnumbered(segment: Segment, now: Instant) -> Self {
-        let tickets = segment.tracks().iter().map(|track| track.ticket).collect();
-        let span = Span { frames: segment.frames, wire_bytes: segment.len(), start: 0, end: segment.bytes().len() };
-        let (body, start, end) = Self::body(Arc::new(segment), 0, span, now);
-        Self { body, start, end, tickets, probe: false }
-    }
-
-    fn body(segment: Arc<Segment>, frame: u32, span: Span, now: Instant) -> (ChunkBody, usize, usize) {
-        match segment.restamped(frame, span, now) {
-            Some(bytes) => {
-                let end = bytes.len();
-                (ChunkBody::Stamped(bytes, segment), 0, end)
-            }
-            None => (ChunkBody::Kept(segment), span.start, span.end),
-        }
-    }
-}
-
-/// Where the bytes of a chunk lie.
-#[derive(Debug)]
-pub(crate) enum ChunkBody {
-    /// In retention.
-    Kept(Arc<Segment>),
-    /// In the buffer they were queued in; retention took a copy.
-    Own(Vec<u8>),
-    /// In a copy of what is in retention that says how long its messages may still take.
-    Stamped(Vec<u8>, Arc<Segment>),
-}
-
-impl ChunkBody {
-    /// The bytes that a chunk's range points into.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Kept(segment) => segment.bytes(),
-            Self::Own(bytes) | Self::Stamped(bytes, _) => bytes,
-        }
-    }
-
-    /// The segment it is of, unless retention has a copy.
-    pub(crate) fn segment(&self) -> Option<&Arc<Segment>> {
-        match self {
-            Self::Kept(segment) | Self::Stamped(_, segment) => Some(segment),
-            Self::Own(_) => None,
-        }
-    }
 }
 
 /// What an acknowledgement changed.

@@ -20,6 +20,7 @@
 
 mod aside;
 mod attach;
+mod chunk;
 mod core;
 mod doubt;
 mod fault;
@@ -29,6 +30,7 @@ mod offer;
 mod payload;
 mod segment;
 
+pub(crate) use chunk::{Chunk, ChunkBody};
 #[cfg(test)]
 pub(crate) use core::Mutation;
 pub(crate) use core::{LinkCore, LinkLimits, Taken};
@@ -36,7 +38,6 @@ pub(crate) use core::{LinkCore, LinkLimits, Taken};
 pub(crate) use doubt::SIGN_OF_LIFE;
 pub(crate) use fault::{Fault, NoClaim};
 pub(crate) use lane_in::{AckDue, Claim, Piece, Reassembly};
-pub(crate) use lane_out::{Chunk, ChunkBody};
 pub(crate) use offer::{Acked, Decision, Offer, Probe, Sign};
 pub(crate) use payload::Payload;
 pub(crate) use segment::{LARGE, SEGMENT_BYTES, Segment, Track};
