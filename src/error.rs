@@ -107,6 +107,8 @@ wire_reasons! {
         /// The trust of a node does not cover the other side's key: not listed, no certificate that a root vouches for,
         /// or no longer.
         Untrusted = 22, "the other side is not trusted";
+        /// Whoever took the messages of this side is gone: nobody would have the next ones.
+        ConsumerGone = 23, "nobody takes the messages any more";
     }
 }
 

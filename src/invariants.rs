@@ -11,6 +11,7 @@
 //! | `tx-<peer>` | `session::sender::send_loop` | its wake channel; the socket | whoever has something for it; timers; the closer |
 //! | `rx-<peer>` | `session::receiver::recv_loop`, the handler | the socket; the handler; an earlier session that still delivers | bytes; the closer |
 //! | `metrics` x1, with `metrics.listen` alone | accepts and serves scrapers, at most 16, in one poll | the poll; the locks of a look at all links | waker (its end, and nothing else), sockets, the nearest deadline |
+//! | `direct` x1, of a direct sender that was started and not run | takes messages from the caller's channel, offers each to its peer | all its channels at once | a message, a result that is taken, a change; the shutdown signal |
 //! | `shutdown` | a shutdown that a handler began, or that waits for the application's own signal | the signal; the shutdown's waits | the signal, the end of the node; the deadline |
 //!
 //! Resolver threads are started when they are needed, at most `resolve_threads`; a shutdown names those that are held.
@@ -44,7 +45,7 @@
 //! | `resume_window` | 5 min without a session | supervisor | what is kept ends unknown |
 //! | `send_deadline` | 30 s | the caller | the message comes back |
 //! | a question's own | the asker's | whoever waits; else the supervisor | it ends with `TimedOut`, or comes back unsent |
-//! | shutdown | the caller's; 2 s for a node that is dropped | the caller, or `shutdown` | see below |
+//! | shutdown | the caller's; 2 s for a node or a direct sender that is dropped, 10 s for one that is signalled | the caller, or `shutdown` | see below |
 //!
 //! What `supervisor` keeps is as exact as its scan: 100 ms, and up to a second with thousands of sessions.
 //!
@@ -52,7 +53,7 @@
 //!
 //! | rank | lock | of | held for |
 //! |---|---|---|---|
-//! | L0 | `Node::connections` | a node | handing a request over, or taking the threads out to end them |
+//! | L0 | `Engine::connections` | a node | handing a request over, or taking the threads out to end them |
 //! | L0 | `Inlet::current` | a node without a handler | one message; callers of `recv` take turns, also while the first of them waits |
 //! | L1 | registry, the one RwLock | a node | finding, counting; appending a message by the shortest path; a peer becomes known, or one that is not is forgotten |
 //! | L2 | link | a peer | a decision: claim, number, acknowledge, attach |
@@ -62,7 +63,8 @@
 //!
 //! A thread that holds one takes only those of higher ranks. Nobody holds two locks of the same rank. Leaves, under
 //! which nothing is locked: the inbox, the gate, the heartbeats' clock, the advertised address, the events' count and
-//! what was told of failing peers, how far a shutdown is, the tables of questions and the list of links that have some.
+//! what was told of failing peers, how far a shutdown is, the tables of questions and the list of links that have some, the list of taps, the messages of a direct
+//! sender that are under way.
 //!
 //! No guard but the sealer's is held across a blocking send, a join, socket I/O, the destructor of a session or a slot, or user code;
 //! none but `Inlet::current` while waiting for anything but its own condition. *Enforced by* the headers of the files,
@@ -207,6 +209,17 @@
 //! that does not wait, with no guard held from one to the next, and what it said is told. *Enforced by*
 //! `PeerLink::offer`, `SharedRegistry::established`; `tests/broadcast.rs` with a peer that is stuck. *If not:* the slowest
 //! peer sets the pace of all.
+//!
+//! **I-28 A tap slows no send.** While nobody listens a send looks at one flag; else it offers each tap its word and goes
+//! on, and what does not fit is counted and said. *Enforced by* `session::taps`; `tests/taps.rs` with a tap that nobody
+//! reads. *If not:* a component that only watches stops what it watches.
+//!
+//! **I-29 What is taken from a direct sender's channel has one result, and waits for no peer.** *Enforced by*
+//! `direct::dispatch`, which takes no message without a place for its result, and offers without a wait;
+//! `tests/direct_sender.rs`. *If not:* one peer that is stuck stops all, or a message vanishes.
+//!
+//! **I-30 Nothing is acknowledged that nobody could take.** *Enforced by* `Inbox`: without a receiver what comes is
+//! rejected, and the session ended; `tests/direct_sender.rs`. *If not:* a sender takes for delivered what went nowhere.
 //!
 //! # Non-invariants
 //!

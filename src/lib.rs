@@ -64,7 +64,10 @@
 //! **Watch.** [`Node::events`] tells each [`Event`], [`Node::peers`] what is known of each peer ([`PeerInfo`]),
 //! [`Node::sessions`] every connection ([`SessionInfo`]), [`PeerHandle::stats`] what became of a peer's messages
 //! ([`LinkStats`]), [`Node::metrics`] all counts by cause ([`metrics::MetricsSnapshot`]); a scraper reads them at
-//! [`Node::metrics_addr`].
+//! [`Node::metrics_addr`]. [`Node::subscribe_outgoing`] tells other parts of the process of each message that is sent.
+//!
+//! **Without a node.** A [`DirectSender`](direct::DirectSender) is driven by channels alone: messages go in, results and
+//! what comes go out; [`direct::DirectInputs`] lists them.
 //!
 //! **End.** [`Node::shutdown`] drains, says goodbye and ends every thread by a deadline; its [`ShutdownReport`] says
 //! what it left. [`Node::wait_shutdown`] waits for a shutdown that somebody else asked for.
@@ -90,28 +93,33 @@
 //! | `handshake_timeout` | [`Config::handshake_timeout`](config::Config::handshake_timeout) | one deadline for the whole handshake |
 //! | `P2PCodec`, `FramedRead`, `FramedWrite` | [`wire`] | lengths are checked before anything is reserved |
 //! | `Register`, `Unregister`, `SessionsResult` | a place from accept or dial to the end, counted and released by a guard | a session that dies cannot forget to unregister |
-//! | peer sender: `id`, `addr`, `connection` | [`PeerHandle::id`], [`PeerInfo`] | |
+//! | `PeerSender`: its eleven fields, each with its counterpart there | [`direct::PeerSender`] | a handle on the link of one peer, which outlives its connections; [`PeerHandle`] and [`PeerInfo`] of a node say the same |
+//! | `ConnectionWrapper`: remote host id, connection role | [`direct::ConnectionInfo`], [`direct::ConnectionRole`] | the host id is the digest of the key that was proven |
 //! | `run`: connect, then serve shutdown, outgoing and incoming at once | the threads `tx-<peer>` and `rx-<peer>` | two blocking threads instead of a poll over futures |
 //! | `connect_to_peer`: Fibonacci backoff to an hour, "retries indefinitely", a warning for each failure | [`config::Backoff`], [`error::ConnectError`] | 30 s by default, an hour possible; a line in the log for each change, not for each failure; typed errors |
-//! | `start_transfer_message`: returns at once if it is not connected | [`PeerHandle::send`] | queued, never dropped |
-//! | transfer result `Result<usize, TransportError>` | [`LinkStats`] | acknowledged, rejected or unknown, counted for each peer |
-//! | `receive_message` is false when decoding fails or the consumer is gone | [`Message::decode`], [`WireError`](wire::WireError) | a body that does not decode ends nothing; a broken frame ends the session |
-//! | `NetMessage` (id, label, data) | [`Message::number`], [`Message::kind`], [`Message::payload`] | numbers are given for the wire, per lane |
-//! | `NetMetrics`: sent, received, errors | [`metrics::MetricsSnapshot`], [`metrics::Traffic`] | always on, by cause |
+//! | `start_transfer_message`: returns at once if it is not connected | [`direct::PeerSender::start_transfer_message`], [`PeerHandle::send`] | queued, never dropped |
+//! | transfer result `(Result<usize, TransportError>, NetMessage, Instant)`, `handle_transfer_result` | [`direct::TransferResult`], [`direct::TransportError`], [`Timing`] | handed over, not only written: bytes, queued for, written after, done after; the message comes back if it did not arrive; a transfer that failed ends no connection |
+//! | `receive_message` is false when decoding fails or the consumer is gone | [`Message::decode`], [`WireError`](wire::WireError), [`error::CloseReason::ConsumerGone`] | a body that does not decode ends nothing; a broken frame ends the session; without a consumer messages come back, and the session ends |
+//! | `NetMessage` (id, label, data) | [`Message::number`], [`Message::kind`], [`Message::payload`]; [`direct::DirectMessage`] | numbers are given for the wire, per lane; the application's own id does not travel |
+//! | `NetMetrics`: sent, received, errors; optional | [`direct::NetMetrics`], [`metrics::MetricsSnapshot`], [`metrics::Traffic`] | always on, by cause |
+//! | `run_direct_sender` and its eight parameters | [`direct::run_direct_sender`], [`direct::DirectSender`]; a row for each at [`direct::DirectInputs`] | every channel bounded, with what happens when it is full; results of messages are an output |
+//! | `messages_rx`: `(DirectReceiver, NetMessage, Instant)`, unbounded | [`direct::DirectInputs::messages`], [`SendOptions::created_at`] | the caller bounds it; expiry and timing count from the caller's timestamp |
+//! | `incoming_reply_tx: IncomingSender` | [`direct::IncomingSender`] | a channel of batches, bounded by credit, or a handler |
+//! | `network_config_rx`, `peers_rx` | [`direct::DirectInputs::config`], [`direct::DirectInputs::peers`], [`Watch`] | the synchronous kind |
 //! | `NetTransport`, `NetListener`, `NetIncomingRequest`, `NetConnection` | [`transport::Transport`], [`transport::Listener`], [`transport::PendingConnection`], [`transport::Connection`] | halves, so that two threads can block |
 //! | `NetCredential` | [`handshake::Identity`], `transport::tls::Credential`, [`transport::Trust`] | possession of the key is proven in every handshake |
 //! | tracing "with contextual information such as peer ID, message IDs" | log targets and levels: [`invariants`] | the `log` crate; a meaning for each level |
-//! | `shutdown_rx` of every part | [`NodeBuilder::shutdown_signal`], [`Node::shutdown`] | one shutdown, by a deadline, with a report |
+//! | `shutdown_rx` of every part | [`direct::DirectInputs::shutdown`], [`NodeBuilder::shutdown_signal`], [`Node::shutdown`] | one shutdown, by a deadline, with a report |
 //! | `PeerEvent::SenderStopped` | [`Event::Disconnected`] | with the connection and the reason |
 //! | `PeerId` generic | [`PeerId`]: the digest of a key | identity is proven, not claimed |
 //! | Witnet's beacons | [`handshake::HandshakePolicy`] | bytes of the application's own, judged by it |
 //! | protocol id per role (`ACKI_NACKI_DIRECT_PROTOCOL`) | [`error::CloseReason::WrongProtocol`] | in the hello: `threadwire-direct/1` |
+//! | `outgoing_reply_tx`, a broadcast channel "to announce outgoing messages to other system components" | [`Node::subscribe_outgoing`], [`OutgoingMessage`], [`OutgoingTaps`] | bounded for each subscriber: what does not fit is not announced, and counted ([`OutgoingMessage::missed`]); each gets everything, payloads if it asks for them |
 //! | unbounded channels for messages and events | bounded queues and credit; [`Event::Missed`] | what is refused comes back, what is missed is counted |
 //!
 //! Named there and not built yet: `GetPeers`, `AnnounceItems`, `RequestBlock`, `SendInventoryItem`; delivery
-//! phases; live configuration and a live map of peers; `DirectReceiver`, `run_direct_sender`,
-//! `PeerEvent::AddrsResolved` and the tap of outgoing messages; `TransportLayerTransport`, `TransportLayerSocket` and
-//! the rest of the gossip transport.
+//! phases; live configuration and a live map of peers; `DirectReceiver`,
+//! `PeerEvent::AddrsResolved`; `TransportLayerTransport`, `TransportLayerSocket` and the rest of the gossip transport.
 //!
 //! What must hold inside, and who sees to it, is in [`invariants`]; what is promised against whom, in [`threats`].
 
@@ -123,6 +131,7 @@ pub mod address;
 pub mod ident;
 mod sync;
 mod threads;
+pub mod watch;
 
 pub mod config;
 pub mod error;
@@ -146,17 +155,26 @@ mod registry;
 
 mod connections;
 
+mod engine;
+
+pub mod direct;
+
 mod node;
 
 pub use address::Address;
 pub use config::Config;
 pub use connections::{Resolver, SystemResolver};
+pub use engine::{Event, Finding, PeerReport, ShutdownReport, SystemLimit};
+
+pub use direct::{Destination, PeerData, PeerEvent};
 pub use error::SendError;
 pub use ident::PeerId;
-pub use node::{Broadcast, Event, Finding, Node, NodeBuilder, PeerInfo, PeerReport, ShutdownReport, SystemLimit, To};
+pub use node::{Broadcast, Node, NodeBuilder, PeerInfo, To};
 pub use outcome::{Outcome, ReturnReason, Stage, Timing};
 pub use registry::SessionInfo;
 pub use session::{
-    Answer, Answered, Answers, BEST_EFFORT_MOST, Batch, Collector, Delivery, Kind, LinkStats, Message, OutcomeBatch,
-    OverflowPolicy, PeerHandle, Pending, Priority, Receipt, Responder, SendOptions, Undelivered, WaitError,
+    Answer, Answered, Answers, BEST_EFFORT_MOST, Batch, Collector, Delivery, Kind, LinkStats, Manner, Message,
+    OutcomeBatch, OutgoingMessage, OutgoingTaps, OverflowPolicy, PeerHandle, Pending, Priority, Receipt, Responder,
+    SendOptions, TapOptions, Undelivered, WaitError,
 };
+pub use watch::{Watch, Watcher};

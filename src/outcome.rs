@@ -46,7 +46,8 @@ impl Outcome {
     }
 }
 
-/// How long a message took, from the send verb on.
+/// How long a message took, from the send verb on; from its [`SendOptions::created_at`](crate::SendOptions::created_at)
+/// on, if it has one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timing {
     /// Bytes of its payload.

@@ -391,6 +391,18 @@ impl SharedRegistry {
         self.0.read().connections.values().copied().collect()
     }
 
+    /// This connection, while it takes a place.
+    pub(crate) fn session_info(&self, conn: ConnectionId) -> Option<SessionInfo> {
+        self.0.read().connections.get(&conn).copied()
+    }
+
+    /// The newest session with somebody at this address.
+    pub(crate) fn session_at(&self, addr: SocketAddr) -> Option<SessionInfo> {
+        let registry = self.0.read();
+        let at = |info: &&SessionInfo| info.remote_addr == addr && info.status == SessionStatus::Established;
+        registry.connections.values().rev().find(at).copied()
+    }
+
     /// What `pick` takes from every session.
     pub(crate) fn sessions<T>(&self, pick: impl Fn(&Entry) -> T) -> Vec<T> {
         self.0.read().sessions.values().map(pick).collect()

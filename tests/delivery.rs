@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use threadwire::error::SendErrorKind;
-use threadwire::{Answers, Message, Node, PeerHandle, SendOptions};
+use threadwire::{Answers, Message, Node, Outcome, PeerHandle, SendOptions};
 
 mod common;
-use common::{PATIENCE, base, link, loopback, wait_until};
+use common::{PATIENCE, base, link, loopback, quick, start, wait_until};
 
 #[test]
 fn a_message_arrives_and_its_reply_comes_back() {
@@ -210,6 +210,24 @@ fn batches_fit_a_select_loop_and_a_typed_message_decodes() {
             default(PATIENCE) => panic!("{seen} of 100"),
         }
     }
+}
+
+#[test]
+fn whoever_waits_for_ever_waits_no_longer_than_needed() {
+    let (alice, bob) = (start(quick()), start(quick()));
+    alice.add_peer(bob.id(), bob.local_addr()).unwrap();
+    let to_bob = alice.wait_connected(bob.id(), Duration::MAX).unwrap();
+    let options = SendOptions::new().timeout(Duration::MAX).ttl(Duration::MAX);
+    let receipt = to_bob.send_with("1", &options).unwrap();
+    to_bob.send_timeout("2", Duration::MAX).unwrap();
+    for payload in [b"1", b"2"] {
+        assert_eq!(bob.recv_timeout(Duration::MAX).unwrap().payload(), payload);
+    }
+    assert!(matches!(receipt.wait(Duration::MAX).unwrap(), Outcome::Acknowledged(_)));
+    let pending = to_bob.ask("3", Duration::MAX).unwrap();
+    bob.recv_timeout(Duration::MAX).unwrap().reply("4").unwrap();
+    assert_eq!(pending.wait().unwrap().payload(), b"4");
+    assert!(alice.shutdown(Duration::MAX).finished);
 }
 
 #[test]

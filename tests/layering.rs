@@ -19,7 +19,8 @@ use source::Tree;
 
 /// Top-level modules of the library, from the lowest rank up. A new one must be added here.
 const RANKS: &[&[&str]] = &[
-    &["address", "ident", "threads", "sync", "watch"],
+    &["sync"],
+    &["address", "ident", "threads", "watch"],
     &["error"],
     // Above `error`, which holds what is wrong with a configuration beside what else keeps a node from starting, and
     // the causes that are counted.
@@ -33,6 +34,8 @@ const RANKS: &[&[&str]] = &[
     &["session"],
     &["registry"],
     &["connections"],
+    // What nodes and direct senders are made of.
+    &["engine"],
     &["direct", "peers", "inventory"],
     &["gossip"],
     &["node"],

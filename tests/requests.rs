@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{bounded, unbounded};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use threadwire::error::{RejectCause, RequestError, SendError, SendErrorKind};
+use threadwire::config::Offline;
+use threadwire::error::{CloseReason, RejectCause, RequestError, SendError, SendErrorKind};
 use threadwire::{
-    Answers, Kind, Message, Node, OverflowPolicy, PeerHandle, Priority, Responder, ReturnReason, SendOptions,
+    Answers, Kind, LinkStats, Message, Node, OverflowPolicy, PeerHandle, Priority, Responder, ReturnReason, SendOptions,
 };
 
 mod common;
@@ -218,6 +219,88 @@ fn no_more_questions_wait_than_the_configuration_allows_and_an_answer_counts_unt
     assert_eq!(to_bob.request("x", PATIENCE).unwrap().payload(), b"y");
     drop(answers);
     assert_eq!((to_bob.stats().open_requests, to_bob.stats().requests), (0, 4));
+}
+
+#[test]
+fn an_answer_as_long_as_its_question_is_taken_however_full_the_reply_lane_is() {
+    // Sent whole, in pieces, and longer than the window: such a question holds no more credit than the window has.
+    const SIZES: [usize; 4] = [0, 64, 100_000, 700_000];
+    let _alone = alone();
+    let (tell, told) = unbounded();
+    let filler = Mutex::new(None);
+    let mut config = quick();
+    (config.queue_bytes, config.window_bytes) = (64 * 1024, 256 * 1024);
+    let bob = Node::builder().config(config).handler(move |_, message| {
+        if !message.is_question() {
+            *filler.lock() = Some(message.into_owned());
+            return;
+        }
+        // Messages to alice, who takes none, until no further one fits.
+        let filler = filler.lock();
+        let fills = (0..).take_while(|_| filler.as_ref().unwrap().reply([7; 1000]).is_ok()).count();
+        let answered = message.reply(message.payload()).map_err(|refused| refused.kind);
+        tell.send((fills, answered)).unwrap();
+    });
+    let bob = bob.start().unwrap();
+    let alice = start(quick());
+    let to_bob = link(&alice, &bob);
+    to_bob.send("to be replied to").unwrap();
+    let asked = SIZES.map(|size| to_bob.ask(vec![9; size], PATIENCE).unwrap());
+    let mut to_take = 0;
+    for size in SIZES {
+        let (fills, answered) = told.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(answered, Ok(()), "{size} bytes");
+        to_take += fills;
+    }
+    assert!(to_take > 64, "the lane was full");
+    // The lane moves on as alice takes what fills it.
+    (0..to_take).for_each(|_| assert_eq!(alice.recv_timeout(PATIENCE).unwrap().payload(), [7; 1000]));
+    for (pending, size) in asked.into_iter().zip(SIZES) {
+        assert!(pending.wait().unwrap().payload() == vec![9; size], "{size} bytes");
+    }
+}
+
+#[test]
+fn an_answer_that_comes_back_offline_gives_its_questions_share_of_the_window_back() {
+    const SIZE: usize = 100_000;
+    const WINDOW: usize = 256 * 1024;
+    let _alone = alone();
+    let (tell, told) = unbounded();
+    let filler = Mutex::new(None);
+    let mut config = quick();
+    (config.queue_bytes, config.window_bytes, config.offline) = (64 * 1024, WINDOW, Offline::Return);
+    let bob = Node::builder().config(config).handler(move |peer, message| {
+        if !message.is_question() {
+            *filler.lock() = Some(message.into_owned());
+            return;
+        }
+        // Messages to alice, who takes none, until her reply lane's share of the window is used up, a segment is numbered
+        // ahead of that, and something waits before the answer.
+        let stuck = |stats: LinkStats| {
+            let LinkStats { unacked_bytes, kept_bytes, queued_messages, .. } = stats;
+            unacked_bytes + 2_000 >= WINDOW / 4 && kept_bytes > unacked_bytes && queued_messages > 0
+        };
+        while !stuck(peer.stats()) {
+            let _ = filler.lock().as_ref().unwrap().reply([7; 1000]);
+        }
+        message.reply(message.payload()).unwrap();
+        tell.send(()).unwrap();
+    });
+    let bob = bob.start().unwrap();
+    let mut config = quick();
+    config.window_bytes = WINDOW;
+    let alice = start(config);
+    let to_bob = link(&alice, &bob);
+    to_bob.send("to be replied to").unwrap();
+    // More than the window has, in all.
+    for round in 0..5 {
+        let _unanswered = to_bob.ask(vec![9; SIZE], PATIENCE).unwrap();
+        told.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("question {round} did not come"));
+        let sessions = to_bob.stats().sessions;
+        bob.disconnect(alice.id(), CloseReason::Requested).unwrap();
+        while bob.undelivered().recv_timeout(PATIENCE).unwrap().outcome.into_payload().unwrap().len() < SIZE {}
+        wait_until("they are connected again", || to_bob.stats().sessions > sessions);
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@
 mod acceptor;
 mod admission;
 mod backoff;
+mod kept;
 mod listening;
 mod lookups;
 mod outbound;
@@ -24,6 +25,7 @@ mod pending;
 mod questions;
 mod resolver;
 mod round;
+mod senders;
 mod shared;
 mod slowness;
 mod supervisor;
@@ -41,9 +43,11 @@ use crate::threads::{self, Thread};
 use crate::transport::{Listener, Transport};
 
 pub(crate) use admission::Caps;
+pub use kept::RESOLVE_RETRY_TIMEOUT;
 pub(crate) use outbound::Redial;
 pub use resolver::{Resolver, SystemResolver};
-pub(crate) use shared::{Commands, Lifecycle, Report, Secrets, Shared, Started, Times};
+pub use senders::{PeerEvent, StopReason};
+pub(crate) use shared::{Commands, Lifecycle, PeersMap, Report, Secrets, Shared, Started, Times};
 
 use resolver::{Resolvers, Started as Resolving};
 use shared::Command;
@@ -115,6 +119,11 @@ impl Connections {
     /// Keeps a peer connected no longer, and ends its session.
     pub(crate) fn remove(&self, peer: PeerId) {
         let _ = self.reports.send(Report::Remove(peer));
+    }
+
+    /// Keeps the peers of a map connected, as it changes, instead of those of an earlier one.
+    pub(crate) fn follow(&self, map: PeersMap) {
+        let _ = self.reports.send(Report::Follow(map));
     }
 
     /// Stops accepting and dialling.

@@ -3,7 +3,8 @@
 //!
 //! Owns: which peers are kept, where they may be, when each is tried next; every round of attempts and every dial under
 //! way; which peers have sessions. Threads: `supervisor` only. Locks: none. Blocks on: nothing.
-//! Upholds: a peer is dialled only while it has no session; a kept peer without one has a next attempt; a dial has one
+//! Upholds: a peer is dialled only while it has no session, or one at an address that the map has taken away; a kept
+//! peer without one has a next attempt; a dial has one
 //! outcome, and a round one end; never more than `limit` dials and sessions of ours at once, and what waits for room
 //! waits in order and has not failed; after the stop nothing begins.
 //!
@@ -14,6 +15,8 @@
 //!     |__________ none is left: backoff, the other side's retry-after ____________|
 //! ```
 
+mod sources;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,9 +24,10 @@ use std::time::{Duration, Instant};
 
 use crate::address::Address;
 use crate::config;
-use crate::connections::backoff::ReconnectPolicy;
+use crate::connections::kept::{Kept, RESOLVE_RETRY_TIMEOUT};
 use crate::connections::round::{Round, RoundId, Step, is_duplicate};
-use crate::error::{ConnectError, DialCause, DialError};
+use crate::connections::senders::{PeerEvent, StopReason};
+use crate::error::{ConnectError, DialCause, DialError, DialStage};
 use crate::ident::{ConnectionId, PeerId, SessionKind};
 
 /// One dial of one socket address.
@@ -47,6 +51,10 @@ pub(crate) enum Action {
     Changed { peer: PeerId },
     /// Peers wait for room, and none did before.
     Full,
+    /// A peer is in the map no longer, and nobody else keeps it.
+    Vanished { peer: PeerId },
+    /// Tell the application.
+    Tell(PeerEvent),
 }
 
 /// What can be seen of a kept peer.
@@ -64,7 +72,9 @@ pub(crate) struct Outbound {
     limit: usize,
     backoff: config::Backoff,
     stable_after: Duration,
-    kept: BTreeMap<PeerId, Kept>,
+    kept: BTreeMap<PeerId, (Kept, State)>,
+    /// The number of the last sender that started.
+    senders: u64,
     /// The kept peers that wait, by when.
     waiting: BTreeSet<(Instant, PeerId)>,
     rounds: BTreeMap<RoundId, Round>,
@@ -72,7 +82,7 @@ pub(crate) struct Outbound {
     ready: VecDeque<RoundId>,
     dials: BTreeMap<DialId, Dial>,
     /// Sessions, whoever dialled and whether the peer is kept or not.
-    live: BTreeMap<PeerId, BTreeMap<ConnectionId, SessionKind>>,
+    live: BTreeMap<PeerId, BTreeMap<ConnectionId, Live>>,
     outbound_sessions: usize,
     last_id: u64,
     /// No dials before: somebody else holds places that we do not see.
@@ -83,14 +93,12 @@ pub(crate) struct Outbound {
     actions: Vec<Action>,
 }
 
-/// A peer to keep connected.
+/// A session.
 #[derive(Debug)]
-struct Kept {
-    addresses: Vec<Address>,
-    policy: ReconnectPolicy,
-    state: State,
-    /// The last round failed: only changes are logged.
-    failing: bool,
+struct Live {
+    kind: SessionKind,
+    /// The address of the kept peer that was dialled for it, if one was.
+    of: Option<Address>,
 }
 
 /// What a kept peer is doing.
@@ -107,6 +115,8 @@ struct Dial {
     round: RoundId,
     peer: Option<PeerId>,
     addr: SocketAddr,
+    /// Which address of the peer it is, as a source gave it.
+    of: Address,
     unwanted: bool,
 }
 
@@ -118,6 +128,7 @@ impl Outbound {
             backoff,
             stable_after,
             kept: BTreeMap::new(),
+            senders: 0,
             waiting: BTreeSet::new(),
             rounds: BTreeMap::new(),
             ready: VecDeque::new(),
@@ -132,46 +143,11 @@ impl Outbound {
         }
     }
 
-    /// Keeps a peer connected from now on, at these addresses. New ones are tried at once.
-    pub(crate) fn keep(&mut self, peer: PeerId, addresses: Vec<Address>, now: Instant) {
-        let connected = self.live.contains_key(&peer);
-        let kept = self.kept.entry(peer).or_insert_with(|| Kept {
-            addresses: Vec::new(),
-            policy: ReconnectPolicy::new(&self.backoff, self.stable_after),
-            state: if connected { State::Connected } else { State::Waiting(now) },
-            failing: false,
-        });
-        self.dials.values_mut().filter(|dial| dial.peer == Some(peer)).for_each(|dial| dial.unwanted = false);
-        if kept.addresses == addresses {
-            return;
-        }
-        kept.addresses = addresses;
-        if kept.state == State::Connected {
-            return;
-        }
-        if let State::Trying(round) = kept.state {
-            self.end_round(round);
-        }
-        self.wait(peer, now);
-    }
-
-    /// Keeps a peer no longer.
-    pub(crate) fn remove(&mut self, peer: PeerId) {
-        let Some(kept) = self.kept.remove(&peer) else { return };
-        match kept.state {
-            State::Waiting(at) => drop(self.waiting.remove(&(at, peer))),
-            State::Trying(round) => self.end_round(round),
-            State::Connected => {}
-        }
-        self.dials.values_mut().filter(|dial| dial.peer == Some(peer)).for_each(|dial| dial.unwanted = true);
-        self.actions.push(Action::Changed { peer });
-    }
-
     /// Somebody wants one connection, and waits for [`Action::Answer`].
     pub(crate) fn connect(&mut self, address: Address, now: Instant, rng: &mut fastrand::Rng) -> RoundId {
         // Somebody asks now: whether there is room after all is worth another look.
         self.hold_until = None;
-        let round = self.begin(None, [address].into());
+        let round = self.begin(None, [address].into(), None);
         if self.stopped {
             self.give_up(round);
         } else {
@@ -190,11 +166,11 @@ impl Outbound {
             && at <= now
         {
             self.waiting.pop_first();
-            let Some(kept) = self.kept.get_mut(&peer) else { continue };
-            let addresses = kept.addresses.iter().cloned().collect();
-            let round = self.begin(Some(peer), addresses);
-            if let Some(kept) = self.kept.get_mut(&peer) {
-                kept.state = State::Trying(round);
+            let Some((kept, _)) = self.kept.get(&peer) else { continue };
+            let (addresses, last) = (kept.in_order(), kept.last);
+            let round = self.begin(Some(peer), addresses, last);
+            if let Some((_, state)) = self.kept.get_mut(&peer) {
+                *state = State::Trying(round);
             }
             self.actions.push(Action::Changed { peer });
             self.go_on(round, now, rng);
@@ -242,7 +218,16 @@ impl Outbound {
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Option<DialError> {
-        let error = self.rounds.get_mut(&round)?.resolved(found)?.err();
+        let walk = self.rounds.get_mut(&round)?;
+        let error = walk.resolved(found)?.err();
+        if error.is_none()
+            && let Some((name, addrs)) = walk.found()
+            && let Some((kept, _)) = walk.peer.and_then(|peer| self.kept.get_mut(&peer))
+        {
+            kept.found(name, addrs);
+        }
+        let peer = walk.peer;
+        peer.into_iter().for_each(|peer| self.tell_addresses(peer));
         self.go_on(round, now, rng);
         error
     }
@@ -256,9 +241,11 @@ impl Outbound {
         dial: Option<DialId>,
         now: Instant,
     ) {
-        self.live.entry(peer).or_default().insert(conn, kind);
         self.outbound_sessions += usize::from(kind == SessionKind::Outbound);
-        if let Some(dial) = dial.and_then(|dial| self.dials.remove(&dial)) {
+        let dial = dial.and_then(|dial| self.dials.remove(&dial));
+        let of = dial.as_ref().filter(|dial| dial.peer.is_some()).map(|dial| dial.of.clone());
+        self.live.entry(peer).or_default().insert(conn, Live { kind, of: of.clone() });
+        if let Some(dial) = &dial {
             if self.rounds.get(&dial.round).is_some_and(|round| round.peer.is_none()) {
                 self.end_round(dial.round);
                 self.actions.push(Action::Answer { round: dial.round, outcome: Ok(peer) });
@@ -266,15 +253,22 @@ impl Outbound {
                 self.actions.push(Action::Unwanted { conn });
             }
         }
-        let Some(kept) = self.kept.get_mut(&peer) else { return };
+        let Some((kept, state)) = self.kept.get_mut(&peer) else { return };
         kept.policy.connected(now);
         kept.failing = false;
-        match std::mem::replace(&mut kept.state, State::Connected) {
+        if let (Some(of), Some(dial)) = (&of, &dial) {
+            kept.answered(of, dial.addr);
+        }
+        let before = std::mem::replace(state, State::Connected);
+        match before {
             State::Waiting(at) => drop(self.waiting.remove(&(at, peer))),
             State::Trying(round) => self.end_round(round),
             State::Connected => {}
         }
         self.actions.push(Action::Changed { peer });
+        // The map took the address away while this dial was under way.
+        self.move_on(peer, now);
+        self.tell_addresses(peer);
     }
 
     /// A session ended.
@@ -287,19 +281,23 @@ impl Outbound {
         rng: &mut fastrand::Rng,
     ) {
         let Some(sessions) = self.live.get_mut(&peer) else { return };
-        if sessions.remove(&conn) == Some(SessionKind::Outbound) {
+        if sessions.remove(&conn).is_some_and(|live| live.kind == SessionKind::Outbound) {
             self.outbound_sessions -= 1;
         }
         if !sessions.is_empty() {
             return;
         }
         self.live.remove(&peer);
-        if let Some(kept) = self.kept.get_mut(&peer)
-            && kept.state == State::Connected
-        {
-            kept.policy.lost(now);
-            let delay = kept.policy.next_delay(rng).max(retry_after);
-            self.wait(peer, now + delay);
+        let Some((kept, state)) = self.kept.get_mut(&peer) else { return };
+        kept.policy.lost(now);
+        match *state {
+            State::Connected => {
+                let delay = kept.policy.next_delay(rng).max(retry_after);
+                self.wait(peer, now + delay);
+            }
+            // It was at an address that is no longer the peer's, and may have stood in the way of the others.
+            State::Waiting(_) => self.wait(peer, now),
+            State::Trying(_) => {}
         }
     }
 
@@ -313,9 +311,12 @@ impl Outbound {
         now: Instant,
         rng: &mut fastrand::Rng,
     ) {
-        let Some(Dial { round, .. }) = self.dials.remove(&dial) else { return };
-        let Some(walk) = self.rounds.get_mut(&round) else { return };
+        let Some(Dial { round, peer, of, .. }) = self.dials.remove(&dial) else { return };
         let duplicate = is_duplicate(&error.cause);
+        if !duplicate && let Some((kept, _)) = peer.and_then(|peer| self.kept.get_mut(&peer)) {
+            kept.failed(&of);
+        }
+        let Some(walk) = self.rounds.get_mut(&round) else { return };
         walk.errors.push(error);
         walk.retry_after = walk.retry_after.max(retry_after);
         if !duplicate {
@@ -343,8 +344,13 @@ impl Outbound {
 
     /// Nothing begins any more, and whoever waits is told.
     pub(crate) fn stop(&mut self) {
-        self.stopped = true;
+        if std::mem::replace(&mut self.stopped, true) {
+            return;
+        }
         self.waiting.clear();
+        for (peer, (kept, _)) in &self.kept {
+            self.actions.push(Action::Tell(kept.stopped(*peer, StopReason::ShuttingDown)));
+        }
         let rounds: Vec<_> = self.rounds.keys().copied().collect();
         rounds.into_iter().for_each(|round| self.give_up(round));
     }
@@ -356,12 +362,12 @@ impl Outbound {
 
     /// What can be seen of a peer.
     pub(crate) fn redial(&self, peer: &PeerId) -> Redial {
-        let Some(kept) = self.kept.get(peer) else { return Redial::default() };
-        match kept.state {
+        let Some((kept, state)) = self.kept.get(peer) else { return Redial::default() };
+        match *state {
             State::Connected => Redial::default(),
             State::Trying(_) => Redial { attempts: kept.policy.attempts(), next: None },
             State::Waiting(at) => {
-                Redial { attempts: kept.policy.attempts(), next: Some(at).filter(|_| !kept.addresses.is_empty()) }
+                Redial { attempts: kept.policy.attempts(), next: Some(at).filter(|_| !kept.is_nowhere()) }
             }
         }
     }
@@ -378,21 +384,21 @@ impl Outbound {
 
     /// A kept peer waits until then. One without addresses waits for the other side.
     fn wait(&mut self, peer: PeerId, until: Instant) {
-        let Some(kept) = self.kept.get_mut(&peer) else { return };
-        if let State::Waiting(before) = kept.state {
+        let Some((kept, state)) = self.kept.get_mut(&peer) else { return };
+        if let State::Waiting(before) = *state {
             self.waiting.remove(&(before, peer));
         }
-        kept.state = State::Waiting(until);
-        if !kept.addresses.is_empty() && !self.stopped {
+        *state = State::Waiting(until);
+        if !kept.is_nowhere() && !self.stopped {
             self.waiting.insert((until, peer));
         }
         self.actions.push(Action::Changed { peer });
     }
 
-    fn begin(&mut self, peer: Option<PeerId>, addresses: VecDeque<Address>) -> RoundId {
+    fn begin(&mut self, peer: Option<PeerId>, addresses: VecDeque<Address>, last: Option<SocketAddr>) -> RoundId {
         self.last_id += 1;
         let id = RoundId(self.last_id);
-        self.rounds.insert(id, Round::new(peer, addresses));
+        self.rounds.insert(id, Round::new(peer, addresses, last));
         id
     }
 
@@ -408,10 +414,10 @@ impl Outbound {
 
     fn dial(&mut self, id: RoundId) {
         let Some(round) = self.rounds.get_mut(&id) else { return };
-        let Some(addr) = round.take() else { return };
+        let Some((addr, of)) = round.take() else { return };
         self.last_id += 1;
         let (dial, peer) = (DialId(self.last_id), round.peer);
-        self.dials.insert(dial, Dial { round: id, peer, addr, unwanted: false });
+        self.dials.insert(dial, Dial { round: id, peer, addr, of, unwanted: false });
         self.actions.push(Action::Dial { dial, peer, addr });
     }
 
@@ -422,8 +428,10 @@ impl Outbound {
             self.actions.push(Action::Answer { round: id, outcome: Err(ConnectError::Dial(errors)) });
             return;
         };
-        let Some(kept) = self.kept.get_mut(&peer) else { return };
+        let Some((kept, _)) = self.kept.get_mut(&peer) else { return };
+        let nowhere = !errors.is_empty() && errors.iter().all(|error| error.stage == DialStage::Resolve);
         let delay = kept.policy.next_delay(rng).max(retry_after);
+        let delay = if nowhere { RESOLVE_RETRY_TIMEOUT } else { delay };
         let duplicate = errors.last().is_some_and(|error| is_duplicate(&error.cause));
         let first = !duplicate && !std::mem::replace(&mut kept.failing, true);
         let attempts = kept.policy.attempts();

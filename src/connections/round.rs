@@ -27,8 +27,12 @@ pub(super) struct Round {
     /// The longest that the other side asked for.
     pub(super) retry_after: Duration,
     addresses: VecDeque<Address>,
-    /// What is left of the addresses of the last name.
+    /// What is left of what the last address means: itself, or what was found of a name.
     found: VecDeque<SocketAddr>,
+    /// The address that this is of.
+    of: Option<Address>,
+    /// Of several that a name means, this one is tried first.
+    prefer: Option<SocketAddr>,
     /// The name that is being looked up.
     looking_up: Option<Address>,
 }
@@ -46,9 +50,9 @@ pub(super) enum Step {
 
 impl Round {
     /// A walk that has not begun.
-    pub(super) fn new(peer: Option<PeerId>, addresses: VecDeque<Address>) -> Self {
-        let (errors, retry_after) = (Vec::new(), Duration::ZERO);
-        Self { peer, errors, retry_after, addresses, found: VecDeque::new(), looking_up: None }
+    pub(super) fn new(peer: Option<PeerId>, addresses: VecDeque<Address>, prefer: Option<SocketAddr>) -> Self {
+        let (errors, retry_after, found) = (Vec::new(), Duration::ZERO, VecDeque::new());
+        Self { peer, errors, retry_after, addresses, found, of: None, prefer, looking_up: None }
     }
 
     /// The next step, when nothing of this round is under way.
@@ -65,14 +69,21 @@ impl Round {
             }
             (addr, _) => {
                 self.found.extend(addr);
+                self.of = Some(address);
                 Step::Dial
             }
         }
     }
 
-    /// The address to dial.
-    pub(super) fn take(&mut self) -> Option<SocketAddr> {
-        self.found.pop_front()
+    /// The address to dial, and which of the round's addresses it is of.
+    pub(super) fn take(&mut self) -> Option<(SocketAddr, Address)> {
+        let addr = self.found.pop_front()?;
+        Some((addr, self.of.clone().unwrap_or_else(|| addr.into())))
+    }
+
+    /// The name that was found last, and all that it means.
+    pub(super) fn found(&self) -> Option<(&Address, Vec<SocketAddr>)> {
+        Some((self.of.as_ref()?, self.found.iter().copied().collect()))
     }
 
     /// The dial did not begin: the address is next again.
@@ -91,6 +102,10 @@ impl Round {
                     addr.set_port(port);
                     addr
                 }));
+                if let Some(at) = self.found.iter().position(|addr| Some(*addr) == self.prefer) {
+                    self.found.make_contiguous()[..=at].rotate_right(1);
+                }
+                self.of = Some(name);
                 Some(Ok(()))
             }
             Err(cause) => {

@@ -3,17 +3,20 @@
 //! Owns: nothing that changes. Threads: any. Locks: none. Blocks on: nothing.
 //! Upholds: threads talk by the messages defined here, never by shared state.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 
 use crate::address::Address;
 use crate::config::{self, Config};
 use crate::connections::outbound::{DialId, Redial};
+use crate::connections::senders::PeerEvent;
 use crate::error::{ConnectError, DialError, DisconnectReason};
 use crate::handshake::{HandshakeConfig, random_bytes};
 use crate::ident::{ConnectionId, Incarnation, PeerId, SessionKind};
@@ -198,10 +201,26 @@ pub(crate) enum Report {
     Keep(PeerId, Vec<Address>),
     /// A node asks for a peer not to be kept any longer, and for its session to end.
     Remove(PeerId),
+    /// Peers are where this map says, from now on.
+    Follow(PeersMap),
     /// Somebody wants one connection, and waits for its outcome.
     Connect(Address, Sender<Result<PeerId, ConnectError>>),
     /// Stop dialling; with `true`, end.
     Stop(bool),
+}
+
+/// A live map of peers: which are kept, and where they are.
+pub(crate) struct PeersMap {
+    /// Word of changes; disconnected when nothing will change any more.
+    pub(crate) changes: Receiver<()>,
+    /// What it says now. Nothing of the application's runs in it.
+    pub(crate) read: Box<dyn Fn() -> BTreeMap<PeerId, Vec<Address>> + Send>,
+}
+
+impl fmt::Debug for PeersMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeersMap").finish_non_exhaustive()
+    }
 }
 
 /// A session that started.
@@ -232,7 +251,7 @@ pub(crate) struct DialFailure {
     pub(crate) retry_after: Duration,
 }
 
-/// What a node's application is told; see `node::Event`.
+/// What a node's application is told; see `engine::Event`.
 #[derive(Debug, Clone)]
 pub(crate) enum Lifecycle {
     Started(Started),
@@ -268,6 +287,8 @@ pub(crate) enum Lifecycle {
     PeerRecovered {
         peer: PeerId,
     },
+    /// Of a kept peer's sender.
+    Sender(PeerEvent),
 }
 
 /// Link tokens and the names of link states: secret, never the same twice, and without a failure once there is a seed.

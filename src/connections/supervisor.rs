@@ -2,7 +2,8 @@
 //!
 //! Owns: the plan of outbound connections ([`Outbound`]), the lookups it needs ([`Lookups`]), what was last seen of each
 //! session, which peers are slow. Threads: `supervisor` only. Locks: the registry lock to find sessions, the link lock to
-//! look at one, the outbox lock of a peer for which something waits; one after the other. Blocks on: its channel, with the next scan, dial or deadline of a lookup as timeout.
+//! look at one, the outbox lock of a peer for which something waits; one after the other; the leaf of a map of peers.
+//! Blocks on: its channel and word of changes of that map, with the next scan, dial or deadline of a lookup as timeout.
 //! Upholds: events come in the order things happened (a session's start before its end); every end is handled once;
 //! a peer is dialled only while it has no session; a lost peer is dialled again after a delay of its policy.
 
@@ -11,13 +12,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, Sender, never, select_biased};
 
 use crate::connections::lookups::{Asked, Lookups};
 use crate::connections::outbound::{Action, Outbound};
 use crate::connections::resolver::Resolvers;
 use crate::connections::round::RoundId;
-use crate::connections::shared::{Command, Commands, DialFailure, DialRequest, Lifecycle, Report, Shared, Started};
+use crate::connections::shared::{
+    Command, Commands, DialFailure, DialRequest, Lifecycle, PeersMap, Report, Shared, Started,
+};
 use crate::connections::slowness::{Look, SlowPeers, Turn};
 use crate::error::{CloseReason, ConnectError, DialCause, RequestError, joined};
 use crate::ident::{ConnectionId, PeerId};
@@ -43,6 +46,8 @@ pub(crate) struct Supervisor<F> {
     outbound: Outbound,
     lookups: Lookups,
     resolvers: Resolvers,
+    /// Where peers are, if somebody keeps a map of them.
+    map: Option<PeersMap>,
     /// Who waits for the end of a round.
     waiters: HashMap<RoundId, Sender<Result<PeerId, ConnectError>>>,
     watched: HashMap<ConnectionId, Watched>,
@@ -72,39 +77,22 @@ struct Watched {
 /// Runs until it is told to end.
 pub(crate) fn supervisor_loop<F: Fn(Lifecycle)>(mut supervisor: Supervisor<F>, reports: &Receiver<Report>) {
     let mut next_scan = Instant::now() + SCAN;
+    let nothing = never();
     loop {
         let due = supervisor.next_due().map_or(next_scan, |due| due.min(next_scan));
-        match reports.recv_deadline(due) {
-            Ok(Report::Started(started)) => supervisor.started(started),
-            Ok(Report::Ended(ended)) => supervisor.ended(ended),
-            Ok(Report::DialFailed(failure)) => supervisor.dial_failed(failure),
-            Ok(Report::NoRoom(dial)) => supervisor.outbound.no_room(dial, Instant::now() + SCAN),
-            Ok(Report::Resolved(host, found)) => supervisor.lookup_ended(&host, found),
-            Ok(Report::Keep(peer, addresses)) => supervisor.outbound.keep(peer, addresses, Instant::now()),
-            Ok(Report::Remove(peer)) => supervisor.remove(peer),
-            Ok(Report::Connect(address, waiter)) => {
-                let round = supervisor.outbound.connect(address, Instant::now(), &mut supervisor.rng);
-                supervisor.waiters.insert(round, waiter);
-            }
-            Ok(Report::IdentityClash(peer, remote_addr)) => {
-                log::warn!(
-                    target: "threadwire::session",
-                    "{}: two processes have this identity: the one that was here first stays ({remote_addr})",
-                    peer.short()
-                );
-                (supervisor.on_event)(Lifecycle::IdentityClash { peer, remote_addr });
-            }
-            Ok(Report::Stop(end)) => {
-                supervisor.outbound.stop();
-                supervisor.lookups.stop();
-                if end {
-                    // Nobody waits for an answer that does not come.
-                    supervisor.see_to_outbound(Instant::now());
-                    return;
+        let map = supervisor.map.as_ref().map_or(&nothing, |map| &map.changes).clone();
+        // What has happened comes before where to go next.
+        select_biased! {
+            recv(reports) -> report => match report {
+                Ok(report) => {
+                    if supervisor.hear(report) {
+                        return;
+                    }
                 }
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
+                Err(_) => return,
+            },
+            recv(map) -> word => supervisor.map_changed(word.is_ok()),
+            default(due.saturating_duration_since(Instant::now())) => {}
         }
         let now = Instant::now();
         supervisor.see_to_outbound(now);
@@ -128,6 +116,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             outbound,
             lookups,
             resolvers,
+            map: None,
             waiters: HashMap::new(),
             watched: HashMap::new(),
             slow: SlowPeers::default(),
@@ -135,6 +124,75 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             rng: fastrand::Rng::new(),
             scans: 0,
         }
+    }
+
+    /// Does what a report asks for. Whether that is to end.
+    fn hear(&mut self, report: Report) -> bool {
+        match report {
+            Report::Started(started) => self.started(started),
+            Report::Ended(ended) => self.ended(ended),
+            Report::DialFailed(failure) => self.dial_failed(failure),
+            Report::NoRoom(dial) => self.outbound.no_room(dial, Instant::now() + SCAN),
+            Report::Resolved(host, found) => self.lookup_ended(&host, found),
+            Report::Keep(peer, addresses) => self.outbound.keep(peer, addresses, Instant::now()),
+            Report::Remove(peer) => {
+                if self.outbound.remove(peer, Instant::now()) {
+                    self.leave(peer);
+                }
+            }
+            Report::Follow(map) => {
+                self.map = Some(map);
+                self.map_changed(true);
+            }
+            Report::Connect(address, waiter) => {
+                let round = self.outbound.connect(address, Instant::now(), &mut self.rng);
+                self.waiters.insert(round, waiter);
+            }
+            Report::IdentityClash(peer, remote_addr) => {
+                log::warn!(
+                    target: "threadwire::session",
+                    "{}: two processes have this identity: the one that was here first stays ({remote_addr})",
+                    peer.short()
+                );
+                (self.on_event)(Lifecycle::IdentityClash { peer, remote_addr });
+            }
+            Report::Stop(end) => {
+                self.map = None;
+                self.outbound.stop();
+                self.lookups.stop();
+                if end {
+                    // Nobody waits for an answer that does not come.
+                    self.see_to_outbound(Instant::now());
+                }
+                return end;
+            }
+        }
+        false
+    }
+
+    /// The map of peers has changed, or will change no more.
+    fn map_changed(&mut self, changes: bool) {
+        let Some(map) = &mut self.map else { return };
+        if !changes {
+            map.changes = never();
+            return;
+        }
+        let mut peers = (map.read)();
+        // A map of all peers has this node in it.
+        peers.remove(&self.shared.me);
+        let mut refused = 0;
+        peers.retain(|peer, _| {
+            let known = self.shared.peer(*peer);
+            refused += usize::from(known.is_err());
+            known.is_ok()
+        });
+        if refused > 0 {
+            log::warn!(
+                target: "threadwire::dial",
+                "{refused} peers of the map are left out: as many peers as the configuration allows"
+            );
+        }
+        self.outbound.follow(peers, Instant::now());
     }
 
     /// When something is to be done that no report asks for.
@@ -211,8 +269,8 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         }
     }
 
-    fn remove(&mut self, peer: PeerId) {
-        self.outbound.remove(peer);
+    /// Nobody wants a peer to be kept any longer: its session ends, whoever dialled.
+    fn leave(&self, peer: PeerId) {
         let link = self.shared.registry.link(&peer);
         if let Some(link) = &link {
             link.requests.lose_all(&RequestError::Removed);
@@ -297,6 +355,11 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
                 if let Some(link) = self.shared.registry.link(&peer) {
                     self.shared.note_redial(&link, self.outbound.redial(&peer));
                 }
+            }
+            Action::Vanished { peer } => self.leave(peer),
+            Action::Tell(event) => {
+                log::debug!(target: "threadwire::dial", "{}: {event:?}", event.peer().short());
+                (self.on_event)(Lifecycle::Sender(event));
             }
             Action::Full => log::warn!(
                 target: "threadwire::dial",

@@ -26,6 +26,14 @@ impl Payload {
         }
     }
 
+    /// A share of the bytes, if they are shared.
+    pub(crate) fn shared(&self) -> Option<Arc<Vec<u8>>> {
+        match self {
+            Self::Own(_) => None,
+            Self::Shared(bytes) => Some(bytes.clone()),
+        }
+    }
+
     /// The buffer, unless others share it.
     pub(crate) fn into_buffer(self) -> Option<Vec<u8>> {
         match self {

@@ -264,6 +264,9 @@ pub struct MetricsSnapshot {
     pub events_missed: u64,
     /// Messages that failed and that nobody took from [`Node::undelivered`](crate::Node::undelivered): they are gone.
     pub undelivered_missed: u64,
+    /// Announcements of messages sent that did not fit the taps of
+    /// [`Node::subscribe_outgoing`](crate::Node::subscribe_outgoing): each counts once for each tap.
+    pub outgoing_missed: u64,
     /// Requests of scrapers that the metrics endpoint answered with the metrics.
     pub scrapes: u64,
     /// Connections to the metrics endpoint that ended without the metrics.
@@ -336,6 +339,7 @@ impl Metrics {
             unknown_refused: self.unknown_refused.value(),
             events_missed: self.events_missed.value(),
             undelivered_missed: 0,
+            outgoing_missed: 0,
             scrapes: self.scrapes.value(),
             scrapes_failed: scrapes_failed_by.total(),
             scrapes_failed_by,

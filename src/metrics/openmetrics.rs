@@ -65,6 +65,7 @@ impl MetricsSnapshot {
             unknown_refused: counter("Messages and handles refused: too many unknown peers are waited for.");
             events_missed: counter("Events that the application did not take in time.");
             undelivered_missed: counter("Messages that failed and that nobody took: they are gone.");
+            outgoing_missed: counter("Announcements of messages sent that did not fit a tap.");
             scrapes: counter("Requests for these metrics that were answered, this one not counted.");
             scrapes_failed: is_a_sum();
             scrapes_failed_by: by("cause", "Connections to the metrics endpoint that ended without the metrics.");

@@ -237,7 +237,7 @@ impl Node {
     }
 
     fn encoded<T: Serialize>(&self, message: &T) -> Result<Vec<u8>, SendError> {
-        let encoded = wire::encode_payload(message, self.shared.settings.max_message);
+        let encoded = wire::encode_payload(message, self.engine.shared.settings.max_message);
         encoded.map_err(|_| SendError { kind: SendErrorKind::Unencodable, payload: Vec::new() })
     }
 
@@ -247,7 +247,7 @@ impl Node {
         to: &To,
         offer: impl Fn(&PeerLink, &Arc<Vec<u8>>) -> Result<T, SendErrorKind>,
     ) -> Broadcast<T> {
-        let links = self.shared.registry.established(|peer, kind| to.names(peer, kind));
+        let links = self.engine.shared.registry.established(|peer, kind| to.names(peer, kind));
         let payload = Arc::new(payload);
         let outcomes = links.iter().map(|link| (link.id, offer(link, &payload))).collect();
         Broadcast { payload, outcomes }
@@ -259,7 +259,7 @@ impl Node {
         to: &To,
         offer: impl Fn(&PeerLink, &Arc<Vec<u8>>) -> Result<T, SendErrorKind>,
     ) -> Result<(PeerId, T), SendError> {
-        let mut links = self.shared.registry.established(|peer, kind| to.names(peer, kind));
+        let mut links = self.engine.shared.registry.established(|peer, kind| to.names(peer, kind));
         let payload = Arc::new(payload);
         let mut reason = if self.is_shutting_down() { SendErrorKind::ShuttingDown } else { SendErrorKind::NoPeer };
         while !links.is_empty() {

@@ -1,47 +1,25 @@
-//! Puts a node together and starts it.
+//! Puts together what a node is started with.
 //!
 //! Owns: what the application chose. Threads: the application's. Locks: none. Blocks on: the disk, for the identity.
 //! Upholds: a start that fails leaves nothing running.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, bounded, unbounded};
+use crossbeam_channel::Receiver;
 use serde::de::DeserializeOwned;
 
-use crate::config::{self, Config, LINK_FLOOR, THREADS_PER_SESSION};
-use crate::connections::{Caps, Connections, Report, Resolver, Secrets, Shared, SystemResolver, Times};
+use crate::config::Config;
+use crate::connections::{Resolver, SystemResolver};
+use crate::direct::PeersMap;
+use crate::engine::{self, Chosen, Listener};
 use crate::error::{ConfigError, StartError};
-use crate::exposition::{self, Bound};
-use crate::handshake::{HandshakeConfig, HandshakePolicy, Identity};
-use crate::ident::Incarnation;
-use crate::link::LinkLimits;
-use crate::memory::Budget;
-use crate::metrics::Metrics;
-use crate::node::events::{Changes, Events};
-use crate::node::protection::{Protection, warn_of_exposure};
-use crate::node::receive::Inlet;
-use crate::node::selfcheck::{self, Needs, Readings};
-use crate::node::shutdown::{self, Ending};
-use crate::node::{self, Node};
-use crate::registry::{RegistryLimits, SharedRegistry};
-use crate::session::{
-    Askers, Consumer, Kind, Kinds, KindsBuilder, Message, OnEnd, PeerHandle, QueueLimits, RequestLimits,
-    SessionSettings, Undeliverable,
-};
-use crate::sync::Mutex;
-use crate::threads;
+use crate::handshake::{HandshakePolicy, Identity};
+use crate::node::Node;
+use crate::session::{Kind, KindsBuilder, Message, OutgoingTaps, PeerHandle};
 use crate::transport::Transport;
-use crate::transport::tcp::{BACKLOG, Tcp, TcpOptions};
-
-/// The protocol id of links between nodes.
-const PROTOCOL: &str = "threadwire-direct/1";
-/// Links beyond the sessions there may be: peers that are known and away.
-const LINKS_AWAY: usize = 1024;
-/// Events that wait for the application.
-const EVENTS: usize = 1024;
+use crate::watch::Watcher;
 
 impl Node {
     /// A builder: configuration, handler, start.
@@ -61,6 +39,7 @@ pub struct NodeBuilder {
     transport: Option<Arc<dyn Transport>>,
     resolver: Arc<dyn Resolver>,
     shutdown_signal: Option<(Receiver<()>, Duration)>,
+    peers_map: Option<Watcher<PeersMap>>,
 }
 
 impl NodeBuilder {
@@ -74,6 +53,7 @@ impl NodeBuilder {
             transport: None,
             resolver: Arc::new(SystemResolver),
             shutdown_signal: None,
+            peers_map: None,
         }
     }
 
@@ -165,132 +145,78 @@ impl NodeBuilder {
         self
     }
 
+    /// Keeps the peers of a live map connected, at the addresses it has for them, as it changes.
+    ///
+    /// - A peer that appears is kept as by [`Node::add_peer`]; new addresses are tried at once. They are dialled in the
+    ///   order of recent success, then in that of the map, one after the other until one answers: one session for each
+    ///   peer, and the next address when it is lost.
+    /// - An address that is gone is let go: a session that was dialled there stays until one at another address of the
+    ///   peer takes over, so that a wrong entry cuts nobody off.
+    /// - A peer without addresses is known, and nowhere to dial: it may come by itself, and a session that there is
+    ///   stays.
+    /// - A peer that is gone is let go as by [`Node::remove_peer`]: its session says goodbye, whoever dialled, and what
+    ///   waits is kept for when it comes back.
+    /// - Metadata changes nothing, nor does an entry for this node itself.
+    ///
+    /// Each source speaks for itself. A peer that was also added or configured stays until it is removed as well, with
+    /// those addresses behind those of the map; and [`Node::remove_peer`] takes away what was added, not what the map
+    /// says. When nobody can change the map any more, what it said last holds.
+    ///
+    /// Changes are heard of by word from the [`Watch`](crate::Watch), not by looking. Only where none of a peer's names
+    /// was found is it tried again after a fixed time, [`RESOLVE_RETRY_TIMEOUT`](crate::direct::RESOLVE_RETRY_TIMEOUT).
+    /// Peers beyond the number the configuration allows are left out, with a warning in the log.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use threadwire::{Config, Node, Watch, direct::PeersMap};
+    ///
+    /// let patience = Duration::from_secs(5);
+    /// let bob = Node::builder().config(Config::loopback()).start()?;
+    /// let map = Watch::new(PeersMap::new());
+    /// let alice = Node::builder().config(Config::loopback()).peers_map(&map).start()?;
+    /// map.update(|peers| {
+    ///     peers.insert(bob.id(), bob.local_addr().into_iter().map(Into::into).collect());
+    /// });
+    /// alice.wait_connected(bob.id(), patience)?.send("found you")?;
+    /// assert_eq!(bob.recv_timeout(patience)?.payload(), b"found you");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn peers_map(mut self, map: impl Into<Watcher<PeersMap>>) -> Self {
+        self.peers_map = Some(map.into());
+        self
+    }
+
     /// Starts the node.
     ///
     /// # Errors
     /// [`StartError`] says what is wrong and where; nothing is left running.
     pub fn start(self) -> Result<Node, StartError> {
-        let Self { config, kinds, policy, payload, identity, transport, resolver, shutdown_signal } = self;
-        config.validate()?;
-        let (kinds, handler) = kinds.build().map_err(|(kind, what)| StartError::Kind { kind, what })?;
-        let identity = match (identity, &config.security.key, &config.data_dir) {
-            (Some(identity), ..) => identity,
-            (None, Some(file), _) => Identity::from_file(file)?,
-            (None, None, Some(folder)) => Identity::load_or_create(folder)?,
-            (None, None, None) => {
-                log::info!(target: "threadwire::node", "no data_dir: the identity lasts as long as this process");
-                Identity::generate()?
-            }
+        let Self { config, kinds, policy, payload, identity, transport, resolver, shutdown_signal, peers_map } = self;
+        let peers = config.peers.clone();
+        let taps = OutgoingTaps::new();
+        let chosen = Chosen {
+            config,
+            kinds,
+            policy,
+            payload,
+            identity,
+            transport,
+            resolver,
+            taps,
+            inbox: None,
+            events: Listener::Engine,
         };
-        let (me, identity) = (identity.peer_id(), Arc::new(identity));
-        let backlog = if transport.is_none() && !config.listen.is_empty() { BACKLOG.unsigned_abs().into() } else { 0 };
-        let protection = Protection::new(&config, &identity, PROTOCOL, transport, Tcp::new(tcp_options(&config)))?;
-        let transport = protection.transport();
-        warn_of_exposure(&config, &me.short());
-        let mut listeners = Vec::new();
-        let mut local_addrs: Vec<SocketAddr> = Vec::new();
-        for &addr in &config.listen {
-            let listener = transport.listen(addr).map_err(|source| StartError::Listen { addr, source })?;
-            local_addrs.push(listener.local_addr());
-            listeners.push(listener);
-        }
-        let endpoint = config
-            .metrics
-            .listen
-            .map(|addr| Bound::to(addr).map_err(|source| StartError::MetricsListen { addr, source }));
-        let endpoint = endpoint.transpose()?;
-        let metrics_addr = endpoint.as_ref().map(Bound::addr);
-        let needs = Needs {
-            sessions: sessions(&config) as u64,
-            half_open: config.half_open as u64,
-            listeners: listeners.len() as u64,
-            scrapers: endpoint.as_ref().map_or(0, |_| exposition::CONNECTIONS as u64 + 1),
-            backlog,
-        };
-        let findings = selfcheck::check(&needs, &Readings::take());
-        for finding in &findings {
-            log::warn!(target: "threadwire::node", "{}: {finding}", me.short());
-        }
-        let bound = local_addrs.iter().copied().find(|addr| !addr.ip().is_unspecified());
-        let advertised = config.advertise.or(bound);
-        let mut handshake = HandshakeConfig::new(identity, incarnation(), config.network.clone(), PROTOCOL)?
-            .advertise(advertised)
-            .payload(payload)?;
-        if let Some(policy) = policy {
-            handshake = handshake.policy(policy);
-        }
-
-        // Unknown peers keep no known one out.
-        let unknown = config.unknown_peers;
-        let links = config.inbound.saturating_add(config.outbound).saturating_add(LINKS_AWAY).saturating_add(unknown);
-        let (consumer, inlet) = match handler {
-            Some(handler) => (Consumer::Handler(handler), None),
-            None => {
-                // At most one batch of each link is in it.
-                let (sender, receiver) = bounded(links);
-                (Consumer::Channel(sender), Some(Inlet::new(receiver)))
-            }
-        };
-        let (undeliverable, undelivered) = Undeliverable::new();
-        let (reports, to_supervisor) = unbounded();
-        let on_end: OnEnd = {
-            let reports = reports.clone();
-            // The supervisor is gone only when the node is past the point where it waits for sessions.
-            Arc::new(move |ended| drop(reports.send(Report::Ended(ended))))
-        };
-        let (inbound, outbound, threads) = (config.inbound, config.outbound, session_threads(&config));
-        let shared = Arc::new(Shared {
-            registry: SharedRegistry::new(RegistryLimits { inbound, outbound, links, unknown, threads }),
-            metrics: Arc::new(Metrics::default()),
-            handshake: Arc::new(handshake),
-            me,
-            settings: Arc::new(settings(&config, kinds, inlet.is_none(), undeliverable)),
-            link_limits: LinkLimits { window_bytes: config.window_bytes, max_message: config.max_message },
-            unknown_bytes: config.unknown_bytes,
-            outbound,
-            resolve_threads: config.resolve_threads,
-            consumer,
-            times: Times::of(&config),
-            secrets: Secrets::new()?,
-            reports,
-            on_end,
-            start: Instant::now(),
-        });
-        let changes = Arc::new(Changes::default());
-        let (events, to_application) = Events::new(EVENTS, shared.metrics.clone(), changes.clone());
-        let on_event = move |lifecycle| events.tell(lifecycle);
-        let caps = Caps::of(&config);
-        let connections = Connections::start(&shared, transport, resolver, listeners, caps, to_supervisor, on_event)?;
-        let endpoint = endpoint.map(|bound| {
-            let node = shared.clone();
-            bound.serve(shared.metrics.clone(), move || node::snapshot(&node).to_openmetrics())
-        });
-        let endpoint = endpoint.transpose()?;
-        log::info!(target: "threadwire::node", "{}: started, listens on {local_addrs:?}", me.short());
-        if let Some(addr) = metrics_addr {
-            log::info!(target: "threadwire::node", "{}: serves metrics at http://{addr}/metrics", me.short());
-        }
-        let node = Node {
-            shared,
-            local_addrs,
-            connections: Arc::new(Mutex::new(Some(connections))),
-            metrics_addr,
-            endpoint: Arc::new(Mutex::new(endpoint)),
-            inlet: inlet.map(Arc::new),
-            events: to_application,
-            undelivered,
-            changes,
-            names: config.peers.iter().map(|peer| (peer.name.clone(), peer.id)).collect(),
-            ending: Arc::new(Ending::new()),
-            findings,
-            protection,
-        };
+        let names = peers.iter().map(|peer| (peer.name.clone(), peer.id)).collect();
+        let node = Node { engine: engine::start(chosen)?, names };
         if let Some((signal, time)) = shutdown_signal {
-            shutdown::shut_down_on(node.closing(), signal, time)?;
+            node.engine.shut_down_on(signal, time)?;
         }
-        for peer in &config.peers {
+        for peer in &peers {
             node.add_peer(peer.id, peer.addresses.iter().cloned())
                 .map_err(|error| ConfigError { place: format!("peer {:?}", peer.name), what: error.to_string() })?;
+        }
+        if let Some(map) = peers_map {
+            node.follow(map);
         }
         Ok(node)
     }
@@ -299,73 +225,5 @@ impl NodeBuilder {
 impl fmt::Debug for NodeBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NodeBuilder").field("config", &self.config).finish_non_exhaustive()
-    }
-}
-
-/// A number that no earlier life of this identity had: the time of the start, in nanoseconds.
-fn incarnation() -> Incarnation {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Incarnation(now.as_nanos() as u64)
-}
-
-/// Sessions that the configuration allows at one time.
-fn sessions(config: &Config) -> usize {
-    let threads = config.max_threads.map_or(usize::MAX, |threads| threads.saturating_sub(config.own_threads()));
-    config.inbound.saturating_add(config.outbound).min(threads / THREADS_PER_SESSION)
-}
-
-/// The thread budget, less the node's own threads.
-fn session_threads(config: &Config) -> usize {
-    let sessions = config.inbound.saturating_add(config.outbound).saturating_mul(THREADS_PER_SESSION);
-    let asked = config.max_threads.unwrap_or(sessions.saturating_add(config.own_threads()));
-    asked.min(threads::most().unwrap_or(usize::MAX)).saturating_sub(config.own_threads())
-}
-
-fn settings(config: &Config, kinds: Arc<Kinds>, handler: bool, undeliverable: Undeliverable) -> SessionSettings {
-    // Each link has its floor whatever the others do.
-    let floors = config.inbound.saturating_add(config.outbound).saturating_mul(LINK_FLOOR);
-    SessionSettings {
-        memory: Arc::new(Budget::new(config.memory_bytes.saturating_sub(floors))),
-        queue: QueueLimits {
-            messages: config.queue_messages,
-            bytes: config.queue_bytes,
-            offline: config.offline,
-            ttl: config.message_ttl,
-        },
-        max_message: config.max_message,
-        window_bytes: config.window_bytes,
-        holds_inbound: !handler,
-        send_deadline: config.send_deadline,
-        ack_delay: config.ack_delay,
-        undelivered: Arc::new(undeliverable),
-        heartbeat: config.heartbeat,
-        rx_stack: if handler { config.threads.rx_handler_stack } else { config.threads.rx_stack },
-        tx_stack: config.threads.tx_stack,
-        requests: RequestLimits { requests: config.requests, bytes: config.queue_bytes },
-        kinds,
-        askers: Arc::new(Askers::default()),
-    }
-}
-
-fn tcp_options(config: &Config) -> TcpOptions {
-    let config::Tcp { nodelay, keepalive, user_timeout, notsent_low_water_mark, .. } = config.tcp;
-    TcpOptions { nodelay, keepalive, user_timeout, notsent_low_water_mark }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_thread_budget_is_what_the_limits_ask_for_or_less_if_the_configuration_or_the_system_says_so() {
-        let mut config = Config::default();
-        assert_eq!(session_threads(&config), 2 * (512 + 64));
-        config.max_threads = Some(8);
-        assert_eq!(session_threads(&config), 4);
-        (config.max_threads, config.inbound) = (None, usize::MAX);
-        let most = threads::most().unwrap_or(usize::MAX);
-        assert_eq!(session_threads(&config), most.saturating_sub(4));
-        (config.max_threads, config.metrics.listen) = (Some(8), "127.0.0.1:0".parse().ok());
-        assert_eq!(session_threads(&config), 3, "the endpoint has a thread of its own");
     }
 }

@@ -7,10 +7,12 @@
 use crossbeam_channel::bounded;
 
 use crate::address::Address;
+use crate::direct::{self, PeersMap};
 use crate::error::{CloseReason, ConnectError, DisconnectError};
 use crate::ident::PeerId;
 use crate::node::Node;
 use crate::session::{self, PeerHandle};
+use crate::watch::Watcher;
 
 impl Node {
     /// Keeps a peer connected from now on: dials it, and dials again whenever it is lost, with growing delays
@@ -31,12 +33,12 @@ impl Node {
         ConnectError: From<<I::Item as TryInto<Address>>::Error>,
     {
         let addresses = addresses.into_iter().map(TryInto::try_into).collect::<Result<Vec<_>, _>>()?;
-        if id == self.shared.me {
+        if id == self.engine.shared.me {
             return Err(ConnectError::UnknownPeer(id));
         }
-        let connections = self.connections.lock();
+        let connections = self.engine.connections.lock();
         let connections = connections.as_ref().ok_or(ConnectError::ShuttingDown)?;
-        let peer = self.shared.peer(id).map_err(|_| ConnectError::UnknownPeer(id))?;
+        let peer = self.engine.shared.peer(id).map_err(|_| ConnectError::UnknownPeer(id))?;
         connections.keep(id, addresses);
         Ok(PeerHandle::new(peer.link))
     }
@@ -51,12 +53,15 @@ impl Node {
     /// again; what was written and not acknowledged ends unknown when the resume window ends. To keep a peer from
     /// coming back by itself, refuse it in a [`HandshakePolicy`](crate::handshake::HandshakePolicy).
     ///
+    /// A peer that the live map of peers holds ([`NodeBuilder::peers_map`](crate::NodeBuilder::peers_map)) stays kept, with
+    /// its session, at the addresses of the map: take it out of the map.
+    ///
     /// # Errors
     /// [`DisconnectError::UnknownPeer`], [`DisconnectError::ShuttingDown`].
     pub fn remove_peer(&self, id: PeerId) -> Result<(), DisconnectError> {
-        let connections = self.connections.lock();
+        let connections = self.engine.connections.lock();
         let connections = connections.as_ref().ok_or(DisconnectError::ShuttingDown)?;
-        if self.shared.registry.known_link(&id).is_none() {
+        if self.engine.shared.registry.known_link(&id).is_none() {
             return Err(DisconnectError::UnknownPeer(id));
         }
         connections.remove(id);
@@ -78,15 +83,20 @@ impl Node {
         if !reason.is_applications() {
             return Err(DisconnectError::Reserved(reason));
         }
-        if self.connections.lock().is_none() {
+        if self.engine.connections.lock().is_none() {
             return Err(DisconnectError::ShuttingDown);
         }
-        let registry = &self.shared.registry;
+        let registry = &self.engine.shared.registry;
         let link = registry.known_link(&id).ok_or(DisconnectError::UnknownPeer(id))?;
         let attached = link.core.lock().attached().ok_or(DisconnectError::NotConnected(id))?;
         let session = registry.session(attached, |entry| entry.session.clone());
         session.ok_or(DisconnectError::NotConnected(id))?.say_goodbye(&link, reason);
         Ok(())
+    }
+
+    /// Keeps the peers of a map connected.
+    pub(super) fn follow(&self, map: Watcher<PeersMap>) {
+        self.engine.follow(direct::addresses(map));
     }
 
     /// Dials an address once and waits for whoever proves itself there: one session, which is not dialled again when it
@@ -113,7 +123,7 @@ impl Node {
         }
         let (waiter, outcome) = bounded(1);
         {
-            let connections = self.connections.lock();
+            let connections = self.engine.connections.lock();
             let connections = connections.as_ref().ok_or(ConnectError::ShuttingDown)?;
             connections.connect(address, waiter);
         }

@@ -1,89 +1,58 @@
 //! A node: one identity, its peers, and the threads that serve them.
 //!
-//! Owns: everything below it. Threads: the application's call it; it starts the connections manager's.
-//! Locks: the registry lock to find a peer; one lock of its own for the batch that [`Node::recv`] is taking from.
-//! Blocks on: what each blocking method says.
+//! Owns: an engine and the names of the configuration. Threads: the application's call it.
+//! Locks: the registry lock to find a peer. Blocks on: what each blocking method says.
 //! Upholds: a node that is dropped shuts down; shutdown ends by its deadline and says what it left.
 
 mod broadcast;
 mod builder;
 mod dial;
-mod events;
 mod peers;
-mod protection;
-mod receive;
 mod reload;
-mod selfcheck;
-mod shutdown;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
-use crate::connections::{Connections, Shared};
+use crate::engine::{Engine, Event, Finding, ShutdownReport};
 use crate::error::{ConnectError, RecvError, SendError, SendErrorKind};
-use crate::exposition::Exposition;
 use crate::ident::PeerId;
 use crate::metrics::MetricsSnapshot;
 use crate::registry::{SessionInfo, SessionsError};
-use crate::session::{self, Batch, Message, PeerHandle, PeerLink, Undelivered};
-use crate::sync::Mutex;
+use crate::session::{self, Batch, Message, OutgoingMessage, PeerHandle, PeerLink, TapOptions, Undelivered};
+use crate::sync::deadline_in;
 use crate::wire::Lane;
 
 pub use broadcast::{Broadcast, To};
 pub use builder::NodeBuilder;
-pub use events::Event;
 pub use peers::PeerInfo;
-pub use selfcheck::{Finding, SystemLimit};
-pub use shutdown::{PeerReport, ShutdownReport};
-
-use events::Changes;
-use receive::Inlet;
-use shutdown::{Closing, Ending};
-
-/// How long a dropped node may take to shut down.
-const DROP_DEADLINE: Duration = Duration::from_secs(2);
 
 /// A node.
 ///
 /// Dropping it shuts it down, with two seconds to drain.
 pub struct Node {
-    shared: Arc<Shared>,
-    local_addrs: Vec<SocketAddr>,
-    /// Absent once its shutdown has begun.
-    connections: Arc<Mutex<Option<Connections>>>,
-    metrics_addr: Option<SocketAddr>,
-    /// Absent if there is none, or its end has begun.
-    endpoint: Arc<Mutex<Option<Exposition>>>,
-    inlet: Option<Arc<Inlet>>,
-    events: Receiver<Event>,
-    undelivered: Receiver<Undelivered>,
-    changes: Arc<Changes>,
+    engine: Engine,
     /// The peers of the configuration, by name.
     names: HashMap<String, PeerId>,
-    ending: Arc<Ending>,
-    findings: Vec<Finding>,
-    protection: protection::Protection,
 }
 
 impl Node {
     /// Who this node is.
     pub fn id(&self) -> PeerId {
-        self.shared.me
+        self.engine.shared.me
     }
 
     /// Where it listens first, with the port the system chose; `None` if it does not listen.
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.local_addrs.first().copied()
+        self.engine.local_addrs.first().copied()
     }
 
     /// Where it listens, in the order of the configuration, with the ports the system chose.
     pub fn local_addrs(&self) -> &[SocketAddr] {
-        &self.local_addrs
+        &self.engine.local_addrs
     }
 
     /// A handle on a peer of the configuration, by its name there.
@@ -112,29 +81,7 @@ impl Node {
     /// node's own id, the peer is not known and `unknown_peers` is 0, or there are as many peers as the configuration
     /// allows; [`ConnectError::ShuttingDown`].
     pub fn peer(&self, id: PeerId) -> Result<PeerHandle, ConnectError> {
-        let refused = |refusal| match refusal {
-            SessionsError::TooManyUnknown => ConnectError::TooManyUnknown(id),
-            SessionsError::Closed => ConnectError::ShuttingDown,
-            _ => ConnectError::UnknownPeer(id),
-        };
-        match self.link_to(id) {
-            Some(link) => link.map(PeerHandle::new).map_err(refused),
-            None => Err(ConnectError::UnknownPeer(id)),
-        }
-    }
-
-    /// The link of a peer, known or not. `None`: there is none, and there can be none.
-    fn link_to(&self, id: PeerId) -> Option<Result<Arc<PeerLink>, SessionsError>> {
-        if let Some(link) = self.shared.registry.link(&id) {
-            return Some(Ok(link));
-        }
-        if id == self.shared.me || !self.shared.takes_unknown() {
-            return None;
-        }
-        if self.connections.lock().is_none() {
-            return Some(Err(SessionsError::Closed));
-        }
-        Some(self.shared.link_or_unknown(id))
+        self.engine.peer(id)
     }
 
     /// Waits until a peer is connected, whoever dialled.
@@ -145,26 +92,7 @@ impl Node {
     /// # Blocking
     /// Up to `timeout`.
     pub fn wait_connected(&self, id: PeerId, timeout: Duration) -> Result<PeerHandle, ConnectError> {
-        if session::in_handler() {
-            return Err(ConnectError::WouldBlock);
-        }
-        let deadline = Instant::now() + timeout;
-        loop {
-            let seen = self.changes.count();
-            // The link attaches a moment before the session is registered: afterwards every view of the node shows it.
-            if let Some(link) = self.shared.registry.link(&id) {
-                let attached = link.core.lock().attached();
-                if attached.is_some_and(|conn| self.shared.registry.session(conn, |_| ()).is_some()) {
-                    return Ok(PeerHandle::new(link));
-                }
-            }
-            if self.connections.lock().is_none() {
-                return Err(ConnectError::ShuttingDown);
-            }
-            if !self.changes.wait(seen, deadline) {
-                return Err(ConnectError::TimedOut(id));
-            }
-        }
+        self.engine.wait_connected(id, timeout)
     }
 
     /// Sends by id: [`PeerHandle::send`] after a look-up. Keep a handle where speed matters. For peers that are not known
@@ -177,7 +105,7 @@ impl Node {
     /// # Blocking
     /// As [`PeerHandle::send`].
     pub fn send<P: AsRef<[u8]> + Into<Vec<u8>>>(&self, id: PeerId, payload: P) -> Result<(), SendError> {
-        let registry = &self.shared.registry;
+        let registry = &self.engine.shared.registry;
         // Most messages need nothing beyond appending: no handle is made for them.
         let bytes = payload.as_ref();
         let append = |link: &PeerLink| link.push_fast(Lane::Normal, 0, bytes);
@@ -186,7 +114,7 @@ impl Node {
         }
         let kind = match () {
             () if session::in_handler() => SendErrorKind::WouldBlock,
-            () => match self.link_to(id) {
+            () => match self.engine.link_to(id) {
                 Some(Ok(link)) => return PeerHandle::new(link).send(payload),
                 Some(Err(SessionsError::TooManyUnknown)) => SendErrorKind::TooManyUnknown,
                 Some(Err(SessionsError::Closed)) => SendErrorKind::ShuttingDown,
@@ -205,7 +133,7 @@ impl Node {
     /// # Blocking
     /// Until a message comes or the node is shut down.
     pub fn recv(&self) -> Result<Message<'static>, RecvError> {
-        self.inlet()?.recv(None)
+        self.engine.inlet()?.recv(None)
     }
 
     /// The next message, waiting no longer than `timeout`.
@@ -216,7 +144,7 @@ impl Node {
     /// # Blocking
     /// Up to `timeout`.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Message<'static>, RecvError> {
-        self.inlet()?.recv(Some(Instant::now() + timeout))
+        self.engine.inlet()?.recv(Some(deadline_in(timeout)))
     }
 
     /// Batches of messages, one peer each, for a `select!` loop. Do not mix with [`Node::recv`]: each message goes to
@@ -225,55 +153,79 @@ impl Node {
     /// # Errors
     /// [`RecvError::HasHandler`]: this node hands its messages to a handler.
     pub fn incoming(&self) -> Result<Receiver<Batch>, RecvError> {
-        Ok(self.inlet.as_ref().ok_or(RecvError::HasHandler)?.batches())
-    }
-
-    fn inlet(&self) -> Result<&Inlet, RecvError> {
-        if session::in_handler() {
-            return Err(RecvError::WouldBlock);
-        }
-        self.inlet.as_deref().ok_or(RecvError::HasHandler)
+        Ok(self.engine.inlet_in_handlers()?.batches())
     }
 
     /// What happens to connections, for a `select!` loop or a thread of your own. Bounded: what nobody takes is counted
     /// and told as [`Event::Missed`]. Each event goes to one receiver.
     pub fn events(&self) -> Receiver<Event> {
-        self.events.clone()
+        self.engine.events.clone()
     }
 
     /// Messages that were accepted, failed, and that nobody waits for: sent without a receipt, or with one that was
     /// dropped. Bounded (4,096 messages, 64 MiB): what nobody takes is counted in
     /// [`MetricsSnapshot::undelivered_missed`] and said in the log. Each goes to one receiver.
     pub fn undelivered(&self) -> Receiver<Undelivered> {
-        self.undelivered.clone()
+        self.engine.undelivered.clone()
+    }
+
+    /// A tap: each message that this node accepts from now on is announced to the receiver, for other parts of the
+    /// process: whom it is for, its kind and size, how and when it was sent. What it holds is bounded
+    /// ([`TapOptions::new`]: 1,024 announcements, no payloads; [`Node::subscribe_outgoing_with`] for others): a send never
+    /// waits for a tap, and what does not fit is counted in the next announcement that does
+    /// ([`OutgoingMessage::missed`]) and in [`MetricsSnapshot::outgoing_missed`].
+    ///
+    /// Announced is what the send verbs take, a broadcast once for each peer that takes it, questions, and
+    /// [replies](crate::Message::reply) and answers; a message that its policy drops as it is accepted is among them.
+    /// What is refused is not, nor is word that a question has no answer. Each tap is told of all of them. Dropped
+    /// receivers are forgotten at the next message; while there is none, a send looks at one flag.
+    ///
+    /// ```
+    /// use threadwire::{Config, Node};
+    ///
+    /// let node = Node::builder().config(Config::loopback()).start()?;
+    /// let tap = node.subscribe_outgoing();
+    /// let somebody = threadwire::PeerId::from_bytes([7; 32]);
+    /// node.send(somebody, "hello")?; // waits until that peer is known
+    /// let sent = tap.recv()?;
+    /// assert_eq!((sent.to, sent.bytes, sent.missed), (somebody, 5, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn subscribe_outgoing(&self) -> Receiver<OutgoingMessage> {
+        self.subscribe_outgoing_with(&TapOptions::new())
+    }
+
+    /// [`Node::subscribe_outgoing`] that holds as much as `options` say, payloads among it if they do.
+    pub fn subscribe_outgoing_with(&self, options: &TapOptions) -> Receiver<OutgoingMessage> {
+        self.engine.shared.settings.taps.subscribe(options)
     }
 
     /// What the node knows of each peer now, connected or not, in the order of their ids.
     pub fn peers(&self) -> Vec<PeerInfo> {
-        peers::all(&self.shared)
+        peers::all(&self.engine.shared)
     }
 
     /// Every connection that takes a place now, also those that have not proven whose they are and dials under way, in
     /// the order they were accepted or dialled.
     pub fn sessions(&self) -> Vec<SessionInfo> {
-        self.shared.registry.sessions_info()
+        self.engine.shared.registry.sessions_info()
     }
 
     /// Counts of what happened to connections and messages so far.
     pub fn metrics(&self) -> MetricsSnapshot {
-        snapshot(&self.shared)
+        self.engine.metrics()
     }
 
     /// Where the metrics are served, with the port the system chose: `http://ADDRESS/metrics`, OpenMetrics text, until
     /// the node is shut down. `None` unless the configuration says [`metrics.listen`](crate::config::Metrics::listen).
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
-        self.metrics_addr
+        self.engine.metrics_addr
     }
 
     /// Limits of the system that were lower, when the node started, than its configuration may come to need: descriptors,
     /// threads, memory maps, the backlog. Each was a warning in the log. What the system does not tell is not judged.
     pub fn self_check(&self) -> &[Finding] {
-        &self.findings
+        &self.engine.findings
     }
 
     /// Shuts the node down: refuses new messages, waits until those accepted are acknowledged, says goodbye to every
@@ -286,12 +238,12 @@ impl Node {
     /// # Blocking
     /// Up to `deadline` from now; less if everything is drained before.
     pub fn shutdown(&self, deadline: Duration) -> ShutdownReport {
-        shutdown::shut_down(&self.closing(), shutdown::deadline_in(deadline))
+        self.engine.shut_down(deadline)
     }
 
     /// Whether a shutdown has begun, whoever asked for it: messages are refused from then on.
     pub fn is_shutting_down(&self) -> bool {
-        self.ending.has_begun()
+        self.engine.is_shutting_down()
     }
 
     /// Waits until the node has shut down, whoever asks for it: another thread, a handler, or the signal given to
@@ -301,46 +253,12 @@ impl Node {
     /// # Blocking
     /// Up to `timeout`.
     pub fn wait_shutdown(&self, timeout: Duration) -> Option<ShutdownReport> {
-        if session::in_handler() {
-            return self.ending.report();
-        }
-        self.ending.wait(shutdown::deadline_in(timeout))
-    }
-
-    fn closing(&self) -> Closing {
-        Closing {
-            shared: self.shared.clone(),
-            connections: self.connections.clone(),
-            endpoint: self.endpoint.clone(),
-            inlet: self.inlet.clone(),
-            changes: self.changes.clone(),
-            ending: self.ending.clone(),
-        }
-    }
-}
-
-/// The counts of a node, with those of its links.
-fn snapshot(shared: &Shared) -> MetricsSnapshot {
-    let mut metrics = shared.metrics.snapshot();
-    let (links, forgotten) = shared.registry.links_and_forgotten();
-    metrics.traffic = forgotten;
-    for link in links {
-        metrics.traffic.merge(&PeerHandle::new(link).traffic());
-    }
-    metrics.memory_used = shared.settings.memory.used() as u64;
-    metrics.memory_refused = shared.settings.memory.refused();
-    metrics.undelivered_missed = shared.settings.undelivered.missed();
-    metrics
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.shutdown(DROP_DEADLINE);
+        self.engine.wait_shutdown(timeout)
     }
 }
 
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Node({})", self.shared.me.short())
+        write!(f, "Node({})", self.engine.shared.me.short())
     }
 }

@@ -23,9 +23,9 @@ impl Node {
     /// # Blocking
     /// For the disk.
     pub fn reload_trust(&self, config: &Config) -> Result<usize, ConfigError> {
-        self.protection.replace(config)?;
-        let transport = self.protection.transport();
-        let sessions = self.shared.registry.sessions(|entry| (entry.link.clone(), entry.session.clone()));
+        self.engine.protection.replace(config)?;
+        let transport = self.engine.protection.transport();
+        let sessions = self.engine.shared.registry.sessions(|entry| (entry.link.clone(), entry.session.clone()));
         let mut closed = 0;
         for (link, session) in sessions {
             if session.proof.as_ref().is_some_and(|proof| !transport.trusts(proof)) {

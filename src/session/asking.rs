@@ -18,10 +18,8 @@ use crate::session::options::SendOptions;
 use crate::session::peer::PeerHandle;
 use crate::session::peer_link::PeerLink;
 use crate::session::requests::{Answer, Answered, NoPlace};
+use crate::sync::{deadline_after, deadline_in};
 use crate::wire;
-
-/// A deadline that is never.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl PeerHandle {
     /// Asks, and waits for the answer: the other side [replies](crate::Message::reply) to the message, or answers later
@@ -149,7 +147,7 @@ impl PeerHandle {
         (to, tag): (Sender<Answered>, u64),
     ) -> Result<(u64, Instant), SendError> {
         let (now, requests) = (Instant::now(), &self.link.requests);
-        let deadline = now.checked_add(timeout).unwrap_or_else(|| now + FOREVER);
+        let deadline = deadline_after(now, timeout);
         let number = match requests.ask(to, tag, deadline) {
             Ok(number) => number,
             Err(NoPlace::Full) => return Err(SendError { kind: SendErrorKind::TooManyRequests, payload }),
@@ -166,11 +164,6 @@ impl PeerHandle {
             }
         }
     }
-}
-
-fn deadline_in(timeout: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_add(timeout).unwrap_or_else(|| now + FOREVER)
 }
 
 /// A question that was asked. Dropped, its answer is not wanted any more, and counted as late if it comes.

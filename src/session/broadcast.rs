@@ -43,12 +43,16 @@ impl PeerLink {
             false => Item::Small { heading, payload },
         };
         let reads = self.reads.load(Ordering::Relaxed);
+        let draft = self.taps.draft(payload, || Some(payload.clone()));
         let inline = alone && !handling::more_to_come(self.address());
         let kick = self.outbox.push(priority.lane(), item, Wait::No, inline, reads).map_err(|(kind, _)| kind)?;
         if !matches!(kick, Kick::No) {
             self.act(kick, false);
         }
         self.by_kind.sent(kind);
+        if let Some(draft) = draft {
+            self.taps.announce(draft, self.id, priority.lane(), heading, !alone, None);
+        }
         Ok(())
     }
 

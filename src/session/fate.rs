@@ -103,7 +103,8 @@ impl PeerLink {
         options.priority.unwrap_or_else(|| self.settings.kinds.priority(options.kind))
     }
 
-    /// Appends a message that waits by itself. `inline`: this thread may write it where the peer is idle.
+    /// Appends a message that waits by itself. `inline`: this thread may write it where the peer is idle; it may not where
+    /// the message is for many.
     #[expect(clippy::too_many_arguments, reason = "each is a choice of the verb's")]
     pub(super) fn push_entry(
         &self,
@@ -120,6 +121,7 @@ impl PeerLink {
         if payload.len() > longest || !self.settings.kinds.allows(heading.kind, payload.len()) {
             return Err(Refused { kind: SendErrorKind::TooLarge, payload });
         }
+        let draft = self.taps.draft(&payload, || payload.shared());
         let now = Instant::now();
         let entry = Entry {
             heading,
@@ -130,10 +132,14 @@ impl PeerLink {
             droppable: policy.may_drop(),
             key: if let OverflowPolicy::Conflate(key) = policy { Some(key) } else { None },
             since: now,
+            age_ms: options.created_at.map_or(0, |created| {
+                u32::try_from(now.saturating_duration_since(created).as_millis()).unwrap_or(u32::MAX)
+            }),
         };
         debug_assert!(heading.correlation.is_some() == (heading.flags & flags::CORRELATED != 0));
         let lane = self.priority_of(options).lane();
         let wait = options.timeout.unwrap_or(self.settings.send_deadline);
+        let many = !inline;
         let inline = inline && !handling::more_to_come(self.address());
         let reads = self.reads.load(Ordering::Relaxed);
         let mut ended = Vec::new();
@@ -144,6 +150,9 @@ impl PeerLink {
                     self.act(kick, false);
                 }
                 self.by_kind.sent(heading.kind);
+                if let Some(draft) = draft {
+                    self.taps.announce(draft, self.id, lane, heading, many, options.created_at);
+                }
                 Ok(())
             }
             Err(refused) => Err(refused),
@@ -220,7 +229,7 @@ impl PeerLink {
     /// Ends all messages: the node has shut down. Returns how many of them were never written, and how many were.
     pub(crate) fn end(&self, state_id: u64) -> (u64, u64) {
         self.outbox.close();
-        let returned = self.outbox.return_all(ReturnReason::ShutDown);
+        let (returned, _) = self.outbox.return_all(ReturnReason::ShutDown);
         let lost = self.core.lock().end(state_id);
         let unsent = lost.iter().filter(|lost| !lost.written).count() + returned.len();
         let unknown = lost.iter().filter(|lost| lost.written).count();

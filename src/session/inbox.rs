@@ -19,6 +19,7 @@ use crate::ident::PeerId;
 use crate::session::message::{BatchCredit, Body, Extra, Message, Part, PartContent};
 use crate::session::peer::PeerHandle;
 use crate::session::peer_link::PeerLink;
+use crate::session::responder::Held;
 use crate::sync::Mutex;
 use crate::wire::{HEADER, Prefix, Whole};
 
@@ -106,6 +107,19 @@ struct State {
     unnumbered: usize,
     /// A batch is in the channel or in the application's hands.
     out: bool,
+    /// The application has dropped the receiver of the channel.
+    gone: bool,
+}
+
+/// What became of messages that came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Put {
+    /// They are with the application, or wait for it.
+    Taken,
+    /// They are best effort, and too many of these wait: nothing else bounds them, since they hold no credit.
+    Unread,
+    /// Nobody takes messages any more: they were rejected.
+    Gone,
 }
 
 impl State {
@@ -121,14 +135,13 @@ impl Inbox {
         Self { state: Mutex::new(State::default()), to_application }
     }
 
-    /// Adds messages; hands a batch over if none is out. False if they are best effort and too many of these wait
-    /// already: nothing else bounds them, since they hold no credit.
-    pub(crate) fn put(self: &Arc<Self>, link: &Arc<PeerLink>, part: Part) -> bool {
+    /// Adds messages; hands a batch over if none is out.
+    pub(super) fn put(self: &Arc<Self>, link: &Arc<PeerLink>, part: Part) -> Put {
         let mut state = self.state.lock();
         if !part.is_numbered() {
             let bytes = part.bytes().len();
             if state.unnumbered + bytes > MOST_UNNUMBERED {
-                return false;
+                return Put::Unread;
             }
             state.unnumbered += bytes;
         }
@@ -138,8 +151,9 @@ impl Inbox {
             let parts = state.take();
             drop(state);
             self.hand_over(link, parts);
+            state = self.state.lock();
         }
-        true
+        if state.gone { Put::Gone } else { Put::Taken }
     }
 
     /// The last batch was taken: hands the next over, if there is one.
@@ -155,9 +169,11 @@ impl Inbox {
 
     fn hand_over(self: &Arc<Self>, link: &Arc<PeerLink>, parts: Vec<Part>) {
         let batch = Batch::new(self.clone(), link.clone(), parts);
-        // No receiver any more: the node is gone, and with it everybody who could be told. One batch per link and a
-        // channel for all links there may be: it is not full.
-        let _ = self.to_application.try_send(batch);
+        // One batch per link and a channel for all links there may be: it is not full.
+        if let Err(refused) = self.to_application.try_send(batch) {
+            self.state.lock().gone = true;
+            refused.into_inner().reject();
+        }
     }
 }
 
@@ -173,6 +189,8 @@ pub struct Batch {
     taken: u32,
     offset: usize,
     per_message: bool,
+    /// Nobody takes it.
+    orphaned: bool,
 }
 
 impl Batch {
@@ -185,6 +203,7 @@ impl Batch {
             taken: 0,
             offset: 0,
             per_message: false,
+            orphaned: false,
         }
     }
 
@@ -207,6 +226,12 @@ impl Batch {
     pub(crate) fn per_message(mut self) -> Self {
         self.per_message = true;
         self
+    }
+
+    /// Rejects what is in it.
+    fn reject(mut self) {
+        self.orphaned = true;
+        self.by_ref().for_each(drop);
     }
 
     fn finish(&self, part: &Part, taken: u32, rejected: Option<(u64, RejectCause)>) {
@@ -253,7 +278,8 @@ impl Batch {
         if question.is_some() {
             self.credit.paid(part.lane, credit);
         }
-        let (extra, credit) = Extra::new(self.credit.link(), (kind, part.lane, credit), question, expires);
+        let held = Held { lane: part.lane, credit, size: end - start };
+        let (extra, credit) = Extra::new(self.credit.link(), kind, held, question, expires);
         self.taken += 1;
         self.offset = end;
         let refused = self.refusal(kind, end - start).map(|cause| (number, cause));
@@ -283,6 +309,10 @@ impl Batch {
     #[inline]
     fn refusal(&self, kind: u16, len: usize) -> Option<RejectCause> {
         let link = self.credit.link();
+        if self.orphaned {
+            link.traffic.rejected.add(RejectCause::NoHandler);
+            return Some(RejectCause::NoHandler);
+        }
         if link.settings.kinds.is_empty() {
             return None;
         }

@@ -16,7 +16,7 @@ use crate::ident::PeerId;
 use crate::memory::Charge;
 use crate::session::outbox::Wait;
 use crate::session::peer_link::PeerLink;
-use crate::session::responder::Responder;
+use crate::session::responder::{Held, Responder};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::wire::{Heading, LANES, Lane};
 
@@ -53,17 +53,18 @@ enum Question {
 }
 
 impl Extra {
-    /// Of a message that came from `link` on `lane`, and the credit it is left with: a question's is its responder's.
+    /// Of a message that came from `link`, and the credit it is left with: a question's is its responder's.
     pub(super) fn new(
         link: &Arc<PeerLink>,
-        (kind, lane, credit): (u16, Lane, u64),
+        kind: u16,
+        held: Held,
         question: Option<u64>,
         expires: Option<Instant>,
     ) -> (Option<Box<Self>>, u64) {
         if question.is_none() {
-            return (expires.map(|_| Box::new(Self { expires, question: Question::No })), credit);
+            return (expires.map(|_| Box::new(Self { expires, question: Question::No })), held.credit);
         }
-        let responder = Responder::new(link.clone(), kind, (lane, credit), question, expires);
+        let responder = Responder::new(link.clone(), kind, held, question, expires);
         (Some(Box::new(Self { expires, question: Question::Yes(Cell::new(Some(responder))) })), 0)
     }
 }
@@ -149,15 +150,9 @@ impl Message<'_> {
             question.set(Some(responder));
             return answered;
         }
-        let fits = payload.as_ref().len() as u64 + crate::wire::HEADER as u64 <= self.credit;
-        let paid = fits && !self.replied.get() && !matches!(self.body, Body::Kept { .. });
-        let wait = if paid {
-            let mut debt = [0; LANES];
-            debt[self.lane.index()] = self.credit;
-            Wait::Paid(debt)
-        } else {
-            Wait::No
-        };
+        let held = self.held();
+        let paid = held.pays_for(payload.as_ref().len());
+        let wait = if paid { held.debt() } else { Wait::No };
         self.link().push(Lane::Reply, Heading::of_kind(self.kind), payload, wait)?;
         if paid {
             self.take_credit();
@@ -186,9 +181,20 @@ impl Message<'_> {
             let none = || Responder::answered(self.link().clone(), self.kind);
             return question.take().unwrap_or_else(none);
         }
-        let credit = if self.replied.get() { 0 } else { self.take_credit() };
+        let held = self.held();
+        if held.credit > 0 {
+            self.take_credit();
+        }
         let expires = self.extra.as_ref().and_then(|extra| extra.expires);
-        Responder::new(self.link().clone(), self.kind, (self.lane, credit), None, expires)
+        Responder::new(self.link().clone(), self.kind, held, None, expires)
+    }
+
+    /// What it still holds: nothing once that is up to whoever answers, or was returned when the message was kept.
+    fn held(&self) -> Held {
+        if self.replied.get() || matches!(self.body, Body::Kept { .. }) {
+            return Held::nothing(self.lane);
+        }
+        Held { lane: self.lane, credit: self.credit, size: self.payload().len() }
     }
 
     /// Whoever sent it is told why it was not handed over; the cause is given back.
@@ -207,7 +213,7 @@ impl Message<'_> {
     }
 
     /// The credit is returned by whoever answers.
-    fn take_credit(&self) -> u64 {
+    fn take_credit(&self) {
         self.replied.set(true);
         match &self.body {
             Body::Handler { replied, .. } => {
@@ -215,9 +221,8 @@ impl Message<'_> {
             }
             Body::Batch { credit, .. } => credit.paid(self.lane, self.credit),
             // It was returned when the message was kept.
-            Body::Kept { .. } => return 0,
+            Body::Kept { .. } => {}
         }
-        self.credit
     }
 
     /// Keeps the message beyond the handler's call; copies the payload if it is borrowed.

@@ -36,6 +36,7 @@ mod sender;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;
 mod state;
+mod taps;
 mod traffic;
 mod undelivered;
 mod writer;
@@ -58,7 +59,7 @@ use crate::wire::Decoder;
 pub use asking::{Answers, Pending};
 pub(crate) use handling::in_handler;
 pub use inbox::Batch;
-pub(crate) use inbox::{Consumer, Peer};
+pub(crate) use inbox::{AllHandler, Consumer, Peer};
 pub use kinds::Kind;
 pub(crate) use kinds::Kinds;
 pub use message::Message;
@@ -73,6 +74,7 @@ pub use responder::Responder;
 pub(crate) use routes::KindsBuilder;
 pub(crate) use state::{OnEnd, Pulse, Session, SessionEnded};
 
+pub use taps::{Manner, OutgoingMessage, OutgoingTaps, TapOptions};
 pub(crate) use undelivered::Undeliverable;
 pub use undelivered::Undelivered;
 

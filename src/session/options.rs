@@ -159,7 +159,8 @@ impl SendOptions {
         self
     }
 
-    /// When the application made it; now, if this is not called.
+    /// When the application made it; now, if this is not called. Its expiry counts from then, and its
+    /// [`Timing`](crate::Timing).
     #[must_use]
     pub fn created_at(mut self, created_at: Instant) -> Self {
         self.created_at = Some(created_at);

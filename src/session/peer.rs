@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::error::{SendError, SendErrorKind};
-use crate::ident::PeerId;
+use crate::ident::{ConnectionId, PeerId};
 use crate::metrics::Traffic;
 use crate::session::handling;
 use crate::session::options::{OverflowPolicy, SendOptions};
@@ -206,9 +206,14 @@ impl PeerHandle {
         self.link.by_kind.received(kind);
     }
 
+    /// The connection whose session is attached now.
+    pub(crate) fn attached(&self) -> Option<ConnectionId> {
+        self.link.core.lock().attached()
+    }
+
     /// Whether a session is attached now.
     pub fn is_connected(&self) -> bool {
-        self.link.core.lock().attached().is_some()
+        self.attached().is_some()
     }
 
     /// Counts of this peer's messages.

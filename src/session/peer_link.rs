@@ -20,6 +20,7 @@ use crate::session::kinds::{KindCounters, Kinds};
 use crate::session::outbox::{Item, Kick, Outbox, QueueLimits, Wait};
 use crate::session::redial::RedialNote;
 use crate::session::requests::{self, Askers, Creditor, RequestLimits, Requests};
+use crate::session::taps::OutgoingTaps;
 use crate::session::traffic::LinkTraffic;
 use crate::session::undelivered::Undeliverable;
 use crate::session::writer::Writer;
@@ -50,6 +51,8 @@ pub(crate) struct SessionSettings {
     pub(crate) kinds: Arc<Kinds>,
     /// Links of the node that have questions.
     pub(crate) askers: Arc<Askers>,
+    /// Where messages are announced that are accepted.
+    pub(crate) taps: OutgoingTaps,
 }
 
 /// What threads share about one peer.
@@ -81,6 +84,8 @@ pub(crate) struct PeerLink {
     pub(crate) requests: Arc<Requests>,
     /// Messages by kind.
     pub(super) by_kind: KindCounters,
+    /// As in the settings: one step nearer for the shortest path.
+    pub(super) taps: OutgoingTaps,
     /// The longest message that needs nothing beyond appending; none if kinds are to be looked up.
     fast_limit: Option<usize>,
 }
@@ -100,6 +105,7 @@ impl PeerLink {
             id,
             requests,
             by_kind: KindCounters::new(settings.kinds.clone()),
+            taps: settings.taps.clone(),
             fast_limit: settings.kinds.is_empty().then_some(LARGE.min(settings.max_message)),
             core: Mutex::new(core),
             delivered: Condvar::new(),
@@ -119,7 +125,9 @@ impl PeerLink {
     /// Appends a small message to a busy peer; false has done nothing.
     #[inline]
     pub(crate) fn push_fast(&self, lane: Lane, kind: u16, payload: &[u8]) -> bool {
-        self.fast_limit.is_some_and(|most| payload.len() <= most) && self.outbox.push_fast(lane, kind, payload)
+        self.fast_limit.is_some_and(|most| payload.len() <= most)
+            && !self.taps.are_tapped()
+            && self.outbox.push_fast(lane, kind, payload)
     }
 
     /// Appends a message and sees to it that somebody writes it.
@@ -146,6 +154,7 @@ impl PeerLink {
         }
         let reads = self.reads.load(Ordering::Relaxed);
         let inline = !handling::more_to_come(self.address());
+        let draft = self.taps.draft(payload.as_ref(), || None);
         let kick = if len > LARGE {
             // What needs no drop is borrowed (or an array): it is copied once, into memory that is at hand.
             let owned = if std::mem::needs_drop::<P>() {
@@ -171,6 +180,9 @@ impl PeerLink {
         }
         if !is_answer {
             self.by_kind.sent(heading.kind);
+        }
+        if let Some(draft) = draft {
+            self.taps.announce(draft, self.id, lane, heading, false, None);
         }
         Ok(())
     }

@@ -13,7 +13,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -22,7 +22,7 @@ use crate::outcome::{Outcome, Stage};
 use crate::session::handling;
 use crate::session::undelivered::{Label, Undeliverable};
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, deadline_in};
 
 /// Who hears of a message.
 #[derive(Debug, Default)]
@@ -169,7 +169,7 @@ impl Receipt {
                 told => told,
             };
         }
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline_in(timeout);
         let mut inner = self.state.inner.lock();
         inner.waited_for = true;
         while inner.outcome.is_none() && !self.state.changed.wait_until(&mut inner, deadline).timed_out() {}

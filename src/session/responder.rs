@@ -19,7 +19,41 @@ use crate::ident::PeerId;
 use crate::session::handling;
 use crate::session::outbox::Wait;
 use crate::session::peer_link::PeerLink;
-use crate::wire::{self, HEADER, Heading, LANES, Lane, failed, flags};
+use crate::wire::{self, Heading, LANES, Lane, failed, flags};
+
+/// What a message holds of its sender's window until it is answered or over, and how long it was.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held {
+    pub(super) lane: Lane,
+    /// Bytes that return to the sender's window. No measure of the message: one that came in pieces holds no more than a
+    /// window, one without a number nothing.
+    pub(super) credit: u64,
+    /// Bytes of its payload.
+    pub(super) size: usize,
+}
+
+impl Held {
+    /// Of a message whose credit was returned, or that never had any.
+    pub(super) fn nothing(lane: Lane) -> Self {
+        Self { lane, credit: 0, size: 0 }
+    }
+
+    /// Whether it pays for an answer of `len` bytes: one that is no longer than the message, while that holds something.
+    pub(super) fn pays_for(&self, len: usize) -> bool {
+        self.credit > 0 && len <= self.size
+    }
+
+    /// The credit, as what the answer pays back by being written.
+    pub(super) fn debt(&self) -> Wait {
+        Wait::Paid(self.per_lane())
+    }
+
+    fn per_lane(&self) -> [u64; LANES] {
+        let mut credit = [0; LANES];
+        credit[self.lane.index()] = self.credit;
+        credit
+    }
+}
 
 /// Answers a message later, from any thread: see [`Message::responder`](crate::Message::responder).
 ///
@@ -29,9 +63,7 @@ use crate::wire::{self, HEADER, Heading, LANES, Lane, failed, flags};
 pub struct Responder {
     link: Arc<PeerLink>,
     kind: u16,
-    lane: Lane,
-    /// Bytes that return to the asker's window when this is over.
-    credit: u64,
+    held: Held,
     /// The number of the question; `None` for a message that nobody waits for an answer to.
     question: Option<u64>,
     expires: Option<Instant>,
@@ -39,21 +71,21 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// For a message of `kind` that came on `lane` and holds `credit`.
+    /// For a message of `kind` that holds so much of its sender's window.
     pub(super) fn new(
         link: Arc<PeerLink>,
         kind: u16,
-        (lane, credit): (Lane, u64),
+        held: Held,
         question: Option<u64>,
         expires: Option<Instant>,
     ) -> Self {
-        Self { link, kind, lane, credit, question, expires, done: Cell::new(false) }
+        Self { link, kind, held, question, expires, done: Cell::new(false) }
     }
 
     /// Of a question that has been answered.
     pub(super) fn answered(link: Arc<PeerLink>, kind: u16) -> Self {
         let done = Cell::new(true);
-        Self { link, kind, lane: Lane::Normal, credit: 0, question: None, expires: None, done }
+        Self { link, kind, held: Held::nothing(Lane::Normal), question: None, expires: None, done }
     }
 
     /// Who asked.
@@ -128,22 +160,15 @@ impl Responder {
         }
     }
 
-    /// The credit, as what the answer pays back by being written.
-    fn debt(&self) -> Wait {
-        let mut debt = [0; LANES];
-        debt[self.lane.index()] = self.credit;
-        Wait::Paid(debt)
-    }
-
     fn send<P: AsRef<[u8]> + Into<Vec<u8>>>(&self, payload: P, wait: Wait) -> Result<(), SendError> {
         if self.done.get() {
             return Err(SendError { kind: SendErrorKind::Answered, payload: payload.into() });
         }
         let heading = self.heading(self.kind, flags::NONE);
-        let fits = (HEADER + heading.prefix_len() + payload.as_ref().len()) as u64 <= self.credit;
-        self.link.push(Lane::Reply, heading, payload, if fits { self.debt() } else { wait })?;
+        let paid = self.held.pays_for(payload.as_ref().len());
+        self.link.push(Lane::Reply, heading, payload, if paid { self.held.debt() } else { wait })?;
         self.done.set(true);
-        if !fits {
+        if !paid {
             self.give_back();
         }
         Ok(())
@@ -155,17 +180,15 @@ impl Responder {
         }
         // Shorter than any question, but for two bytes of an application's code: it needs no room of its own.
         if self.question.is_none()
-            || self.link.push(Lane::Reply, self.heading(code, flags::FAILED), payload, self.debt()).is_err()
+            || self.link.push(Lane::Reply, self.heading(code, flags::FAILED), payload, self.held.debt()).is_err()
         {
             self.give_back();
         }
     }
 
     fn give_back(&self) {
-        if self.credit > 0 {
-            let mut credit = [0; LANES];
-            credit[self.lane.index()] = self.credit;
-            self.link.release(credit);
+        if self.held.credit > 0 {
+            self.link.release(self.held.per_lane());
         }
     }
 }

@@ -24,6 +24,7 @@ pub(crate) struct KindsBuilder {
     kinds: Vec<Kind>,
     routes: Vec<(u16, Arc<ChoosyHandler>)>,
     rest: Option<Arc<AllHandler>>,
+    nobody: bool,
 }
 
 impl KindsBuilder {
@@ -62,12 +63,17 @@ impl KindsBuilder {
         self.rest = Some(handler);
     }
 
+    /// Nobody takes what no handler is registered for: it is rejected, not left to be received.
+    pub(crate) fn nobody(&mut self) {
+        self.nobody = true;
+    }
+
     /// The kinds, and the handler of messages if there is any.
     ///
     /// # Errors
     /// The number that was given twice, or whose name was, and what is wrong with it.
     pub(crate) fn build(self) -> Result<Built, (u16, &'static str)> {
-        let Self { kinds: registered, routes, rest } = self;
+        let Self { kinds: registered, routes, rest, nobody } = self;
         let mut kinds = Kinds::default();
         let mut names = HashSet::new();
         for kind in &registered {
@@ -93,7 +99,7 @@ impl KindsBuilder {
         let kinds = Arc::new(kinds);
         let handler = match rest {
             Some(handler) if kinds.is_empty() => Some(Handler::All(handler)),
-            None if handlers.iter().all(Option::is_none) => None,
+            None if handlers.iter().all(Option::is_none) && !nobody => None,
             rest => Some(Handler::Choosy(route(kinds.clone(), handlers, rest))),
         };
         Ok((kinds, handler))

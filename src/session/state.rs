@@ -160,7 +160,9 @@ impl Session {
         let Some(reason) = self.gate.leave() else { return };
         let retry_after = Duration::from_millis(self.retry_after_ms.load(Ordering::Relaxed));
         link.outbox.detach(self.conn);
-        link.tell(link.outbox.detached(self.conn));
+        let (ended, debt) = link.outbox.detached(self.conn);
+        link.release(debt);
+        link.tell(ended);
         let mut core = link.core.lock();
         let unacked_bytes = core.unacked_bytes();
         let decision = core.gone(self.conn, link.token);

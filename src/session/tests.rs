@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::outbox::{Item, Outbox, QueueLimits, Token, Wait};
 use super::peer_link::{PeerLink, SessionSettings};
 use super::requests::RequestLimits;
+use super::taps::OutgoingTaps;
 use super::undelivered::Undeliverable;
 use super::writer::Writer;
 use crate::ident::{ConnectionId, PeerId};
@@ -54,6 +55,7 @@ fn attached_link() -> Arc<PeerLink> {
         requests: RequestLimits { requests: 100, bytes: 1 << 20 },
         kinds: Arc::default(),
         askers: Arc::default(),
+        taps: OutgoingTaps::default(),
     };
     let ids = [1, 2].map(|id| PeerId::from_bytes([id; 32]));
     let limits = LinkLimits { window_bytes: 64 << 20, max_message: 16 << 20 };

@@ -89,9 +89,14 @@ impl Undeliverable {
         let undelivered = Undelivered { peer, kind: label.kind, priority, outcome, held };
         // One alone is taken whatever its size.
         let fits = before == 0 || before + bytes <= MOST_BYTES;
-        if (!fits || self.to_application.try_send(undelivered).is_err())
-            && self.missed.fetch_add(1, Ordering::Relaxed).is_power_of_two()
-        {
+        if !fits || self.to_application.try_send(undelivered).is_err() {
+            self.miss(peer);
+        }
+    }
+
+    /// A message that failed is gone: nobody takes it.
+    pub(crate) fn miss(&self, peer: PeerId) {
+        if self.missed.fetch_add(1, Ordering::Relaxed).is_power_of_two() {
             let missed = self.missed();
             log::warn!(
                 target: "threadwire::link",

@@ -7,7 +7,7 @@
 #[cfg(shuttle)]
 mod shuttle;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use channel::{Receiver, RecvTimeoutError};
 
@@ -25,6 +25,19 @@ pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 pub(crate) use std::sync::atomic;
 #[cfg(not(shuttle))]
 pub(crate) use std::thread_local;
+
+/// A year: in place of a time that the clock cannot count.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// So long from now, however long that is.
+pub(crate) fn deadline_in(time: Duration) -> Instant {
+    deadline_after(Instant::now(), time)
+}
+
+/// So long after `from`, however long that is: who waits "for ever" by `Duration::MAX` ends no process.
+pub(crate) fn deadline_after(from: Instant, time: Duration) -> Instant {
+    from.checked_add(time).unwrap_or_else(|| from + FOREVER)
+}
 
 /// Waits as `Receiver::recv_deadline` does, and sleeps at once: that one first yields the processor a few times, and
 /// once more when the deadline has passed. Whoever expects nothing spares itself, and thousands like it, most of what a

@@ -166,7 +166,7 @@ pub fn node_threads() -> Vec<String> {
     let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
     let of_nodes = |name: &String| {
         ["tx-", "rx-", "work-", "resolve-"].iter().any(|role| name.starts_with(role))
-            || ["acceptor", "supervisor", "metrics", "shutdown"].contains(&name.as_str())
+            || ["acceptor", "supervisor", "metrics", "shutdown", "direct"].contains(&name.as_str())
     };
     names.map(|name| name.trim_end().to_owned()).filter(of_nodes).collect()
 }

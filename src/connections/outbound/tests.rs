@@ -45,7 +45,7 @@ impl Plan {
     /// What is to be done now, but for notes.
     fn due(&mut self) -> Vec<Action> {
         let mut actions = self.outbound.due(self.now, &mut self.rng);
-        actions.retain(|action| !matches!(action, Action::Changed { .. }));
+        actions.retain(|action| !matches!(action, Action::Changed { .. } | Action::Tell(_)));
         actions
     }
 
@@ -78,6 +78,10 @@ impl Plan {
 
     fn keep(&mut self, n: u8, addresses: Vec<Address>) {
         self.outbound.keep(peer(n), addresses, self.now);
+    }
+
+    fn remove(&mut self, n: u8) {
+        assert!(self.outbound.remove(peer(n), self.now), "nobody else keeps it");
     }
 
     fn connect(&mut self, place: &str) -> RoundId {
@@ -332,7 +336,7 @@ fn a_removed_peer_is_not_dialled_and_a_dial_that_comes_through_is_ended() {
     let mut plan = Plan::new(9);
     plan.keep(1, here(1));
     let dial = plan.one_dial(1);
-    plan.outbound.remove(peer(1));
+    plan.remove(1);
     plan.started(1, 1, Some(dial));
     assert_eq!(plan.due(), [Action::Unwanted { conn: ConnectionId(1) }]);
     plan.ended(1, 1, NEVER);
@@ -340,19 +344,19 @@ fn a_removed_peer_is_not_dialled_and_a_dial_that_comes_through_is_ended() {
     // Removed while it waits, and while its dial fails.
     plan.keep(1, here(1));
     let dial = plan.one_dial(1);
-    plan.outbound.remove(peer(1));
+    plan.remove(1);
     plan.fail(dial, refused(1), NEVER);
     assert_eq!((plan.due(), plan.outbound.next_due()), (vec![], None));
     plan.keep(2, here(2));
     let dial = plan.one_dial(2);
     plan.fail(dial, refused(2), NEVER);
     plan.due();
-    plan.outbound.remove(peer(2));
+    plan.remove(2);
     assert_eq!((plan.due(), plan.outbound.next_due()), (vec![], None));
     // Added again in time: the old dial is as good as a new one.
     plan.keep(3, here(3));
     let dial = plan.one_dial(3);
-    plan.outbound.remove(peer(3));
+    plan.remove(3);
     plan.keep(3, here(3));
     plan.started(3, 2, Some(dial));
     assert_eq!(plan.due(), []);
@@ -388,3 +392,5 @@ fn at_the_stop_nothing_begins_any_more_and_everybody_is_told() {
     assert_eq!((plan.due(), plan.outbound.next_due()), (vec![], None));
     assert_eq!(plan.outbound.rounds.len() + plan.outbound.dials.len(), 0, "nothing is left behind");
 }
+
+mod map;

@@ -14,13 +14,14 @@ use super::{Kick, Outbox, State};
 use crate::config::Offline;
 use crate::error::{SendError, SendErrorKind};
 use crate::ident::ConnectionId;
-use crate::link::{Acked, Payload};
+use crate::link::{Acked, Payload, Taken};
 use crate::outcome::{Outcome, ReturnReason, Timing};
 use crate::session::options::{Defaults, OverflowPolicy};
 use crate::session::receipt::{Asker, Ended};
 use crate::session::undelivered::Label;
 use crate::sync::atomic::Ordering;
-use crate::wire::Lane;
+use crate::sync::deadline_in;
+use crate::wire::{LANES, Lane};
 
 /// A message that was not taken.
 pub(crate) struct Refused {
@@ -103,14 +104,14 @@ impl Outbox {
                     return refuse(SendErrorKind::TooManyRequests, entry);
                 }
                 OverflowPolicy::Block if has_room => {
-                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + longest);
+                    let deadline = *deadline.get_or_insert_with(|| deadline_in(longest));
                     match self.wait_for_memory(state, len, deadline) {
                         Some(again) => state = again,
                         None => return refuse(SendErrorKind::TimedOut, entry),
                     }
                 }
                 OverflowPolicy::Block => {
-                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + longest);
+                    let deadline = *deadline.get_or_insert_with(|| deadline_in(longest));
                     state.blocked += 1;
                     let late = self.room.wait_until(&mut state, deadline).timed_out();
                     state.blocked -= 1;
@@ -273,14 +274,15 @@ impl Outbox {
         ended
     }
 
-    /// Ends all that waits here.
-    pub(crate) fn return_all(&self, reason: ReturnReason) -> Vec<Ended> {
+    /// Ends all that waits here. Returns with it the credit that the replies among it would have paid back.
+    pub(crate) fn return_all(&self, reason: ReturnReason) -> (Vec<Ended>, [u64; LANES]) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        let mut ended = Vec::new();
+        let (mut ended, mut debt) = (Vec::new(), [0; LANES]);
         for lane in Lane::ALL {
             let (segments, entries) = state.lanes[lane.index()].drain();
-            for segment in segments {
+            for Taken { segment, debt: owed } in segments {
+                debt.iter_mut().zip(owed).for_each(|(debt, owed)| *debt += owed);
                 state.returned += u64::from(segment.messages);
                 for extract in segment.extract(0..segment.frames) {
                     let outcome = Outcome::Returned { payload: extract.payload, reason };
@@ -297,21 +299,25 @@ impl Outbox {
         if wake {
             self.room.notify_all();
         }
-        ended
+        (ended, debt)
     }
 
-    /// The session `conn` writes no more: what that ends. With `offline = return` that is all that waits.
-    pub(crate) fn detached(&self, conn: ConnectionId) -> Vec<Ended> {
+    /// The session `conn` writes no more: what that ends, and the credit that is to be returned for it. With `offline =
+    /// return` that is all that waits.
+    pub(crate) fn detached(&self, conn: ConnectionId) -> (Vec<Ended>, [u64; LANES]) {
         let mut state = self.state.lock();
         if state.tx.as_ref().is_some_and(|tx| tx.conn != conn) {
-            return Vec::new();
+            return (Vec::new(), [0; LANES]);
         }
         let mut ended = Self::lose_in_flight(&mut state);
         drop(state);
+        let mut debt = [0; LANES];
         if self.limits.offline == Offline::Return {
-            ended.extend(self.return_all(ReturnReason::Offline));
+            let (returned, owed) = self.return_all(ReturnReason::Offline);
+            ended.extend(returned);
+            debt = owed;
         }
-        ended
+        (ended, debt)
     }
 }
 
@@ -332,7 +338,7 @@ impl Ticket {
             asker,
             label: Label { kind: entry.heading.kind, lane },
             bytes: entry.payload.len(),
-            accepted: entry.since,
+            created: entry.created(),
             taken: None,
             written: None,
             best_effort: entry.best_effort,
@@ -340,7 +346,7 @@ impl Ticket {
     }
 
     fn timing(&self, now: Instant) -> Timing {
-        let after = |when: Option<Instant>| when.unwrap_or(now).saturating_duration_since(self.accepted);
+        let after = |when: Option<Instant>| when.unwrap_or(now).saturating_duration_since(self.created);
         Timing {
             bytes: self.bytes,
             queued_for: after(self.taken),

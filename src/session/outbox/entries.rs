@@ -7,7 +7,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::link::{LARGE, Payload, SEGMENT_BYTES, Segment, Track};
 use crate::wire::{FrameHeader, FrameType, HEADER, Heading, Lane, Prefix, flags, remaining_ms};
@@ -28,13 +28,30 @@ pub(crate) struct Entry {
     pub(crate) key: Option<u64>,
     /// When it was appended.
     pub(crate) since: Instant,
+    /// How old it was then, in milliseconds: an entry is moved about, and has no room for another time.
+    pub(crate) age_ms: u32,
 }
 
 impl Entry {
     /// A message that came by a plain verb while others waited one by one.
     pub(super) fn plain(heading: Heading, payload: Vec<u8>, since: Instant) -> Self {
         let payload = payload.into();
-        Self { heading, payload, ticket: None, expires: None, best_effort: false, droppable: false, key: None, since }
+        Self {
+            heading,
+            payload,
+            ticket: None,
+            expires: None,
+            best_effort: false,
+            droppable: false,
+            key: None,
+            since,
+            age_ms: 0,
+        }
+    }
+
+    /// When the application made it: what its timing counts from.
+    pub(super) fn created(&self) -> Instant {
+        self.since.checked_sub(Duration::from_millis(self.age_ms.into())).unwrap_or(self.since)
     }
 
     /// Bytes it counts in the queue: what it takes on the wire if it is one frame.
@@ -323,7 +340,6 @@ fn large(lane: Lane, entry: Entry, asks: impl FnOnce(u64) -> bool) -> Segment {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn messages_that_end_while_nobody_takes_any_leave_no_places_behind() {

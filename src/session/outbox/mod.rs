@@ -38,7 +38,7 @@ use crate::session::receipt::Ended;
 use crate::session::writer::Writer;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::channel::{Receiver, bounded};
-use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::sync::{Condvar, Mutex, MutexGuard, deadline_in};
 use crate::wire::{HEADER, Heading, LANES, Lane};
 
 pub(crate) use asked::Refused;
@@ -226,14 +226,14 @@ impl Outbox {
                 Wait::No => return Err((SendErrorKind::Full, item)),
                 Wait::Paid(_) => break,
                 Wait::UpTo(longest) if has_room => {
-                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + longest);
+                    let deadline = *deadline.get_or_insert_with(|| deadline_in(longest));
                     let Some(again) = self.wait_for_memory(state, len, deadline) else {
                         return Err((SendErrorKind::TimedOut, item));
                     };
                     state = again;
                 }
                 Wait::UpTo(longest) => {
-                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + longest);
+                    let deadline = *deadline.get_or_insert_with(|| deadline_in(longest));
                     state.blocked += 1;
                     let late = self.room.wait_until(&mut state, deadline).timed_out();
                     state.blocked -= 1;

@@ -203,12 +203,12 @@ impl Queue {
     }
 
     /// Takes everything out.
-    pub(super) fn drain(&mut self) -> (Vec<Segment>, Vec<Entry>) {
+    pub(super) fn drain(&mut self) -> (Vec<Taken>, Vec<Entry>) {
         self.seal_end();
         let rest = std::iter::from_fn(|| self.sealed.1.try_recv().ok());
         let sealed = self.front.take().into_iter().chain(rest);
         let segments = sealed.filter_map(|sealed| match sealed {
-            Sealed::Segment(taken) => Some(taken.segment),
+            Sealed::Segment(taken) => Some(taken),
             Sealed::Entries(_) => None,
         });
         let segments = segments.collect();

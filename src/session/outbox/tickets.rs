@@ -18,8 +18,8 @@ pub(crate) struct Ticket {
     pub(crate) label: Label,
     /// Bytes of its payload.
     pub(crate) bytes: usize,
-    /// When the send verb took it.
-    pub(crate) accepted: Instant,
+    /// When the application made it; without its word, when the send verb took it.
+    pub(crate) created: Instant,
     /// When it was taken for the wire.
     pub(crate) taken: Option<Instant>,
     /// When all of it was written for the first time.

@@ -12,7 +12,7 @@ use crate::error::{RejectCause, RequestError};
 use crate::link::{Claim, Reassembly};
 use crate::memory::Charge;
 use crate::session::requests::{Came, Creditor};
-use crate::session::responder::Responder;
+use crate::session::responder::{Held, Responder};
 use crate::wire::{HEADER, Lane, Prefix, Run, Whole, flags};
 
 /// Whether what comes with these flags on this lane is an answer to a question.
@@ -68,7 +68,7 @@ impl Receiver<'_> {
             }
             Some(_) => {
                 let link = self.link.clone();
-                Responder::new(link, big.kind, (lane, 0), big.correlation, None).refuse(cause);
+                Responder::new(link, big.kind, Held::nothing(lane), big.correlation, None).refuse(cause);
             }
             None => {}
         }

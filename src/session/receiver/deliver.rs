@@ -15,9 +15,9 @@ use crate::error::{CloseReason, DisconnectReason, RejectCause};
 use crate::link::{Claim, Piece, Reassembly};
 use crate::memory::Charge;
 use crate::session::handling;
-use crate::session::inbox::{Handler, Sink};
+use crate::session::inbox::{Handler, Put, Sink};
 use crate::session::message::{Body, Extra, Message, Part, PartContent};
-use crate::session::responder::Responder;
+use crate::session::responder::{Held, Responder};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::wire::{Decoder, FrameHeader, Lane, Prefix, Run, Whole, flags};
 
@@ -75,8 +75,10 @@ impl Receiver<'_> {
                     arrived: Instant::now(),
                     content: PartContent::Frames { flags: run.flags, bytes: bytes.to_vec() },
                 };
-                if !inbox.put(self.link, part) {
-                    self.link.traffic.unread.more(run.frames.into());
+                match inbox.put(self.link, part) {
+                    Put::Taken => {}
+                    Put::Unread => self.link.traffic.unread.more(run.frames.into()),
+                    Put::Gone => self.nobody_there(),
                 }
                 self.delivered();
                 Ok(())
@@ -108,7 +110,8 @@ impl Receiver<'_> {
                     let number = claim.first + u64::from(index);
                     let credit = claimed.credit(whole.end - offset);
                     let (extra, credit) = if prefix > 0 {
-                        self.extra_of(run.flags, bytes, offset, (kind, lane, credit), arrived)
+                        let held = Held { lane, credit, size: whole.payload.len() };
+                        self.extra_of(run.flags, bytes, offset, kind, held, arrived)
                     } else {
                         (None, credit)
                     };
@@ -159,12 +162,13 @@ impl Receiver<'_> {
         flag_bits: u8,
         bytes: &[u8],
         offset: usize,
-        message: (u16, Lane, u64),
+        kind: u16,
+        held: Held,
         arrived: Option<Instant>,
     ) -> (Option<Box<Extra>>, u64) {
         let told = prefix_at(flag_bits, bytes, offset);
         let expires = arrived.zip(told.remaining).map(|(from, left)| from + ms(left));
-        Extra::new(self.link, message, told.correlation, expires)
+        Extra::new(self.link, kind, held, told.correlation, expires)
     }
 
     /// Rejects all messages of a claimed run.
@@ -259,13 +263,16 @@ impl Receiver<'_> {
             Sink::Inbox(inbox) => {
                 let content = PartContent::Whole { kind, expires, question, payload, _charge: charge };
                 let (first, messages, arrived) = (number, 1, Instant::now());
-                inbox
-                    .put(self.link, Part { generation, lane, first, repeat_below, messages, credit, arrived, content });
+                let part = Part { generation, lane, first, repeat_below, messages, credit, arrived, content };
+                if inbox.put(self.link, part) == Put::Gone {
+                    self.nobody_there();
+                }
                 self.delivered();
                 return Ok(());
             }
         };
-        let (extra, credit) = Extra::new(self.link, (kind, lane, credit), question, expires);
+        let held = Held { lane, credit, size: payload.len() };
+        let (extra, credit) = Extra::new(self.link, kind, held, question, expires);
         let replied = AtomicU64::new(0);
         self.link.busy.store(true, Ordering::Relaxed);
         handling::mark(self.link.address(), more);
@@ -301,12 +308,21 @@ impl Receiver<'_> {
         }
     }
 
+    /// Nobody takes messages any more: the other side hears it, after the rejections.
+    fn nobody_there(&self) {
+        log::debug!(
+            target: "threadwire::session",
+            "{} {}: nobody takes the messages any more", self.link.id.short(), self.session.conn
+        );
+        self.session.say_goodbye(self.link, CloseReason::ConsumerGone);
+    }
+
     /// Whoever asked the question, if it is one, is told why it was not handed over. Returns what is left of its credit.
     fn refuse(&self, (kind, lane, credit): (u16, Lane, u64), question: Option<u64>, cause: RejectCause) -> u64 {
         if question.is_none() {
             return credit;
         }
-        Responder::new(self.link.clone(), kind, (lane, credit), question, None).refuse(cause);
+        Responder::new(self.link.clone(), kind, Held { lane, credit, size: 0 }, question, None).refuse(cause);
         0
     }
 

@@ -23,6 +23,7 @@ use crate::session::peer_link::{PeerLink, SessionSettings};
 use crate::session::requests::RequestLimits;
 use crate::session::sender::send_loop;
 use crate::session::state::{OnEnd, Session};
+use crate::session::taps::OutgoingTaps;
 use crate::session::undelivered::Undeliverable;
 use crate::session::writer::Writer;
 use crate::sync::{Condvar, Mutex};
@@ -260,6 +261,7 @@ pub(super) fn link_with(decides: bool, queue: usize, window_bytes: usize, ack_de
         requests: RequestLimits { requests: 100, bytes: 1 << 20 },
         kinds: Arc::default(),
         askers: Arc::default(),
+        taps: OutgoingTaps::default(),
     };
     let core = LinkCore::new(near_id, far_id, limits, 1);
     let there = LinkCore::new(far_id, near_id, limits, 2);

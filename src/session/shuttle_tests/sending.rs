@@ -108,10 +108,10 @@ fn sharing(omission: Option<Omission>, asked: bool) {
             false => near.push(Lane::Normal, Heading::of_kind(2), big(2), Wait::UpTo(LONG)).unwrap(),
         })
     };
-    let mut ended = near.outbox.return_all(ReturnReason::ShutDown).len();
+    let mut ended = near.outbox.return_all(ReturnReason::ShutDown).0.len();
     near.outbox.settle_account(0);
     second.join().unwrap();
-    ended += near.outbox.return_all(ReturnReason::ShutDown).len();
+    ended += near.outbox.return_all(ReturnReason::ShutDown).0.len();
     near.outbox.settle_account(0);
     assert_eq!((ended, near.outbox.counts().accepted, near.settings.memory.used()), (2, 2, 0));
 }

@@ -17,14 +17,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use crate::connections::{Connections, Shared};
+use crate::engine::events::Changes;
+use crate::engine::inlet::Inlet;
 use crate::error::{CloseReason, RequestError};
 use crate::exposition::Exposition;
 use crate::ident::{ConnectionId, PeerId};
-use crate::node::events::Changes;
-use crate::node::receive::Inlet;
 use crate::registry::Entry;
 use crate::session;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, deadline_in};
 use crate::threads;
 
 /// How often a draining link is looked at: acknowledgements come within the ack delay, five milliseconds.
@@ -32,8 +32,6 @@ const LOOK: Duration = Duration::from_millis(2);
 /// Kept back from the deadline for goodbyes and joins, as a share of it.
 const GOODBYE_SHARE: u32 = 4;
 
-/// A deadline that is never.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Stack of the thread that shuts down for others.
 const STACK: usize = 256 * 1024;
 
@@ -74,7 +72,7 @@ impl ShutdownReport {
 
 /// How far the shutdown of a node is.
 #[derive(Debug)]
-pub(super) struct Ending {
+pub(crate) struct Ending {
     phase: Mutex<Phase>,
     /// Disconnects when the shutdown is over.
     over: Mutex<Option<Sender<()>>>,
@@ -96,7 +94,7 @@ impl Ending {
     }
 
     /// Whether somebody has asked.
-    pub(super) fn has_begun(&self) -> bool {
+    pub(crate) fn has_begun(&self) -> bool {
         !matches!(*self.phase.lock(), Phase::Running)
     }
 
@@ -116,12 +114,12 @@ impl Ending {
     }
 
     /// What it left, once it is over.
-    pub(super) fn report(&self) -> Option<ShutdownReport> {
+    pub(crate) fn report(&self) -> Option<ShutdownReport> {
         if let Phase::Over(report) = &*self.phase.lock() { Some(report.clone()) } else { None }
     }
 
     /// Waits until it is over.
-    pub(super) fn wait(&self, deadline: Instant) -> Option<ShutdownReport> {
+    pub(crate) fn wait(&self, deadline: Instant) -> Option<ShutdownReport> {
         // Nothing is ever sent: it disconnects.
         let _ = self.ended.recv_deadline(deadline);
         self.report()
@@ -130,26 +128,20 @@ impl Ending {
 
 /// The parts of a node that a shutdown ends.
 #[derive(Clone)]
-pub(super) struct Closing {
-    pub(super) shared: Arc<Shared>,
-    pub(super) connections: Arc<Mutex<Option<Connections>>>,
-    pub(super) endpoint: Arc<Mutex<Option<Exposition>>>,
-    pub(super) inlet: Option<Arc<Inlet>>,
-    pub(super) changes: Arc<Changes>,
-    pub(super) ending: Arc<Ending>,
-}
-
-/// So long from now, or never.
-pub(super) fn deadline_in(time: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_add(time).unwrap_or_else(|| now + FOREVER)
+pub(crate) struct Closing {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) connections: Arc<Mutex<Option<Connections>>>,
+    pub(crate) endpoint: Arc<Mutex<Option<Exposition>>>,
+    pub(crate) inlet: Option<Arc<Inlet>>,
+    pub(crate) changes: Arc<Changes>,
+    pub(crate) ending: Arc<Ending>,
 }
 
 /// Shuts the node down when `signal` fires or disconnects; `time` is what it may take from then on.
 ///
 /// # Errors
 /// The system refused a thread.
-pub(super) fn shut_down_on(node: Closing, signal: Receiver<()>, time: Duration) -> io::Result<()> {
+pub(crate) fn shut_down_on(node: Closing, signal: Receiver<()>, time: Duration) -> io::Result<()> {
     let wait = move || {
         let ended = node.ending.ended.clone();
         select! {
@@ -162,7 +154,7 @@ pub(super) fn shut_down_on(node: Closing, signal: Receiver<()>, time: Duration) 
 }
 
 /// Shuts a node down.
-pub(super) fn shut_down(node: &Closing, deadline: Instant) -> ShutdownReport {
+pub(crate) fn shut_down(node: &Closing, deadline: Instant) -> ShutdownReport {
     if node.ending.begin() {
         let time = deadline.saturating_duration_since(Instant::now());
         log::info!(target: "threadwire::node", "{}: shutting down within {time:?}", node.shared.me.short());

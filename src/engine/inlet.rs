@@ -11,13 +11,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select_bias
 
 use crate::error::RecvError;
 use crate::session::{Batch, Message};
-use crate::sync::Mutex;
-
-/// Waiting without a deadline still ends when the node does.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+use crate::sync::{Mutex, deadline_in};
 
 /// The receiving side of a node without a handler.
-pub(super) struct Inlet {
+pub(crate) struct Inlet {
     batches: Receiver<Batch>,
     current: Mutex<Option<Batch>>,
     /// Disconnects when the node has shut down.
@@ -32,7 +29,7 @@ impl Inlet {
     }
 
     /// The channel itself.
-    pub(super) fn batches(&self) -> Receiver<Batch> {
+    pub(crate) fn batches(&self) -> Receiver<Batch> {
         self.batches.clone()
     }
 
@@ -42,8 +39,8 @@ impl Inlet {
     }
 
     /// The next message.
-    pub(super) fn recv(&self, deadline: Option<Instant>) -> Result<Message<'static>, RecvError> {
-        let deadline = deadline.unwrap_or_else(|| Instant::now() + FOREVER);
+    pub(crate) fn recv(&self, deadline: Option<Instant>) -> Result<Message<'static>, RecvError> {
+        let deadline = deadline.unwrap_or_else(|| deadline_in(Duration::MAX));
         let Some(mut current) = self.current.try_lock_until(deadline) else { return Err(RecvError::TimedOut) };
         loop {
             if let Some(message) = current.as_mut().and_then(Iterator::next) {

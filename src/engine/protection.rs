@@ -15,7 +15,7 @@ use crate::transport::tls::Tls;
 use crate::transport::{Identity, Transport, Trust, Trusting};
 
 /// What protects a node's connections.
-pub(super) struct Protection {
+pub(crate) struct Protection {
     identity: Arc<Identity>,
     /// As the node was started with.
     fixed: Fixed,
@@ -65,7 +65,7 @@ impl Protection {
     }
 
     /// The transport.
-    pub(super) fn transport(&self) -> Arc<dyn Transport> {
+    pub(crate) fn transport(&self) -> Arc<dyn Transport> {
         match &self.channel {
             Protected::Plain(plain) => plain.clone(),
             #[cfg(feature = "tls")]
@@ -74,7 +74,7 @@ impl Protection {
     }
 
     /// Takes trust and certificate anew.
-    pub(super) fn replace(&self, config: &Config) -> Result<(), ConfigError> {
+    pub(crate) fn replace(&self, config: &Config) -> Result<(), ConfigError> {
         config.validate()?;
         if Fixed::of(&config.security) != self.fixed {
             let what = "channel, key and public stay as long as the node: start it anew".to_owned();

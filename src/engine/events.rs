@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, never};
 
-use crate::connections::{Lifecycle, Started};
+use crate::connections::{Lifecycle, PeerEvent, Started};
 use crate::error::{DialError, DisconnectReason};
 use crate::ident::{ConnectionId, Incarnation, PeerId, SessionKind};
 use crate::metrics::Metrics;
@@ -128,13 +128,29 @@ pub enum Event {
         /// Which peer.
         peer: PeerId,
     },
+    /// Of what dials a kept peer: where it dials, or that it has stopped. Told for each peer that is kept: added,
+    /// configured, or in the map of peers ([`NodeBuilder::peers_map`](crate::NodeBuilder::peers_map)).
+    Peer(PeerEvent),
     /// So many events did not fit since the last one that was taken.
     Missed(u64),
 }
 
+/// Who is told.
+#[derive(Debug, Default)]
+pub(crate) enum Listener {
+    /// Whoever takes the events of the engine.
+    #[default]
+    Engine,
+    /// Whoever takes them here.
+    At(Sender<Event>),
+    /// Nobody.
+    Nobody,
+}
+
 /// The telling side.
 pub(super) struct Events {
-    to_application: Sender<Event>,
+    /// Absent: nobody is told, and nobody misses anything.
+    to_application: Option<Sender<Event>>,
     missed: AtomicU64,
     metrics: Arc<Metrics>,
     changes: Arc<Changes>,
@@ -143,9 +159,21 @@ pub(super) struct Events {
 }
 
 impl Events {
-    /// A channel of `capacity` events.
-    pub(super) fn new(capacity: usize, metrics: Arc<Metrics>, changes: Arc<Changes>) -> (Self, Receiver<Event>) {
-        let (to_application, receiver) = bounded(capacity);
+    /// For whoever listens; a channel of the engine's own is one of `capacity` events.
+    pub(super) fn new(
+        listener: Listener,
+        capacity: usize,
+        metrics: Arc<Metrics>,
+        changes: Arc<Changes>,
+    ) -> (Self, Receiver<Event>) {
+        let (to_application, receiver) = match listener {
+            Listener::Engine => {
+                let (sender, receiver) = bounded(capacity);
+                (Some(sender), receiver)
+            }
+            Listener::At(sender) => (Some(sender), never()),
+            Listener::Nobody => (None, never()),
+        };
         let (missed, failing) = (AtomicU64::new(0), Mutex::default());
         (Self { to_application, missed, metrics, changes, failing }, receiver)
     }
@@ -176,6 +204,7 @@ impl Events {
                 self.put(Event::PeerSlow { peer, oldest_age, queued_messages, queued_bytes });
             }
             Lifecycle::PeerRecovered { peer } => self.put(Event::PeerRecovered { peer }),
+            Lifecycle::Sender(event) => self.put(Event::Peer(event)),
         }
         self.changes.happened();
     }
@@ -196,13 +225,14 @@ impl Events {
     }
 
     fn put(&self, event: Event) {
+        let Some(to_application) = &self.to_application else { return };
         let missed = self.missed.swap(0, Ordering::Relaxed);
-        if missed > 0 && self.to_application.try_send(Event::Missed(missed)).is_err() {
+        if missed > 0 && to_application.try_send(Event::Missed(missed)).is_err() {
             self.missed.fetch_add(missed + 1, Ordering::Relaxed);
             self.metrics.events_missed.add();
             return;
         }
-        if self.to_application.try_send(event).is_err() {
+        if to_application.try_send(event).is_err() {
             self.missed.fetch_add(1, Ordering::Relaxed);
             self.metrics.events_missed.add();
         }
@@ -218,18 +248,18 @@ pub(super) struct Changes {
 
 impl Changes {
     /// Changes so far.
-    pub(super) fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         *self.count.lock()
     }
 
     /// One more; everybody who waits looks again.
-    pub(super) fn happened(&self) {
+    pub(crate) fn happened(&self) {
         *self.count.lock() += 1;
         self.changed.notify_all();
     }
 
     /// Waits for another count than `seen`; false when the deadline passed first.
-    pub(super) fn wait(&self, seen: u64, deadline: Instant) -> bool {
+    pub(crate) fn wait(&self, seen: u64, deadline: Instant) -> bool {
         let mut count = self.count.lock();
         while *count == seen {
             if self.changed.wait_until(&mut count, deadline).timed_out() {
@@ -246,7 +276,7 @@ mod tests {
     use crate::error::{DialCause, DialStage};
 
     fn events(capacity: usize) -> (Events, Receiver<Event>) {
-        Events::new(capacity, Arc::default(), Arc::default())
+        Events::new(Listener::Engine, capacity, Arc::default(), Arc::default())
     }
 
     fn failed(peer: Option<PeerId>, port: u16, cause: DialCause) -> Lifecycle {

@@ -1,0 +1,25 @@
+//! The engine: one identity, its links, and the threads that serve them. What a [`Node`](crate::Node) is
+//! made of, and a [`DirectSender`](crate::direct::DirectSender).
+//!
+//! Owns: everything below it. Threads: the application's call it; it starts the connections manager's, the endpoint's
+//! and the one that waits for the application's signal. Locks: see the files. Blocks on: what each function says.
+//! Upholds: a start that fails leaves nothing running; an engine that is dropped shuts down.
+//!
+//! `start` makes the parts, `running` is what it gives; `settings` are numbers that follow from the configuration.
+
+mod events;
+mod inlet;
+mod protection;
+mod running;
+mod selfcheck;
+mod settings;
+mod shutdown;
+mod start;
+
+pub use events::Event;
+pub use selfcheck::{Finding, SystemLimit};
+pub use shutdown::{PeerReport, ShutdownReport};
+
+pub(crate) use events::Listener;
+pub(crate) use running::{Engine, snapshot};
+pub(crate) use start::{Chosen, start};

@@ -1,0 +1,242 @@
+//! An engine that runs: who it knows, what it counts, how it ends.
+//!
+//! Owns: the parts of an engine. Threads: the application's. Locks: the registry lock to find a peer; that of the
+//! connections manager, for whether there still is one. Blocks on: what each function says.
+//! Upholds: an engine that is dropped shuts down.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::address::Address;
+use crate::connections::{Connections, PeersMap, Shared};
+use crate::error::{ConnectError, RecvError};
+use crate::exposition::Exposition;
+use crate::ident::PeerId;
+use crate::metrics::MetricsSnapshot;
+use crate::registry::SessionsError;
+use crate::session::{self, PeerHandle, PeerLink, Undelivered};
+use crate::sync::{Mutex, deadline_in};
+
+use super::events::{Changes, Event};
+use super::inlet::Inlet;
+use super::protection::Protection;
+use super::selfcheck::Finding;
+use super::shutdown::{self, Closing, Ending, ShutdownReport};
+
+/// How long a dropped engine may take to shut down.
+const DROP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// One identity, its peers, and the threads that serve them. Dropped, it shuts down, with two seconds to drain.
+pub(crate) struct Engine {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) local_addrs: Vec<SocketAddr>,
+    /// The peers of the configuration, by name.
+    pub(super) names: Mutex<HashMap<String, PeerId>>,
+    /// Absent once its shutdown has begun.
+    pub(crate) connections: Arc<Mutex<Option<Connections>>>,
+    pub(crate) metrics_addr: Option<SocketAddr>,
+    /// Absent if there is none, or its end has begun.
+    pub(super) endpoint: Arc<Mutex<Option<Exposition>>>,
+    pub(super) inlet: Option<Arc<Inlet>>,
+    pub(crate) events: Receiver<Event>,
+    pub(crate) undelivered: Receiver<Undelivered>,
+    pub(super) changes: Arc<Changes>,
+    pub(super) ending: Arc<Ending>,
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) protection: Protection,
+}
+
+impl Engine {
+    /// Where it listens, in the order of the configuration.
+    pub(crate) fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.local_addrs.clone()
+    }
+
+    /// Who has this name in the configuration.
+    pub(crate) fn named(&self, name: &str) -> Option<PeerId> {
+        self.names.lock().get(name).copied()
+    }
+
+    /// Keeps a peer connected from now on.
+    ///
+    /// # Errors
+    /// It is ourselves, there are as many links as there may be, or the engine shuts down.
+    pub(crate) fn keep(&self, id: PeerId, addresses: Vec<Address>) -> Result<PeerHandle, ConnectError> {
+        if id == self.shared.me {
+            return Err(ConnectError::UnknownPeer(id));
+        }
+        let connections = self.connections.lock();
+        let connections = connections.as_ref().ok_or(ConnectError::ShuttingDown)?;
+        let peer = self.shared.peer(id).map_err(|_| ConnectError::UnknownPeer(id))?;
+        connections.keep(id, addresses);
+        Ok(PeerHandle::new(peer.link))
+    }
+
+    /// Dials an address once; the outcome is told, or the waiter dropped if the engine ends. False: it is ending.
+    pub(crate) fn dial(&self, address: Address, waiter: Sender<Result<PeerId, ConnectError>>) -> bool {
+        let connections = self.connections.lock();
+        connections.as_ref().is_some_and(|connections| {
+            connections.connect(address, waiter);
+            true
+        })
+    }
+
+    /// Keeps the peers of a map connected, as it changes.
+    pub(crate) fn follow(&self, map: PeersMap) {
+        if let Some(connections) = self.connections.lock().as_ref() {
+            connections.follow(map);
+        }
+    }
+
+    /// A handle on a peer, known or not.
+    ///
+    /// # Errors
+    /// There is none, and there can be none.
+    pub(crate) fn peer(&self, id: PeerId) -> Result<PeerHandle, ConnectError> {
+        let refused = |refusal| match refusal {
+            SessionsError::TooManyUnknown => ConnectError::TooManyUnknown(id),
+            SessionsError::Closed => ConnectError::ShuttingDown,
+            _ => ConnectError::UnknownPeer(id),
+        };
+        match self.link_to(id) {
+            Some(link) => link.map(PeerHandle::new).map_err(refused),
+            None => Err(ConnectError::UnknownPeer(id)),
+        }
+    }
+
+    /// The link of a peer, known or not. `None`: there is none, and there can be none.
+    pub(crate) fn link_to(&self, id: PeerId) -> Option<Result<Arc<PeerLink>, SessionsError>> {
+        if let Some(link) = self.shared.registry.link(&id) {
+            return Some(Ok(link));
+        }
+        if id == self.shared.me || !self.shared.takes_unknown() {
+            return None;
+        }
+        if self.connections.lock().is_none() {
+            return Some(Err(SessionsError::Closed));
+        }
+        Some(self.shared.link_or_unknown(id))
+    }
+
+    /// Waits until a peer is connected, whoever dialled.
+    ///
+    /// # Errors
+    /// The time is over, the engine shuts down, or this is a handler.
+    ///
+    /// # Blocking
+    /// Up to `timeout`.
+    pub(crate) fn wait_connected(&self, id: PeerId, timeout: Duration) -> Result<PeerHandle, ConnectError> {
+        if session::in_handler() {
+            return Err(ConnectError::WouldBlock);
+        }
+        let deadline = deadline_in(timeout);
+        loop {
+            let seen = self.changes.count();
+            // The link attaches a moment before the session is registered: afterwards every view of the node shows it.
+            if let Some(link) = self.shared.registry.link(&id) {
+                let attached = link.core.lock().attached();
+                if attached.is_some_and(|conn| self.shared.registry.session(conn, |_| ()).is_some()) {
+                    return Ok(PeerHandle::new(link));
+                }
+            }
+            if self.connections.lock().is_none() {
+                return Err(ConnectError::ShuttingDown);
+            }
+            if !self.changes.wait(seen, deadline) {
+                return Err(ConnectError::TimedOut(id));
+            }
+        }
+    }
+
+    /// Where single messages and batches are taken from.
+    ///
+    /// # Errors
+    /// There is a handler, or this is one.
+    pub(crate) fn inlet(&self) -> Result<&Inlet, RecvError> {
+        if session::in_handler() {
+            return Err(RecvError::WouldBlock);
+        }
+        self.inlet_in_handlers()
+    }
+
+    /// As [`Engine::inlet`], inside handlers too: nothing may wait there.
+    ///
+    /// # Errors
+    /// There is a handler.
+    pub(crate) fn inlet_in_handlers(&self) -> Result<&Inlet, RecvError> {
+        self.inlet.as_deref().ok_or(RecvError::HasHandler)
+    }
+
+    /// All counts so far.
+    pub(crate) fn metrics(&self) -> MetricsSnapshot {
+        snapshot(&self.shared)
+    }
+
+    /// Shuts down; see [`Node::shutdown`](crate::Node::shutdown).
+    ///
+    /// # Blocking
+    /// Up to `deadline` from now.
+    pub(crate) fn shut_down(&self, deadline: Duration) -> ShutdownReport {
+        shutdown::shut_down(&self.closing(), deadline_in(deadline))
+    }
+
+    /// Shuts down when `signal` fires or disconnects; `time` is what it may take from then on.
+    ///
+    /// # Errors
+    /// The system refused a thread.
+    pub(crate) fn shut_down_on(&self, signal: Receiver<()>, time: Duration) -> std::io::Result<()> {
+        shutdown::shut_down_on(self.closing(), signal, time)
+    }
+
+    /// Whether a shutdown has begun, whoever asked for it.
+    pub(crate) fn is_shutting_down(&self) -> bool {
+        self.ending.has_begun()
+    }
+
+    /// Waits until it has shut down, whoever asks for it; in a handler it does not wait.
+    ///
+    /// # Blocking
+    /// Up to `timeout`.
+    pub(crate) fn wait_shutdown(&self, timeout: Duration) -> Option<ShutdownReport> {
+        if session::in_handler() {
+            return self.ending.report();
+        }
+        self.ending.wait(deadline_in(timeout))
+    }
+
+    fn closing(&self) -> Closing {
+        Closing {
+            shared: self.shared.clone(),
+            connections: self.connections.clone(),
+            endpoint: self.endpoint.clone(),
+            inlet: self.inlet.clone(),
+            changes: self.changes.clone(),
+            ending: self.ending.clone(),
+        }
+    }
+}
+
+/// The counts of a node, with those of its links.
+pub(crate) fn snapshot(shared: &Shared) -> MetricsSnapshot {
+    let mut metrics = shared.metrics.snapshot();
+    let (links, forgotten) = shared.registry.links_and_forgotten();
+    metrics.traffic = forgotten;
+    for link in links {
+        metrics.traffic.merge(&PeerHandle::new(link).traffic());
+    }
+    metrics.memory_used = shared.settings.memory.used() as u64;
+    metrics.memory_refused = shared.settings.memory.refused();
+    metrics.undelivered_missed = shared.settings.undelivered.missed();
+    metrics.outgoing_missed = shared.settings.taps.missed();
+    metrics
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shut_down(DROP_DEADLINE);
+    }
+}
