@@ -234,6 +234,9 @@ pub enum SendErrorKind {
     /// `unknown_peers` allows. Add it, raise that, or wait.
     #[error("messages wait for as many unknown peers as the configuration allows")]
     TooManyUnknown,
+    /// No peer of the configuration has this name.
+    #[error("no peer has this name")]
+    UnknownName,
     /// Nobody of those that it may go to is connected. Wait for one.
     #[error("none of the peers it may go to is connected")]
     NoPeer,
@@ -441,6 +444,14 @@ pub enum ConnectError {
     /// No peer of the configuration has this name.
     #[error("no peer is named {0:?}")]
     UnknownName(String),
+    /// Nobody has proven itself at this address in time; or nobody can, because nothing may wait there
+    /// (`unknown_peers` is 0), or there are as many peers as the configuration allows.
+    #[error("nobody has proven itself at {0}")]
+    NobodyThere(SocketAddr),
+    /// Messages wait for, or handles are held on, as many unknown peers and addresses as `unknown_peers` allows: raise
+    /// that, or wait.
+    #[error("{0}: messages wait for as many unknown peers and addresses as the configuration allows")]
+    TooManyAddresses(SocketAddr),
     /// The node is shutting down.
     #[error("the node is shutting down")]
     ShuttingDown,

@@ -5,9 +5,13 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// How an id begins that stands for an address.
+const ADDRESS: &[u8; 10] = b"@@address@";
 
 /// Who a peer is: the SHA-256 digest of its public key (as SubjectPublicKeyInfo, DER).
 ///
@@ -70,6 +74,34 @@ impl PeerId {
     /// The 32 bytes of the digest.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// The id that stands for an address where nobody has proven itself yet. No key has it: to find one whose digest is
+    /// this is to break the digest.
+    pub(crate) fn of_address(addr: SocketAddr) -> Self {
+        let mut bytes = [0; 32];
+        let (mark, rest) = bytes.split_at_mut(ADDRESS.len());
+        mark.copy_from_slice(ADDRESS);
+        let (ip, scope) = match addr {
+            SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), u32::MAX),
+            SocketAddr::V6(v6) => (*v6.ip(), v6.scope_id()),
+        };
+        rest[..16].copy_from_slice(&ip.octets());
+        rest[16..18].copy_from_slice(&addr.port().to_be_bytes());
+        rest[18..].copy_from_slice(&scope.to_be_bytes());
+        Self(bytes)
+    }
+
+    /// The address that this id stands for, if it is nobody's: of messages that were sent to an address
+    /// ([`Node::peer_at`](crate::Node::peer_at)) and ended before anybody had proven itself there.
+    pub fn stands_for(&self) -> Option<SocketAddr> {
+        let (ip, rest) = self.0.strip_prefix(ADDRESS)?.split_first_chunk::<16>()?;
+        let (port, scope) = rest.split_first_chunk::<2>()?;
+        let (ip, port) = (Ipv6Addr::from(*ip), u16::from_be_bytes(*port));
+        match (ip.to_ipv4_mapped(), u32::from_be_bytes(scope.try_into().ok()?)) {
+            (Some(v4), u32::MAX) => Some((v4, port).into()),
+            (_, scope) => Some(SocketAddrV6::new(ip, port, 0, scope).into()),
+        }
     }
 
     /// The first eight hexadecimal digits: enough for a person to tell peers apart, never a key.
@@ -203,6 +235,17 @@ mod tests {
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!(id.to_string().len(), 64);
         assert!(id.to_string().starts_with(&id.short()));
+    }
+
+    #[test]
+    fn an_id_may_stand_for_an_address_and_gives_it_back() {
+        for text in ["192.0.2.1:5", "[2001:db8::1]:50005", "[::ffff:192.0.2.1]:5", "0.0.0.0:0"] {
+            let addr: SocketAddr = text.parse().unwrap();
+            assert_eq!(PeerId::of_address(addr).stands_for(), Some(addr), "{text}");
+        }
+        let scoped = SocketAddrV6::new("fe80::1".parse().unwrap(), 5, 0, 3).into();
+        assert_eq!(PeerId::of_address(scoped).stands_for(), Some(scoped));
+        assert_eq!(PeerId::from_bytes([7; 32]).stands_for(), None);
     }
 
     #[test]

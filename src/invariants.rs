@@ -7,7 +7,7 @@
 //! | `acceptor` x1 | accepts, dials, all handshakes, in one poll | the poll | waker, sockets, the nearest deadline |
 //! | `work-n` x2 | the arithmetic of TLS, signatures, the application's handshake policy | a job channel | a job; the acceptor's end |
 //! | `resolve-n` | lookups of names | a channel of names; the system's resolver | a name; nothing ends a lookup |
-//! | `supervisor` x1 | ends of sessions, outbound connections, events, a scan each 100 ms (of messages that expire, of unknown peers, of slow ones, of all sessions; where there are more than 500, of so many in turn that each is looked at once a second at the least) | its channel | a report; a timer |
+//! | `supervisor` x1 | ends of sessions, outbound connections, events, a scan each 100 ms (of messages that expire, of unknown peers, of slow ones, of all sessions; where there are more than 500, of so many in turn that each is looked at once a second at the least); follows the live map of peers | its channel and word of the map's changes | a report; a change; a timer |
 //! | `tx-<peer>` | `session::sender::send_loop` | its wake channel; the socket | whoever has something for it; timers; the closer |
 //! | `rx-<peer>` | `session::receiver::recv_loop`, the handler | the socket; the handler; an earlier session that still delivers | bytes; the closer |
 //! | `metrics` x1, with `metrics.listen` alone | accepts and serves scrapers, at most 16, in one poll | the poll; the locks of a look at all links | waker (its end, and nothing else), sockets, the nearest deadline |
@@ -40,6 +40,7 @@
 //! | scrape, accept again | 100 ms after an accept failed | metrics | the endpoint's listener is tried |
 //! | linger | 1 s after a goodbye | supervisor | the connection is closed |
 //! | reconnect delay | 0.1 to 30 s, or what the other side's refusal asked for (1 s half-open limits, 5 s others and clashes) | supervisor | the next dial |
+//! | `RESOLVE_RETRY_TIMEOUT` | 1 s after no name of a kept peer was found, and it has no other address | supervisor | its next round |
 //! | no slot for a dial | 100 ms | supervisor | dials that are due are tried again |
 //! | refusals at a bound | 1 min for each cause | acceptor | the next one is a warning again, with the count of those between |
 //! | `resume_window` | 5 min without a session | supervisor | what is kept ends unknown |
@@ -56,6 +57,7 @@
 //! | L0 | `Engine::connections` | a node | handing a request over, or taking the threads out to end them |
 //! | L0 | `Inlet::current` | a node without a handler | one message; callers of `recv` take turns, also while the first of them waits |
 //! | L1 | registry, the one RwLock | a node | finding, counting; appending a message by the shortest path; a peer becomes known, or one that is not is forgotten |
+//! | L1 | stand-in | an address | what waited for somebody to prove itself there moves to whoever has, from one outbox to another one |
 //! | L2 | link | a peer | a decision: claim, number, acknowledge, attach |
 //! | L3 | outbox | a peer | appending, taking, the write token |
 //! | L4 | the sealer | a connection over TLS | sealing and writing: it is the write token once more, and the reader only tries it |
@@ -63,8 +65,8 @@
 //!
 //! A thread that holds one takes only those of higher ranks. Nobody holds two locks of the same rank. Leaves, under
 //! which nothing is locked: the inbox, the gate, the heartbeats' clock, the advertised address, the events' count and
-//! what was told of failing peers, how far a shutdown is, the tables of questions and the list of links that have some, the list of taps, the messages of a direct
-//! sender that are under way.
+//! what was told of failing peers, the value of a `Watch`, how far a shutdown is, the tables of questions and the list of
+//! links that have some, the list of taps, the messages of a direct sender that are under way.
 //!
 //! No guard but the sealer's is held across a blocking send, a join, socket I/O, the destructor of a session or a slot, or user code;
 //! none but `Inlet::current` while waiting for anything but its own condition. *Enforced by* the headers of the files,
@@ -220,6 +222,22 @@
 //!
 //! **I-30 Nothing is acknowledged that nobody could take.** *Enforced by* `Inbox`: without a receiver what comes is
 //! rejected, and the session ended; `tests/direct_sender.rs`. *If not:* a sender takes for delivered what went nowhere.
+//!
+//! **I-31 A peer is kept where its sources say, and only one session of it stays.** What dials it follows the live map
+//! and what was added, each speaking for itself; a session at an address that is gone stays until another takes over;
+//! word of a sender that stopped has the number of that sender. *Enforced by* `Kept`, `Outbound::follow`;
+//! `tests/peers_map.rs`, `loadtest churn`. *If not:* a peer that moved is dialled where it was, or a late event removes who
+//! has taken its place.
+//!
+//! **I-32 What is sent to an address belongs to one identity:** the first that proves itself there after it was sent.
+//! *Enforced by* `PeerLink::move_on`, which takes a message out of the stand-in's outbox for good; `tests/direct.rs`, with
+//! another identity at the same address. *If not:* a message reaches somebody it was not for.
+//!
+//! **I-33 A message begins each phase of its delivery once, and ends it once.** In the outgoing phases that can be seen at
+//! any moment: what began is counted where it is accepted or taken, what ended where it ends, what is under way where it
+//! waits, each under the lock that is held there anyway. *Enforced by* `Queue`, `Outbox::phases`, `LaneOut::free_below`;
+//! explored (`a_phase_that_does_not_end_is_found`); `tests/phases.rs`, and at the end of every chaos run. *If not:* the
+//! metrics show a queue that is not there.
 //!
 //! # Non-invariants
 //!

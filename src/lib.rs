@@ -11,11 +11,14 @@
 //!
 //! **Connect.** [`Node::add_peer`] keeps a peer connected, [`Node::remove_peer`] ends that; [`Node::connect`] dials an
 //! [`Address`] once; [`Node::disconnect`] ends one session. [`Node::wait_connected`] waits. A [`PeerId`] names a peer
-//! wherever it is; [`Node::peer`] and [`Node::peer_named`] give its [`PeerHandle`].
+//! wherever it is; [`Node::peer`] and [`Node::peer_named`] give its [`PeerHandle`]. [`NodeBuilder::peers_map`] keeps the
+//! peers of a map connected that changes while the node runs ([`Watch`]).
 //!
 //! **Send.** [`PeerHandle::send`] waits for room, [`PeerHandle::try_send`] does not, [`PeerHandle::send_timeout`] as
 //! long as you say; [`PeerHandle::send_kind`] adds a number for the receiver, [`PeerHandle::send_msg`] encodes a type.
-//! [`Node::send`] looks the peer up first. A [`SendError`] gives the message back.
+//! [`Node::send`] looks the peer up first, [`Node::send_to`] and its kin take a [`Destination`]: an id, a name, or an
+//! address; [`Node::peer_at`] gives an [`AddrHandle`] on whoever proves itself there. A [`SendError`] gives the message
+//! back.
 //!
 //! **Send to many.** [`Node::broadcast`] offers a message to every connected peer of a set ([`To`]) and says what each
 //! answered ([`Broadcast`]); [`Node::anycast`] gives it to any one of them. Neither waits for anybody.
@@ -102,6 +105,7 @@
 //! | `receive_message` is false when decoding fails or the consumer is gone | [`Message::decode`], [`WireError`](wire::WireError), [`error::CloseReason::ConsumerGone`] | a body that does not decode ends nothing; a broken frame ends the session; without a consumer messages come back, and the session ends |
 //! | `NetMessage` (id, label, data) | [`Message::number`], [`Message::kind`], [`Message::payload`]; [`direct::DirectMessage`] | numbers are given for the wire, per lane; the application's own id does not travel |
 //! | `NetMetrics`: sent, received, errors; optional | [`direct::NetMetrics`], [`metrics::MetricsSnapshot`], [`metrics::Traffic`] | always on, by cause |
+//! | its delivery phases: outgoing buffer, outgoing transfer, incoming buffer; by message type, direct or broadcast | [`metrics::Phases`], [`metrics::MetricsSnapshot::ack_delay`] | counts exact, times from samples; of messages that come it is not known whether others were sent them too |
 //! | `run_direct_sender` and its eight parameters | [`direct::run_direct_sender`], [`direct::DirectSender`]; a row for each at [`direct::DirectInputs`] | every channel bounded, with what happens when it is full; results of messages are an output |
 //! | `messages_rx`: `(DirectReceiver, NetMessage, Instant)`, unbounded | [`direct::DirectInputs::messages`], [`SendOptions::created_at`] | the caller bounds it; expiry and timing count from the caller's timestamp |
 //! | `incoming_reply_tx: IncomingSender` | [`direct::IncomingSender`] | a channel of batches, bounded by credit, or a handler |
@@ -110,16 +114,19 @@
 //! | `NetCredential` | [`handshake::Identity`], `transport::tls::Credential`, [`transport::Trust`] | possession of the key is proven in every handshake |
 //! | tracing "with contextual information such as peer ID, message IDs" | log targets and levels: [`invariants`] | the `log` crate; a meaning for each level |
 //! | `shutdown_rx` of every part | [`direct::DirectInputs::shutdown`], [`NodeBuilder::shutdown_signal`], [`Node::shutdown`] | one shutdown, by a deadline, with a report |
-//! | `PeerEvent::SenderStopped` | [`Event::Disconnected`] | with the connection and the reason |
+//! | `PeerEvent::{AddrsResolved, SenderStopped}`, by id and address | [`PeerEvent`], as [`Event::Peer`] | with the sender's generation and the reason: a late event removes no newer sender |
+//! | `peers_rx: watch<HashMap<PeerId, Vec<PeerData>>>` | [`NodeBuilder::peers_map`], [`direct::PeersMap`], [`PeerData`], [`Watch`] | one session for each peer, not one for each address |
+//! | `RESOLVE_RETRY_TIMEOUT`, the poll for addresses | [`direct::RESOLVE_RETRY_TIMEOUT`] | a fallback for names that are not found; changes come by word |
+//! | `peer_info` | [`direct::peer_info`] | |
+//! | `DirectReceiver<PeerId>::{Peer, Addr}` | [`direct::DirectReceiver`], by its other name [`Destination`]; [`Node::send_to`], [`Node::peer_at`] | not generic over the id; `Name` beside the two; to an address: to the one identity that proves itself there |
 //! | `PeerId` generic | [`PeerId`]: the digest of a key | identity is proven, not claimed |
 //! | Witnet's beacons | [`handshake::HandshakePolicy`] | bytes of the application's own, judged by it |
 //! | protocol id per role (`ACKI_NACKI_DIRECT_PROTOCOL`) | [`error::CloseReason::WrongProtocol`] | in the hello: `threadwire-direct/1` |
 //! | `outgoing_reply_tx`, a broadcast channel "to announce outgoing messages to other system components" | [`Node::subscribe_outgoing`], [`OutgoingMessage`], [`OutgoingTaps`] | bounded for each subscriber: what does not fit is not announced, and counted ([`OutgoingMessage::missed`]); each gets everything, payloads if it asks for them |
 //! | unbounded channels for messages and events | bounded queues and credit; [`Event::Missed`] | what is refused comes back, what is missed is counted |
 //!
-//! Named there and not built yet: `GetPeers`, `AnnounceItems`, `RequestBlock`, `SendInventoryItem`; delivery
-//! phases; live configuration and a live map of peers; `DirectReceiver`,
-//! `PeerEvent::AddrsResolved`; `TransportLayerTransport`, `TransportLayerSocket` and the rest of the gossip transport.
+//! Named there and not built yet: `GetPeers`, `AnnounceItems`, `RequestBlock`, `SendInventoryItem`; live configuration;
+//! `TransportLayerTransport`, `TransportLayerSocket` and the rest of the gossip transport.
 //!
 //! What must hold inside, and who sees to it, is in [`invariants`]; what is promised against whom, in [`threats`].
 
@@ -169,7 +176,7 @@ pub use engine::{Event, Finding, PeerReport, ShutdownReport, SystemLimit};
 pub use direct::{Destination, PeerData, PeerEvent};
 pub use error::SendError;
 pub use ident::PeerId;
-pub use node::{Broadcast, Node, NodeBuilder, PeerInfo, To};
+pub use node::{AddrHandle, Broadcast, Node, NodeBuilder, PeerInfo, To};
 pub use outcome::{Outcome, ReturnReason, Stage, Timing};
 pub use registry::SessionInfo;
 pub use session::{

@@ -17,7 +17,7 @@ use std::time::Instant;
 use crate::config::THREADS_PER_SESSION;
 use crate::handshake::Slot;
 use crate::ident::{ConnectionId, PeerId, PeerIdHasher, SessionKind, SessionStatus};
-use crate::metrics::Traffic;
+use crate::metrics::Totals;
 use crate::session::{Peer, PeerHandle, PeerLink, Session};
 use crate::sync::RwLock;
 use crate::threads::Thread;
@@ -107,7 +107,7 @@ struct Registry {
     /// Those of them that were never added and never connected.
     unknown: BTreeSet<PeerId>,
     /// What the links counted that were forgotten.
-    forgotten: Traffic,
+    forgotten: Totals,
     /// Everything that holds a slot.
     connections: BTreeMap<ConnectionId, SessionInfo>,
     sessions: HashMap<ConnectionId, Entry>,
@@ -134,7 +134,7 @@ impl Registry {
             limits,
             peers: HashMap::default(),
             unknown: BTreeSet::new(),
-            forgotten: Traffic::default(),
+            forgotten: Totals::default(),
             connections: BTreeMap::new(),
             sessions: HashMap::new(),
             inbound: 0,
@@ -183,7 +183,7 @@ impl Registry {
         let ids: Vec<PeerId> = self.unknown.iter().filter(|id| self.is_forgettable(id)).copied().collect();
         self.unknown.retain(|id| !ids.contains(id));
         let peers: Vec<Peer> = ids.iter().filter_map(|id| self.peers.remove(id)).collect();
-        peers.iter().for_each(|peer| self.forgotten.merge(&PeerHandle::new(peer.link.clone()).traffic()));
+        peers.iter().for_each(|peer| self.forgotten.merge(&PeerHandle::new(peer.link.clone()).totals()));
         peers
     }
 
@@ -343,7 +343,7 @@ impl SharedRegistry {
     }
 
     /// All links, and what those counted that were forgotten.
-    pub(crate) fn links_and_forgotten(&self) -> (Vec<Arc<PeerLink>>, Traffic) {
+    pub(crate) fn links_and_forgotten(&self) -> (Vec<Arc<PeerLink>>, Totals) {
         let registry = self.0.read();
         (registry.peers.values().map(|peer| peer.link.clone()).collect(), registry.forgotten.clone())
     }
@@ -384,6 +384,15 @@ impl SharedRegistry {
     /// Takes a session out; the caller drops the entry, and with it the slot.
     pub(crate) fn unregister(&self, conn: ConnectionId) -> Option<Entry> {
         self.0.write().sessions.remove(&conn)
+    }
+
+    /// Who is connected by a dial of this address.
+    pub(crate) fn dialled(&self, addr: SocketAddr) -> Option<PeerId> {
+        let registry = self.0.read();
+        let leads_there = |info: &&SessionInfo| {
+            info.kind == SessionKind::Outbound && info.status == SessionStatus::Established && info.remote_addr == addr
+        };
+        registry.connections.values().rev().find(leads_there).and_then(|info| info.peer)
     }
 
     /// Every connection that holds a slot, in the order they were accepted or dialled.

@@ -1,5 +1,5 @@
-//! The example `loadtest` as its users run it. `peers`: a good run, each sabotage, too many. `connect` and `fanout`: a
-//! short run each.
+//! The example `loadtest` as its users run it. `peers`: a good run, each sabotage, too many. `churn`: a good run, and
+//! messages that are harmed. `connect` and `fanout`: a short run each.
 //!
 //! Owns: nothing. Threads: the test's. Locks: none. Blocks on: processes it started, which have deadlines of their own.
 //! Upholds: a run that is ok saw heartbeats of every peer; a run that was harmed is found out; programs find their fields.
@@ -94,6 +94,43 @@ fn more_peers_than_the_system_allows_are_refused_by_the_limit_s_name() {
     assert!(result["ok"] == false && status == Some(1), "{result}");
     let limit = result["limit"].as_str().unwrap();
     assert!(limit.starts_with("1000000 peers need ") && limit.contains(" allows "), "{limit}");
+}
+
+/// Five peers come and go; the result, and the exit status.
+#[cfg(feature = "tls")]
+fn churn(more: &[&str]) -> (Value, Option<i32>) {
+    let mut command = Command::new(example());
+    command.args(["churn", "--json", "--peers", "5", "--seconds", "4"]).args(more);
+    let output = command.stderr(Stdio::inherit()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().count(), 1, "one line: {text:?}");
+    (serde_json::from_str(&text).expect(&text), output.status.code())
+}
+
+#[test]
+#[cfg(feature = "tls")]
+fn peers_that_come_and_go_as_the_map_says_are_found_and_no_message_is_harmed() {
+    let (result, status) = churn(&[]);
+    assert!(result["ok"] == true && status == Some(0), "{result}");
+    assert_eq!(result["workload"].as_str(), Some("churn"));
+    for field in ["lost", "duplicated", "reordered", "corrupted"] {
+        assert_eq!(number(&result, field), 0.0, "{field} in {result}");
+    }
+    for field in ["moves", "switched", "restarted", "vanished", "redirect_p99_ms"] {
+        assert!(number(&result, field) > 0.0, "{field} in {result}");
+    }
+    let [accepted, acked, returned] = ["accepted", "acked", "returned"].map(|field| number(&result, field));
+    assert!(acked > 0.0 && accepted == acked + returned, "{result}");
+}
+
+#[test]
+#[cfg(feature = "tls")]
+fn a_message_that_is_harmed_among_those_who_come_and_go_is_noticed() {
+    for (harm, field, count) in [("drop", "lost", 1.0), ("dup", "duplicated", 1.0), ("swap", "reordered", 1.0)] {
+        let (result, status) = churn(&["--sabotage", harm]);
+        assert!(result["ok"] == false && status == Some(1), "{harm}: {result}");
+        assert_eq!(number(&result, field), count, "{harm}: {result}");
+    }
 }
 
 #[test]

@@ -8,12 +8,12 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
-use openmetrics_parser::OpenMetricsValue;
 use openmetrics_parser::openmetrics::parse_openmetrics;
+use openmetrics_parser::{MetricNumber, OpenMetricsValue};
 use parking_lot::Mutex;
 use serde_json::Value;
 use threadwire::error::StartError;
-use threadwire::metrics::{MetricsSnapshot, OPENMETRICS, ScrapeFailure};
+use threadwire::metrics::{Histogram, MetricsSnapshot, OPENMETRICS, ScrapeFailure};
 use threadwire::{Config, Kind, Node, SendOptions};
 
 mod common;
@@ -85,29 +85,97 @@ fn key(name: &str, labels: &[(&str, &str)]) -> String {
     format!("{name} {labels:?}")
 }
 
-/// What a scraper's parser makes of a text.
+/// What a scraper's parser makes of a text. Seconds are told as nanoseconds.
 fn scraped(text: &str) -> BTreeMap<String, u64> {
     let exposition = parse_openmetrics(text).unwrap_or_else(|error| panic!("{error:?}\n{text}"));
     let mut samples = BTreeMap::new();
     for family in exposition.families.values() {
         assert!(!family.help.is_empty(), "{}", family.family_name);
-        let in_bytes = family.family_name.ends_with("_bytes");
-        assert_eq!(family.unit, if in_bytes { "bytes" } else { "" }, "{}", family.family_name);
+        let units = ["bytes", "seconds"];
+        let unit = units.into_iter().find(|unit| family.family_name.ends_with(&format!("_{unit}"))).unwrap_or_default();
+        // The parser takes no histogram with a line of its unit.
+        let is_of_times = unit == "seconds" && family.family_name != "threadwire_oldest_queued_seconds";
+        assert_eq!(family.unit, if is_of_times { "" } else { unit }, "{}", family.family_name);
         for sample in family.iter_samples() {
-            let number = match &sample.value {
-                OpenMetricsValue::Counter(counter) => counter.value,
-                OpenMetricsValue::Gauge(number) => *number,
-                other => panic!("{}: {other:?}", family.family_name),
-            };
             let labels = sample.get_labelset().unwrap();
             let labels: Vec<(&str, &str)> =
                 labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-            let before =
-                samples.insert(key(&family.family_name, &labels), number.as_i64().unwrap().try_into().unwrap());
-            assert_eq!(before, None, "{} {labels:?} twice", family.family_name);
+            let mut insert = |name: &str, more: &[(&str, &str)], number: u64| {
+                let before = samples.insert(key(name, &[&labels, more].concat()), number);
+                assert_eq!(before, None, "{name} {labels:?} {more:?} twice");
+            };
+            let name = &family.family_name;
+            match &sample.value {
+                OpenMetricsValue::Counter(counter) => insert(name, &[], whole(&counter.value)),
+                OpenMetricsValue::Gauge(number) if unit == "seconds" => insert(name, &[], nanos(number)),
+                OpenMetricsValue::Gauge(number) => insert(name, &[], whole(number)),
+                OpenMetricsValue::Histogram(histogram) => {
+                    for bucket in &histogram.buckets {
+                        let bound = format!("{:.6}", bucket.upper_bound);
+                        insert(&format!("{name}_bucket"), &[("le", &bound)], whole(&bucket.count));
+                    }
+                    insert(&format!("{name}_sum"), &[], nanos(&histogram.sum.unwrap()));
+                    insert(&format!("{name}_count"), &[], histogram.count.unwrap());
+                }
+                other => panic!("{name}: {other:?}"),
+            }
         }
     }
     samples
+}
+
+fn whole(number: &MetricNumber) -> u64 {
+    number.as_i64().unwrap().try_into().unwrap()
+}
+
+/// Seconds that were read as a number, as nanoseconds: the text has them exactly.
+fn nanos(seconds: &MetricNumber) -> u64 {
+    (seconds.as_f64() * 1e9).round() as u64
+}
+
+/// What a snapshot says of times, as a scraper should see it.
+fn add_histogram(name: &str, labels: &[(&str, &str)], histogram: &Value, samples: &mut BTreeMap<String, u64>) {
+    let mut insert = |suffix: &str, more: &[(&str, &str)], number: u64| {
+        let before = samples.insert(key(&format!("{name}_{suffix}"), &[labels, more].concat()), number);
+        assert_eq!(before, None, "{name} {labels:?} {more:?} twice");
+    };
+    let bounds = Histogram::bounds().map(|bound| bound.as_secs_f64()).chain([f64::INFINITY]);
+    let mut count = 0;
+    for (bound, bucket) in bounds.zip(histogram["buckets"].as_array().unwrap()) {
+        count += bucket.as_u64().unwrap();
+        insert("bucket", &[("le", &format!("{bound:.6}"))], count);
+    }
+    insert("sum", &[], duration(&histogram["sum"]));
+    insert("count", &[], count);
+}
+
+fn duration(value: &Value) -> u64 {
+    value["secs"].as_u64().unwrap() * 1_000_000_000 + value["nanos"].as_u64().unwrap()
+}
+
+/// What a snapshot says of phases, as a scraper should see it.
+fn add_phases(phases: &Value, samples: &mut BTreeMap<String, u64>) {
+    for (phase, fields) in phases.as_object().unwrap() {
+        let open = key("threadwire_phase_open", &[("phase", phase)]);
+        samples.insert(open, fields["open"].as_u64().unwrap());
+        for row in fields["rows"].as_array().unwrap() {
+            let labels = [
+                ("phase", &phase[..]),
+                ("kind", row["kind"].as_str().unwrap()),
+                ("cast", row["cast"].as_str().unwrap_or("any")),
+            ];
+            for (unit, part) in [("", "messages"), ("_bytes", "bytes")] {
+                let mut insert = |name: &str, more: &[(&str, &str)], volume: &str| {
+                    let name = format!("threadwire_phase_{name}{unit}");
+                    samples.insert(key(&name, &[&labels[..], more].concat()), row[volume][part].as_u64().unwrap());
+                };
+                insert("begun", &[], "begun");
+                insert("ended", &[("result", "ok")], "succeeded");
+                insert("ended", &[("result", "failed")], "failed");
+            }
+            add_histogram("threadwire_phase_seconds", &labels, &row["times"], samples);
+        }
+    }
 }
 
 /// What a snapshot says, from its serialisation, as a scraper should see it.
@@ -127,6 +195,13 @@ fn add(fields: &Value, samples: &mut BTreeMap<String, u64>) {
         };
         match (field.as_str(), value) {
             ("traffic", _) => {}
+            ("phases", phases) => add_phases(phases, samples),
+            ("ack_delay", histogram) => add_histogram("threadwire_ack_delay_seconds", &[], histogram, samples),
+            ("oldest_queued", age) => {
+                samples.insert(key("threadwire_oldest_queued_seconds", &[]), duration(age));
+            }
+            ("queued_bytes", bytes) => insert("threadwire_queued_bytes", &[], bytes),
+            ("kept_bytes", bytes) => insert("threadwire_kept_bytes", &[], bytes),
             ("memory_used", bytes) => insert("threadwire_memory_used_bytes", &[], bytes),
             ("bytes_sent", bytes) => insert("threadwire_sent_bytes", &[], bytes),
             ("bytes_received", bytes) => insert("threadwire_received_bytes", &[], bytes),
@@ -201,7 +276,11 @@ fn every_number_that_a_scrapers_parser_reads_is_the_snapshots_and_every_one_is_t
     let mut samples = 0;
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let name = line.split(['{', ' ']).next().unwrap();
-        assert_eq!(counters.iter().any(|counter| counter == name), name != "threadwire_memory_used_bytes", "{line}");
+        let now = ["memory_used_bytes", "queued_messages", "queued_bytes", "kept_bytes", "peers_connected"];
+        let now = [&now[..], &["oldest_queued_seconds", "phase_open"]].concat();
+        let is_now = name.strip_prefix("threadwire_").is_some_and(|name| now.contains(&name));
+        let of_times = ["_bucket", "_sum", "_count"].iter().any(|suffix| name.ends_with(suffix));
+        assert_eq!(counters.iter().any(|counter| counter == name), !is_now && !of_times, "{line}");
         samples += 1;
     }
     assert!(samples > 100 && counters.len() > 30, "{text}");
@@ -210,6 +289,10 @@ fn every_number_that_a_scrapers_parser_reads_is_the_snapshots_and_every_one_is_t
     let now = scraped(&text);
     let of = |name: &str, labels: &[(&str, &str)]| now[&key(&format!("threadwire_{name}"), labels)];
     assert_eq!(of("kind_received", &[("kind", NASTY)]), 50);
+    let came = [("phase", "incoming_buffer"), ("kind", NASTY), ("cast", "any")];
+    assert_eq!((of("phase_begun", &came), of("phase_begun_bytes", &came)), (50, 5_000));
+    assert_eq!(of("phase_ended", &[&came[..], &[("result", "ok")]].concat()), 50);
+    assert!(of("phase_seconds_count", &came) > 0);
     assert_eq!(of("sessions_started", &[("direction", "inbound")]), 1);
     assert_eq!(of("sessions_ended", &[("by", "remote"), ("cause", "shutdown")]), 1);
     assert_eq!(of("dials_failed", &[("stage", "connect"), ("by", "none"), ("cause", "refused")]), 1);
@@ -226,7 +309,10 @@ fn curl_reads_the_metrics() {
         return;
     };
     assert!(curl.status.success(), "{curl:?}");
-    assert_eq!(scraped(&String::from_utf8(curl.stdout).unwrap()), said(&MetricsSnapshot::default()));
+    wait_until("it is counted", || node.metrics().scrapes == 1);
+    let mut nothing_yet = node.metrics();
+    nothing_yet.scrapes = 0;
+    assert_eq!(scraped(&String::from_utf8(curl.stdout).unwrap()), said(&nothing_yet));
 }
 
 #[test]

@@ -11,15 +11,17 @@
 //! cargo run --release --example loadtest -- peers --count 1000
 //! cargo run --release --example loadtest -- connect --secure
 //! cargo run --release --example loadtest -- fanout --peers 100 --size 256
+//! cargo run --release --example loadtest -- churn --peers 50 --seconds 60
 //! cargo run --release --example loadtest -- chaos --cuts 500 --nodes 3
 //! ```
 //!
 //! The exit status is 1 when a message was lost, duplicated or reordered, when many peers cost more than they may, a
-//! handshake failed, or when the measurement failed.
+//! handshake failed, a peer that moved was not found in time, or when the measurement failed.
 
 mod baseline;
 mod chaos;
 mod checker;
+mod churn;
 mod connect;
 mod control;
 mod failure;
@@ -69,6 +71,8 @@ enum Workload {
     Peers(peers::Options),
     /// Messages to many peers: broadcast, single sends, raw sockets, and what a peer that is stuck does to the others
     Fanout(fanout::Options),
+    /// Peers that move, vanish and return as a live map of them says, while messages flow to each by its id
+    Churn(churn::Options),
     /// Whether every message's fate is known while links, listeners and processes are harmed
     Chaos(chaos::Options),
     /// The other process (started by the first)
@@ -135,7 +139,12 @@ fn main() -> ExitCode {
     match run(&workload) {
         Ok(true) => ExitCode::SUCCESS,
         // It has said itself what did not hold.
-        Ok(false) if matches!(workload, Workload::Connect(_) | Workload::Peers(_) | Workload::Chaos(_)) => {
+        Ok(false)
+            if matches!(
+                workload,
+                Workload::Connect(_) | Workload::Peers(_) | Workload::Chaos(_) | Workload::Churn(_)
+            ) =>
+        {
             ExitCode::FAILURE
         }
         Ok(false) => {
@@ -166,6 +175,7 @@ fn run(workload: &Workload) -> Result<bool, Failure> {
         Workload::Connect(options) => connect::run(options, &mut Partner::process()?),
         Workload::Peers(options) => peers::run(options),
         Workload::Fanout(options) => fanout::run(options),
+        Workload::Churn(options) => churn::run(options),
         Workload::Chaos(options) => chaos::run(options),
         Workload::ChaosPart(options) => chaos::run_part(options),
         Workload::Receiver => receiver::serve(control::line_of_role()?).map(|()| true),

@@ -22,6 +22,7 @@ mod listening;
 mod lookups;
 mod outbound;
 mod pending;
+mod places;
 mod questions;
 mod resolver;
 mod round;
@@ -39,6 +40,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use crate::address::Address;
 use crate::error::ConnectError;
 use crate::ident::PeerId;
+use crate::session::PeerLink;
 use crate::threads::{self, Thread};
 use crate::transport::{Listener, Transport};
 
@@ -119,6 +121,11 @@ impl Connections {
     /// Keeps a peer connected no longer, and ends its session.
     pub(crate) fn remove(&self, peer: PeerId) {
         let _ = self.reports.send(Report::Remove(peer));
+    }
+
+    /// Dials the address that a link stands for, until somebody proves itself there.
+    pub(crate) fn find(&self, link: Arc<PeerLink>) {
+        let _ = self.reports.send(Report::Find(link));
     }
 
     /// Keeps the peers of a map connected, as it changes, instead of those of an earlier one.

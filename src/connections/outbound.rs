@@ -355,6 +355,11 @@ impl Outbound {
         rounds.into_iter().for_each(|round| self.give_up(round));
     }
 
+    /// The round of a dial.
+    pub(crate) fn round_of(&self, dial: DialId) -> Option<RoundId> {
+        self.dials.get(&dial).map(|dial| dial.round)
+    }
+
     /// The kept peer that a round is for.
     pub(crate) fn peer_of(&self, round: RoundId) -> Option<PeerId> {
         self.rounds.get(&round).and_then(|round| round.peer)

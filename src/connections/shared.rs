@@ -111,6 +111,27 @@ impl Shared {
         link
     }
 
+    /// The link that stands for an address, where messages wait for whoever proves itself there.
+    ///
+    /// # Errors
+    /// As those of [`Shared::link_or_unknown`]; [`SessionsError::TooManyLinks`] also where nothing may wait.
+    pub(crate) fn link_at(&self, addr: SocketAddr) -> Result<Arc<PeerLink>, SessionsError> {
+        if !self.takes_unknown() {
+            return Err(SessionsError::TooManyLinks);
+        }
+        let id = PeerId::of_address(addr);
+        let link = self.registry.link_or_unknown(id, || {
+            let peer = self.new_peer(id);
+            peer.link.outbox.await_peer(self.unknown_bytes);
+            peer.link.stand_in_for(addr);
+            peer
+        });
+        if link.as_ref().err() == Some(&SessionsError::TooManyUnknown) {
+            self.metrics.unknown_refused.add();
+        }
+        link
+    }
+
     /// Whether messages may wait for peers that are not known.
     pub(crate) fn takes_unknown(&self) -> bool {
         self.registry.takes_unknown()
@@ -201,6 +222,8 @@ pub(crate) enum Report {
     Keep(PeerId, Vec<Address>),
     /// A node asks for a peer not to be kept any longer, and for its session to end.
     Remove(PeerId),
+    /// Somebody is wanted at the address that this link stands for.
+    Find(Arc<PeerLink>),
     /// Peers are where this map says, from now on.
     Follow(PeersMap),
     /// Somebody wants one connection, and waits for its outcome.
@@ -264,8 +287,12 @@ pub(crate) enum Lifecycle {
     },
     DialFailed {
         peer: Option<PeerId>,
+        /// The address at which anybody is wanted, if it was dialled for that.
+        place: Option<SocketAddr>,
         error: DialError,
     },
+    /// Somebody has proven itself at an address where anybody was wanted.
+    Found(SocketAddr),
     /// Two processes have the key of this peer, or of this node; the one at the address was refused, or refused us.
     IdentityClash {
         peer: PeerId,

@@ -1,6 +1,6 @@
 //! The supervisor: watches over sessions' deadlines, handles their ends, and keeps peers connected.
 //!
-//! Owns: the plan of outbound connections ([`Outbound`]), the lookups it needs ([`Lookups`]), what was last seen of each
+//! Owns: the plan of outbound connections ([`Outbound`]), the addresses where anybody is wanted ([`Places`]), the lookups it needs ([`Lookups`]), what was last seen of each
 //! session, which peers are slow. Threads: `supervisor` only. Locks: the registry lock to find sessions, the link lock to
 //! look at one, the outbox lock of a peer for which something waits; one after the other; the leaf of a map of peers.
 //! Blocks on: its channel and word of changes of that map, with the next scan, dial or deadline of a lookup as timeout.
@@ -16,6 +16,7 @@ use crossbeam_channel::{Receiver, Sender, never, select_biased};
 
 use crate::connections::lookups::{Asked, Lookups};
 use crate::connections::outbound::{Action, Outbound};
+use crate::connections::places::Places;
 use crate::connections::resolver::Resolvers;
 use crate::connections::round::RoundId;
 use crate::connections::shared::{
@@ -25,7 +26,7 @@ use crate::connections::slowness::{Look, SlowPeers, Turn};
 use crate::error::{CloseReason, ConnectError, DialCause, RequestError, joined};
 use crate::ident::{ConnectionId, PeerId};
 use crate::metrics::Metrics;
-use crate::session::{Backlog, Pulse, Session, SessionEnded};
+use crate::session::{Backlog, PeerLink, Pulse, Session, SessionEnded};
 
 /// How often sessions are looked at.
 const SCAN: Duration = Duration::from_millis(100);
@@ -35,6 +36,8 @@ const LOOKS: usize = 500;
 const TURNS: usize = 10;
 /// How long a handler runs, without anything read meanwhile, until the other side is told that this one is busy.
 const TELL_BUSY: Duration = Duration::from_millis(300);
+/// Stands for no round: they are numbered from 1.
+const NO_ROUND: RoundId = RoundId(0);
 /// How long a session that said goodbye may take to end.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -46,6 +49,9 @@ pub(crate) struct Supervisor<F> {
     outbound: Outbound,
     lookups: Lookups,
     resolvers: Resolvers,
+    places: Places,
+    /// The links that stand for them, and who was there last.
+    stand_ins: BTreeMap<SocketAddr, (Arc<PeerLink>, Option<Arc<PeerLink>>)>,
     /// Where peers are, if somebody keeps a map of them.
     map: Option<PeersMap>,
     /// Who waits for the end of a round.
@@ -108,6 +114,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
     pub(crate) fn new(shared: Arc<Shared>, commands: Commands, resolvers: Resolvers, on_event: F) -> Self {
         let times = &shared.times;
         let outbound = Outbound::new(shared.outbound, times.backoff.clone(), times.stable_after);
+        let places = Places::new(times.backoff.clone(), times.stable_after);
         let lookups = Lookups::new(shared.resolve_threads, times.lookup);
         Self {
             shared,
@@ -116,6 +123,8 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             outbound,
             lookups,
             resolvers,
+            places,
+            stand_ins: BTreeMap::new(),
             map: None,
             waiters: HashMap::new(),
             watched: HashMap::new(),
@@ -140,6 +149,12 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
                     self.leave(peer);
                 }
             }
+            Report::Find(link) => {
+                if let Some(addr) = link.stands_for() {
+                    self.places.want(addr, Instant::now());
+                    self.stand_ins.entry(addr).or_insert((link, None));
+                }
+            }
             Report::Follow(map) => {
                 self.map = Some(map);
                 self.map_changed(true);
@@ -158,6 +173,8 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             }
             Report::Stop(end) => {
                 self.map = None;
+                self.places.stop();
+                self.stand_ins.clear();
                 self.outbound.stop();
                 self.lookups.stop();
                 if end {
@@ -197,7 +214,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
 
     /// When something is to be done that no report asks for.
     fn next_due(&self) -> Option<Instant> {
-        self.outbound.next_due().into_iter().chain(self.lookups.next_deadline()).min()
+        self.outbound.next_due().into_iter().chain(self.lookups.next_deadline()).chain(self.places.next_due()).min()
     }
 
     fn started(&mut self, started: Started) {
@@ -243,6 +260,11 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
                 link.close_window();
             }
             self.detached.insert(peer, now);
+            for addr in self.places.lost(peer, now, &mut self.rng) {
+                if let Some((stand_in, _)) = self.stand_ins.get(&addr) {
+                    stand_in.bind(None);
+                }
+            }
         }
         self.outbound.ended(peer, conn, retry_after, now, &mut self.rng);
         (self.on_event)(Lifecycle::Ended { peer, conn, kind, reason, unacked_bytes });
@@ -253,8 +275,9 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
 
     fn dial_failed(&mut self, failure: DialFailure) {
         let DialFailure { dial, peer, proven, error, retry_after } = failure;
+        let place = self.outbound.round_of(dial).and_then(|round| self.places.place_of(round));
         self.outbound.dial_failed(dial, error.clone(), proven, retry_after, Instant::now(), &mut self.rng);
-        (self.on_event)(Lifecycle::DialFailed { peer, error });
+        (self.on_event)(Lifecycle::DialFailed { peer, place, error });
     }
 
     /// A round has the answer of its lookup.
@@ -265,7 +288,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         }
         if let Some(error) = self.outbound.resolved(round, found, Instant::now(), &mut self.rng) {
             self.shared.metrics.lookups_failed.add();
-            (self.on_event)(Lifecycle::DialFailed { peer, error });
+            (self.on_event)(Lifecycle::DialFailed { peer, place: None, error });
         }
     }
 
@@ -321,6 +344,21 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         for (round, cause) in self.lookups.expired(now) {
             self.resolved(round, Err(cause));
         }
+        if !self.places.due(now).is_empty() {
+            self.let_go();
+        }
+        for addr in self.places.due(now) {
+            // Who was dialled there for another reason is found without another dial.
+            let there = self.shared.registry.dialled(addr);
+            let round = match there {
+                Some(_) => NO_ROUND,
+                None => self.outbound.connect(addr.into(), now, &mut self.rng),
+            };
+            self.places.trying(addr, round);
+            if there.is_some() {
+                self.found(round, there);
+            }
+        }
         loop {
             let actions = self.outbound.due(now, &mut self.rng);
             if actions.is_empty() {
@@ -328,6 +366,40 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             }
             actions.into_iter().for_each(|action| self.act(action));
         }
+    }
+
+    /// A dial of an address where anybody is wanted has ended.
+    fn found(&mut self, round: RoundId, proven: Option<PeerId>) {
+        let link = proven.and_then(|peer| self.shared.registry.link(&peer));
+        // The session that it was a duplicate of may be gone.
+        let link = link.filter(|link| link.core.lock().attached().is_some());
+        let proven = link.as_ref().map(|link| link.id);
+        let Some(addr) = self.places.answered(round, proven, Instant::now(), &mut self.rng) else { return };
+        let (Some(link), Some((stand_in, last))) = (link, self.stand_ins.get_mut(&addr)) else { return };
+        log::debug!(target: "threadwire::dial", "{}: has proven itself at {addr}", link.id.short());
+        *last = Some(link.clone());
+        stand_in.bind(Some(link));
+        (self.on_event)(Lifecycle::Found(addr));
+    }
+
+    /// Lets go of addresses where nobody is and that nobody needs: no handle on them is held, and nothing waits for
+    /// somebody to prove itself there, or for who did.
+    fn let_go(&mut self) {
+        let stand_ins = &self.stand_ins;
+        let gone = self.places.let_go(|addr| {
+            let Some((link, last)) = stand_ins.get(addr) else { return false };
+            // Whoever comes from here on asks anew; whoever came before is seen.
+            link.ask_anew();
+            // The registry has one, and this has one.
+            let held = Arc::strong_count(link) > 2;
+            let undelivered = last.as_ref().is_some_and(|last| !last.is_drained());
+            let wanted = held || undelivered || link.outbox.counts().messages > 0;
+            if wanted {
+                link.ask_once();
+            }
+            wanted
+        });
+        gone.iter().for_each(|addr| drop(self.stand_ins.remove(addr)));
     }
 
     fn act(&mut self, action: Action) {
@@ -340,6 +412,8 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
                 if let Some(waiter) = self.waiters.remove(&round) {
                     // Whoever waited may have given up.
                     let _ = waiter.try_send(outcome);
+                } else {
+                    self.found(round, outcome.ok());
                 }
             }
             Action::Unwanted { conn } => self.part_with(conn),
@@ -444,6 +518,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         if let Some(limit) = now.checked_sub(times.unknown) {
             self.shared.registry.unknown_links().iter().for_each(|link| link.end_unknown(limit));
         }
+        self.let_go();
         self.shared.registry.forget_unknown();
         for link in self.shared.registry.links_where(|link| link.outbox.may_expire()) {
             link.expire(now);

@@ -17,7 +17,7 @@ use super::transfer::{DirectMessage, TransferResult};
 use crate::config::Config;
 use crate::connections::{Resolver, SystemResolver};
 use crate::engine::Event;
-use crate::handshake::{AcceptAll, HandshakePolicy, Identity};
+use crate::handshake::{HandshakePolicy, Identity};
 use crate::session::OutgoingTaps;
 use crate::transport::Transport;
 use crate::watch::Watcher;
@@ -67,7 +67,7 @@ pub struct DirectInputs {
     pub resolver: Arc<dyn Resolver>,
 
     /// Who is let in of those that the configuration trusts. Default everybody.
-    pub policy: Arc<dyn HandshakePolicy>,
+    pub policy: Option<Arc<dyn HandshakePolicy>>,
 
     /// Where everything is counted.
     pub metrics: NetMetrics,
@@ -117,7 +117,7 @@ impl DirectInputs {
             credential: None,
             transport: None,
             resolver: Arc::new(SystemResolver),
-            policy: Arc::new(AcceptAll),
+            policy: None,
             metrics: NetMetrics::new(),
             messages,
             outgoing: OutgoingTaps::new(),

@@ -193,11 +193,13 @@ impl Events {
             Lifecycle::Ended { peer, conn, kind, reason, unacked_bytes } => {
                 self.put(Event::Disconnected { peer, conn, kind, reason, unacked_bytes });
             }
-            Lifecycle::DialFailed { peer, error } => {
-                if peer.is_none_or(|peer| self.is_news(peer, &error)) {
+            Lifecycle::DialFailed { peer, place, error } => {
+                if peer.or(place.map(PeerId::of_address)).is_none_or(|goal| self.is_news(goal, &error)) {
                     self.put(Event::DialFailed { peer, error });
                 }
             }
+            // Who it is was told before; those who wait for it look.
+            Lifecycle::Found(addr) => drop(self.failing.lock().remove(&PeerId::of_address(addr))),
             Lifecycle::IdentityClash { peer, remote_addr } => self.put(Event::IdentityClash { peer, remote_addr }),
             Lifecycle::HandlerSlow { peer, conn } => self.put(Event::HandlerSlow { peer, conn }),
             Lifecycle::PeerSlow { peer, oldest_age, queued_messages, queued_bytes } => {
@@ -241,7 +243,7 @@ impl Events {
 
 /// A count of changes that can be waited for.
 #[derive(Debug, Default)]
-pub(super) struct Changes {
+pub(crate) struct Changes {
     count: Mutex<u64>,
     changed: Condvar,
 }
@@ -281,7 +283,7 @@ mod tests {
 
     fn failed(peer: Option<PeerId>, port: u16, cause: DialCause) -> Lifecycle {
         let addr = SocketAddr::from(([127, 0, 0, 1], port)).into();
-        Lifecycle::DialFailed { peer, error: DialError { addr, stage: DialStage::Connect, cause } }
+        Lifecycle::DialFailed { peer, place: None, error: DialError { addr, stage: DialStage::Connect, cause } }
     }
 
     fn started(peer: PeerId) -> Lifecycle {

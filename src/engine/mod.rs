@@ -16,6 +16,7 @@ mod settings;
 mod shutdown;
 mod start;
 
+pub(crate) use events::Changes;
 pub use events::Event;
 pub use selfcheck::{Finding, SystemLimit};
 pub use shutdown::{PeerReport, ShutdownReport};

@@ -44,7 +44,7 @@ pub(crate) struct Engine {
     pub(super) inlet: Option<Arc<Inlet>>,
     pub(crate) events: Receiver<Event>,
     pub(crate) undelivered: Receiver<Undelivered>,
-    pub(super) changes: Arc<Changes>,
+    pub(crate) changes: Arc<Changes>,
     pub(super) ending: Arc<Ending>,
     pub(crate) findings: Vec<Finding>,
     pub(crate) protection: Protection,
@@ -223,11 +223,19 @@ impl Engine {
 /// The counts of a node, with those of its links.
 pub(crate) fn snapshot(shared: &Shared) -> MetricsSnapshot {
     let mut metrics = shared.metrics.snapshot();
-    let (links, forgotten) = shared.registry.links_and_forgotten();
-    metrics.traffic = forgotten;
+    let (links, mut totals) = shared.registry.links_and_forgotten();
     for link in links {
-        metrics.traffic.merge(&PeerHandle::new(link).traffic());
+        totals.merge(&PeerHandle::new(link).totals());
     }
+    let times = &shared.settings.times;
+    metrics.phases = totals.phases.named(&shared.settings.kinds.names(), times);
+    metrics.ack_delay = times.ack_delay();
+    metrics.traffic = totals.traffic;
+    metrics.peers_connected = totals.connected;
+    metrics.queued_messages = totals.queued_messages;
+    metrics.queued_bytes = totals.queued_bytes;
+    metrics.kept_bytes = totals.kept_bytes;
+    metrics.oldest_queued = totals.oldest_queued;
     metrics.memory_used = shared.settings.memory.used() as u64;
     metrics.memory_refused = shared.settings.memory.refused();
     metrics.undelivered_missed = shared.settings.undelivered.missed();

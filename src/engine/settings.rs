@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::config::{self, Config, LINK_FLOOR, THREADS_PER_SESSION};
 use crate::exposition;
 use crate::memory::Budget;
+use crate::metrics::PhaseTimes;
 use crate::registry::RegistryLimits;
 use crate::session::{Askers, Kinds, OutgoingTaps, QueueLimits, RequestLimits, SessionSettings, Undeliverable};
 use crate::threads;
@@ -79,6 +80,7 @@ pub(super) fn session(
         rx_stack: if handler { config.threads.rx_handler_stack } else { config.threads.rx_stack },
         tx_stack: config.threads.tx_stack,
         requests: RequestLimits { requests: config.requests, bytes: config.queue_bytes },
+        times: Arc::new(PhaseTimes::new(kinds.len())),
         kinds,
         askers: Arc::new(Askers::default()),
         taps,

@@ -230,7 +230,8 @@ impl LinkCore {
                 outgoing.attach(&LaneAttach { received: sent, ..*told }, resumed, met_before);
                 continue;
             }
-            let (Freed { segments, .. }, unknown) = outgoing.attach(told, resumed, met_before);
+            let (Freed { segments, ended, .. }, unknown) = outgoing.attach(told, resumed, met_before);
+            self.tally.succeeded.merge(&ended);
             lost.extend(unknown);
             decision.acked.segments.extend(segments);
         }

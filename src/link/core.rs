@@ -10,12 +10,14 @@ use std::time::Instant;
 
 use crate::error::RejectCause;
 use crate::ident::{ConnectionId, PeerId};
+use crate::link::aside::Aside;
 use crate::link::fault::{Fault, NoClaim};
 use crate::link::lane_in::{AckDue, Claim, LaneIn, Piece, Reassembly};
 use crate::link::lane_out::{Chunk, LaneOut, SKIP};
 use crate::link::offer::{Acked, Attachment, Doubt, Lost, Offer, Rejected};
 use crate::link::segment::{SEGMENT_BYTES, Segment};
 use crate::memory::Charge;
+use crate::metrics::{Groups, Tally};
 use crate::wire::{Ack, FrameHeader, LANES, Lane};
 
 /// The smallest window of a lane: one frame of the largest size must fit, and a SKIP in front of it.
@@ -72,6 +74,7 @@ pub(crate) struct LinkCore {
     /// Rises whenever the receiving lanes start anew: what was claimed before ends without a number.
     pub(super) generation: u32,
     pub(super) counts: LinkCounts,
+    pub(super) tally: Aside<LinkTally>,
     #[cfg(test)]
     pub(crate) mutation: Option<Mutation>,
 }
@@ -91,6 +94,15 @@ pub(crate) struct LinkCounts {
     pub(crate) sessions: u64,
     /// Changes of the other side's state after the first.
     pub(crate) restarts: u64,
+}
+
+/// What became of messages that were numbered, by class.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LinkTally {
+    /// Handed over at the other side.
+    pub(crate) succeeded: Tally,
+    /// Rejected, unknown, or given up.
+    pub(crate) failed: Tally,
 }
 
 /// Deliberate violations of the rules, to prove that the exploration finds them.
@@ -113,6 +125,8 @@ pub(crate) enum Mutation {
     StaleAck,
     /// Another process of the same name supersedes the one that is attached, without a question.
     NoDoubt,
+    /// Messages that are given up end no phase.
+    LossUncounted,
 }
 
 impl LinkCore {
@@ -137,6 +151,7 @@ impl LinkCore {
             delivering: None,
             generation: 0,
             counts: LinkCounts::default(),
+            tally: Aside::default(),
             #[cfg(test)]
             mutation: None,
         }
@@ -194,7 +209,7 @@ impl LinkCore {
                 && let Some(taken) = take(lane)
             {
                 let chunk = if taken.segment.numbered {
-                    out.number(taken.segment, turn, now, head)
+                    out.number(taken.segment, taken.groups, turn, now, head)
                 } else {
                     Some(Chunk::unnumbered(taken.segment, now))
                 };
@@ -251,25 +266,32 @@ impl LinkCore {
         let done = ack.done;
         let out = &mut self.outgoing[lane.index()];
         let before = out.done();
-        if done > out.sent() {
+        if ack.received > out.sent() || done > ack.received {
             return Err(Fault::AckedUnsent);
         }
         // A new session repeats the exceptions that the receiver does not know we know; ours are those that end now.
-        let mut numbers = HashSet::new();
+        let (mut numbers, mut failed) = (HashSet::new(), Vec::new());
         for exception in ack.exceptions.iter().filter(|e| e.number >= before && e.number < done) {
             if numbers.insert(exception.number)
-                && let Some(extract) = out.extract(exception.number)
+                && let Some((class, extract)) = out.take(exception.number)
             {
+                failed.push((class, extract.payload.len() as u64));
                 let (number, cause) = (exception.number, RejectCause::from_code(exception.cause));
                 if number < out.replayed() && cause != RejectCause::HandlerPanicked {
                     // This life did not hand it over; an earlier one, which was given all of it, may have.
-                    acked.lost.push(Lost { lane, extract, written: true });
+                    acked.lost.push(Lost { lane, class, extract, written: true });
                 } else {
                     acked.rejected.push(Rejected { lane, number, cause, extract });
                 }
             }
         }
-        let freed = out.acknowledge(ack.received, done, ack.window)?;
+        let mut freed = out.acknowledge(ack.received, done, ack.window)?;
+        for (class, bytes) in failed {
+            freed.ended.leave_out(class);
+            self.tally.failed.add(class, 1, bytes);
+        }
+        self.tally.succeeded.merge(&freed.ended);
+        acked.probe = freed.probe.map(|probe| (lane, probe));
         let (rejected, unknown) = (acked.rejected.len() as u64, acked.lost.len() as u64);
         acked
             .done
@@ -434,6 +456,16 @@ impl LinkCore {
         self.outgoing.iter().map(LaneOut::kept_bytes).sum()
     }
 
+    /// What became of messages so far, by class.
+    pub(crate) fn tally(&self) -> &LinkTally {
+        &self.tally
+    }
+
+    /// Messages numbered and not done, over all lanes.
+    pub(crate) fn kept_messages(&self) -> u64 {
+        self.outgoing.iter().map(LaneOut::kept_messages).sum()
+    }
+
     /// Bytes written and not done, over all lanes.
     pub(crate) fn unacked_bytes(&self) -> usize {
         self.outgoing.iter().map(LaneOut::unacked_bytes).sum()
@@ -458,7 +490,12 @@ impl LinkCore {
     }
 
     pub(super) fn forget(&mut self, state_id: u64) -> Vec<Lost> {
-        let lost: Vec<_> = self.outgoing.iter_mut().flat_map(LaneOut::give_up).collect();
+        let mut lost = Vec::new();
+        for lane in &mut self.outgoing {
+            let (given_up, ended) = lane.give_up();
+            lost.extend(given_up);
+            self.tally.succeeded.merge(&ended);
+        }
         self.count_lost(&lost);
         self.state_id = state_id;
         lost
@@ -475,6 +512,13 @@ impl LinkCore {
         let unknown = lost.iter().filter(|lost| lost.written).count() as u64;
         self.counts.unknown += unknown;
         self.counts.unwritten += lost.len() as u64 - unknown;
+        #[cfg(test)]
+        if self.mutated(Mutation::LossUncounted) {
+            return;
+        }
+        for Lost { class, extract, .. } in lost {
+            self.tally.failed.add(*class, 1, extract.payload.len() as u64);
+        }
     }
 }
 
@@ -485,6 +529,20 @@ pub(crate) struct Taken {
     pub(crate) segment: Segment,
     /// Bytes per lane of the questions it answers.
     pub(crate) debt: [u64; LANES],
+    /// What its messages count as.
+    pub(crate) groups: Groups,
+    /// When the first of its messages was appended.
+    pub(crate) since: Instant,
+}
+
+#[cfg(test)]
+impl Taken {
+    /// That pays nothing back and counts as nothing special.
+    pub(crate) fn plain(segment: Segment) -> Self {
+        let bytes = segment.extract(0..segment.frames).iter().map(|extract| extract.payload.len() as u64).sum();
+        let groups = Groups::of(crate::metrics::Class::PLAIN, segment.messages, bytes);
+        Self { segment, debt: [0; LANES], groups, since: Instant::now() }
+    }
 }
 
 /// What numbered frames without a message may do to a lane.

@@ -82,6 +82,13 @@ pub(crate) struct Reassembly {
     pub(crate) bytes: Vec<u8>,
 }
 
+impl Reassembly {
+    /// Bytes of it that came.
+    pub(crate) fn arrived(&self) -> u64 {
+        self.arrived
+    }
+}
+
 /// Messages that were claimed and are to be delivered now, by this thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Claim {

@@ -16,9 +16,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::link::aside::Aside;
 use crate::link::fault::Fault;
-use crate::link::offer::Lost;
+use crate::link::offer::{Lost, Probe};
 use crate::link::segment::{Extract, LARGE, SEGMENT_BYTES, Segment, Span};
+use crate::metrics::{Class, Groups, Tally};
 use crate::wire::{FrameHeader, FrameType, HEADER, Lane, LaneAttach, flags, put_segment};
 
 /// Retention of one lane.
@@ -47,12 +49,16 @@ pub(crate) struct LaneOut {
     credit_bytes: u64,
     /// The writer found something to write and no credit, or no window: tell it when that changes.
     starved: bool,
+    /// A message that is on its way, and whose time is measured.
+    probe: Aside<Option<Probe>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Kept {
     first: u64,
     segment: Arc<Segment>,
+    /// What its messages count as, and the bytes of those that were not rejected or lost.
+    groups: Groups,
 }
 
 /// The next frame to write: in which kept segment, which of its frames, at which offset.
@@ -74,6 +80,8 @@ pub(crate) struct Chunk {
     pub(crate) end: usize,
     /// Tickets of the messages that are written whole when it is.
     pub(crate) tickets: Vec<u64>,
+    /// It ends the message whose time is measured.
+    pub(crate) probe: bool,
 }
 
 impl Chunk {
@@ -82,7 +90,7 @@ impl Chunk {
         let tickets = segment.tracks().iter().map(|track| track.ticket).collect();
         let span = Span { frames: segment.frames, wire_bytes: segment.len(), start: 0, end: segment.bytes().len() };
         let (body, start, end) = Self::body(Arc::new(segment), 0, span, now);
-        Self { body, start, end, tickets }
+        Self { body, start, end, tickets, probe: false }
     }
 
     fn body(segment: Arc<Segment>, frame: u32, span: Span, now: Instant) -> (ChunkBody, usize, usize) {
@@ -130,6 +138,10 @@ impl ChunkBody {
 pub(crate) struct Freed {
     /// Messages that ended.
     pub(crate) messages: u64,
+    /// The same by class. Bytes are those of segments that are freed, and are not among those of [`LaneOut::take`].
+    pub(crate) ended: Tally,
+    /// The message whose time was measured is one of them.
+    pub(crate) probe: Option<Probe>,
     /// The numbers of those that somebody wants to hear of, and their tickets.
     pub(crate) tickets: Vec<(u64, u64)>,
     /// Segments that nobody needs any more.
@@ -156,6 +168,7 @@ impl LaneOut {
             sent_bytes: 0,
             credit_bytes: 0,
             starved: false,
+            probe: Aside::default(),
         }
     }
 
@@ -174,23 +187,37 @@ impl LaneOut {
 
     /// Numbers a segment and keeps it; nothing may be unwritten. A short plain segment that has credit is copied to
     /// the end of retention and given back as the chunk to write, so that a buffer is not kept for a few bytes.
-    pub(crate) fn number(&mut self, segment: Segment, turn: usize, now: Instant, head: &mut Vec<u8>) -> Option<Chunk> {
+    pub(crate) fn number(
+        &mut self,
+        segment: Segment,
+        groups: Groups,
+        turn: usize,
+        now: Instant,
+        head: &mut Vec<u8>,
+    ) -> Option<Chunk> {
         debug_assert!(!self.has_unwritten());
         let (first, frames, len) = (self.next, segment.frames, segment.len());
         self.next += u64::from(frames);
+        let probe = self.probe.is_none();
+        if probe {
+            *self.probe = Some(Probe { number: self.next - 1, class: groups.last_class(), taken: now });
+        }
         self.kept_bytes += len;
         let small = !segment.is_large() && len < LARGE && len <= turn && segment.tracks().is_empty();
         if small && len as u64 <= self.credit_left() {
-            let appended = match self.kept.back_mut().and_then(|kept| Arc::get_mut(&mut kept.segment)) {
-                Some(tail) => tail.append(segment.bytes(), frames),
-                None => false,
-            };
+            let appended = self.kept.back_mut().is_some_and(|kept| {
+                let appended = Arc::get_mut(&mut kept.segment).is_some_and(|tail| tail.append(segment.bytes(), frames));
+                if appended {
+                    kept.groups.append(&groups);
+                }
+                appended
+            });
             if !appended {
                 // The first after everything was answered for is most often the only one for a while: no room for more.
                 let room = if self.kept.is_empty() { len } else { len.max(2 * LARGE) };
                 let mut bytes = Vec::with_capacity(room);
                 bytes.extend_from_slice(segment.bytes());
-                self.kept.push_back(Kept { first, segment: Arc::new(Segment::plain(bytes, frames)) });
+                self.kept.push_back(Kept { first, segment: Arc::new(Segment::plain(bytes, frames)), groups });
             }
             self.cursor = Cursor { segment: self.kept.len(), frame: 0, offset: 0 };
             self.sent = self.next;
@@ -200,9 +227,10 @@ impl LaneOut {
             }
             put_segment(head, self.lane, first, self.done);
             let bytes = segment.into_payload();
-            return Some(Chunk { end: bytes.len(), body: ChunkBody::Own(bytes), start: 0, tickets: Vec::new() });
+            let (start, end, tickets) = (0, bytes.len(), Vec::new());
+            return Some(Chunk { body: ChunkBody::Own(bytes), start, end, tickets, probe });
         }
-        self.kept.push_back(Kept { first, segment: Arc::new(segment) });
+        self.kept.push_back(Kept { first, segment: Arc::new(segment), groups });
         self.cursor = Cursor { segment: self.kept.len() - 1, frame: 0, offset: 0 };
         self.next_chunk(turn, now, head)
     }
@@ -224,7 +252,9 @@ impl LaneOut {
         kept.segment.put_header(frame, span, now, head);
         let tickets = kept.segment.tracks_in(frame..frame + span.frames).iter().map(|track| track.ticket).collect();
         let (body, start, end) = Chunk::body(kept.segment.clone(), frame, span, now);
-        let chunk = Chunk { body, start, end, tickets };
+        let numbers = number..number + u64::from(span.frames);
+        let probe = self.probe.is_some_and(|probe| numbers.contains(&probe.number));
+        let chunk = Chunk { body, start, end, tickets, probe };
         self.advance(span);
         self.sent = self.sent.max(number + u64::from(span.frames));
         Some(chunk)
@@ -267,8 +297,9 @@ impl LaneOut {
                 break;
             }
             let frame = |number: u64| number.saturating_sub(kept.first).min(u64::from(u32::MAX)) as u32;
-            let ended = kept.segment.messages_below(frame(done)) - kept.segment.messages_below(frame(self.done));
-            freed.messages += u64::from(ended);
+            let [from, to] = [self.done, done].map(|number| kept.segment.messages_below(frame(number)));
+            freed.messages += u64::from(to - from);
+            kept.groups.between(from, to).for_each(|(class, messages)| freed.ended.add(class, messages.into(), 0));
             let tracks = kept.segment.tracks_in(frame(self.done)..frame(done));
             freed.tickets.extend(tracks.iter().map(|track| (kept.first + u64::from(track.frame), track.ticket)));
         }
@@ -282,7 +313,13 @@ impl LaneOut {
             } else {
                 self.cursor = Cursor::default();
             }
-            freed.segments.extend(self.kept.pop_front().map(|kept| kept.segment));
+            if let Some(Kept { segment, groups, .. }) = self.kept.pop_front() {
+                groups.iter().for_each(|group| freed.ended.add(group.class, 0, group.bytes));
+                freed.segments.push(segment);
+            }
+        }
+        if self.probe.is_some_and(|probe| probe.number < done) {
+            freed.probe = self.probe.take();
         }
         freed
     }
@@ -294,31 +331,43 @@ impl LaneOut {
         into.sent = self.sent;
     }
 
-    /// Message number `number` (by its last frame), copied out; `None` if it is not kept.
-    pub(crate) fn extract(&self, number: u64) -> Option<Extract> {
-        self.extract_all(number..number + 1).pop()
+    /// Message number `number` (by its last frame), which was rejected or is lost, copied out; `None` if it is not kept.
+    pub(crate) fn take(&mut self, number: u64) -> Option<(Class, Extract)> {
+        self.take_all(number..number + 1).pop()
     }
 
-    /// The messages of these numbers that are kept, copied out.
-    fn extract_all(&self, numbers: Range<u64>) -> Vec<Extract> {
+    /// The messages of these numbers that are kept, copied out: their bytes are not those of the others any more.
+    fn take_all(&mut self, numbers: Range<u64>) -> Vec<(Class, Extract)> {
         let mut extracts = Vec::new();
-        for kept in &self.kept {
+        for kept in &mut self.kept {
             let frame = |number: u64| number.saturating_sub(kept.first).min(kept.segment.frames.into()) as u32;
             let frames = frame(numbers.start)..frame(numbers.end);
             if !frames.is_empty() {
-                extracts.extend(kept.segment.extract(frames));
+                let first = kept.segment.messages_below(frames.start);
+                for (at, extract) in (first..).zip(kept.segment.extract(frames)) {
+                    extracts.push((kept.groups.part(at, extract.payload.len() as u64), extract));
+                }
             }
         }
         extracts
     }
 
-    fn lose(&self, numbers: Range<u64>) -> Vec<Lost> {
-        let written = self.whole_below(self.sent).clamp(numbers.start, numbers.end);
-        let lost = |numbers, written| {
-            let extracts = self.extract_all(numbers).into_iter();
-            extracts.map(move |extract| Lost { lane: self.lane, extract, written })
-        };
-        lost(numbers.start..written, true).chain(lost(written..numbers.end, false)).collect()
+    fn lose(&mut self, numbers: Range<u64>) -> Vec<Lost> {
+        let (lane, split) = (self.lane, self.whole_below(self.sent).clamp(numbers.start, numbers.end));
+        let mut lost = Vec::new();
+        for (numbers, written) in [(numbers.start..split, true), (split..numbers.end, false)] {
+            let taken = self.take_all(numbers).into_iter();
+            lost.extend(taken.map(|(class, extract)| Lost { lane, class, extract, written }));
+        }
+        lost
+    }
+
+    /// Ends all messages below `upto`, of which these are lost and others may have been answered for before.
+    fn free_lost(&mut self, upto: u64, lost: &[Lost]) -> Freed {
+        let mut freed = self.free_below(upto);
+        lost.iter().for_each(|lost| freed.ended.leave_out(lost.class));
+        freed.probe = None;
+        freed
     }
 
     /// Whether what the other side says it has was ever written.
@@ -336,7 +385,7 @@ impl LaneOut {
             // Not whenever it never met us: the attach in which it would have may have been lost, any number of times.
             let upto = self.replayed.max(self.done);
             unknown = self.lose(self.done..upto);
-            freed = self.free_below(upto);
+            freed = self.free_lost(upto, &unknown);
             self.replayed = self.whole_below(self.sent);
         }
         // What is done is told by the acknowledgement that follows, together with its exceptions.
@@ -372,11 +421,12 @@ impl LaneOut {
         };
     }
 
-    /// Forgets everything that is kept; returns the messages that were.
-    pub(crate) fn give_up(&mut self) -> Vec<Lost> {
+    /// Forgets everything that is kept; returns the messages that were, and what was answered for and not counted yet.
+    pub(crate) fn give_up(&mut self) -> (Vec<Lost>, Tally) {
         let lost = self.lose(self.done..self.next);
+        let Freed { ended, .. } = self.free_lost(self.next, &lost);
         *self = Self::new(self.lane, self.window);
-        lost
+        (lost, ended)
     }
 
     /// All numbers below are done.
@@ -397,6 +447,15 @@ impl LaneOut {
     /// Bytes numbered and not done.
     pub(crate) fn kept_bytes(&self) -> usize {
         self.kept_bytes
+    }
+
+    /// Messages numbered and not done.
+    pub(crate) fn kept_messages(&self) -> u64 {
+        let of = |kept: &Kept| {
+            let done = self.done.saturating_sub(kept.first).min(kept.segment.frames.into()) as u32;
+            u64::from(kept.segment.messages - kept.segment.messages_below(done))
+        };
+        self.kept.iter().map(of).sum()
     }
 
     /// Bytes written and not done: what a cut puts in doubt.

@@ -18,6 +18,7 @@
 //! A connection of another life of a peer that is attached waits, on either side, until the session has been asked
 //! whether its process is alive: if it is, two processes have the same key, and the first one stays (`doubt.rs`).
 
+mod aside;
 mod attach;
 mod core;
 mod doubt;
@@ -36,7 +37,7 @@ pub(crate) use doubt::SIGN_OF_LIFE;
 pub(crate) use fault::{Fault, NoClaim};
 pub(crate) use lane_in::{AckDue, Claim, Piece, Reassembly};
 pub(crate) use lane_out::{Chunk, ChunkBody};
-pub(crate) use offer::{Acked, Decision, Offer, Sign};
+pub(crate) use offer::{Acked, Decision, Offer, Probe, Sign};
 pub(crate) use payload::Payload;
 pub(crate) use segment::{LARGE, SEGMENT_BYTES, Segment, Track};
 

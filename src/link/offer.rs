@@ -4,11 +4,13 @@
 //! Upholds: a decision is complete: carrying it out needs no second look at the link.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::error::{CloseReason, RejectCause};
 use crate::ident::ConnectionId;
 use crate::link::fault::Fault;
 use crate::link::segment::{Extract, Segment};
+use crate::metrics::Class;
 use crate::wire::{Attach, Lane};
 
 /// A proven connection of the peer.
@@ -96,6 +98,19 @@ pub(crate) struct Acked {
     pub(crate) rejected: Vec<Rejected>,
     /// Messages that nobody will answer for any more.
     pub(crate) lost: Vec<Lost>,
+    /// A message whose time was to be measured was answered for.
+    pub(crate) probe: Option<(Lane, Probe)>,
+}
+
+/// A message whose time is measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Probe {
+    /// Its number.
+    pub(super) number: u64,
+    /// What it counts as.
+    pub(crate) class: Class,
+    /// When it was taken for the wire.
+    pub(crate) taken: Instant,
 }
 
 /// A message that the receiver took and did not hand over.
@@ -115,6 +130,8 @@ pub(crate) struct Rejected {
 pub(crate) struct Lost {
     /// Its lane.
     pub(crate) lane: Lane,
+    /// What it counts as.
+    pub(crate) class: Class,
     /// The message.
     pub(crate) extract: Extract,
     /// All of it was written: it may have been handed over.

@@ -89,8 +89,7 @@ impl Pair {
         let mut bytes = Vec::new();
         self.cores[side].put_acks(self.conn, true, &mut bytes);
         let chunk = self.cores[side].next_chunk(self.conn, Instant::now(), &mut bytes, |lane| {
-            (lane == Lane::Normal && !queue.is_empty())
-                .then(|| Taken { segment: queue.remove(0), debt: Default::default() })
+            (lane == Lane::Normal && !queue.is_empty()).then(|| Taken::plain(queue.remove(0)))
         });
         if let Some((_, chunk)) = &chunk {
             bytes.extend_from_slice(&chunk.body.bytes()[chunk.start..chunk.end]);

@@ -5,22 +5,31 @@
 //! integer there and a name only in a snapshot; a total is the sum of its causes, so that the two cannot disagree.
 
 mod cause;
+mod histogram;
 mod openmetrics;
+mod phases;
 mod table;
+mod tally;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::time::Duration;
 
 use crate::error::{CloseReason, DialCause, DialError, DialStage, DisconnectReason, RejectCause};
 use crate::ident::SessionKind;
 
 pub use cause::{Cause, ConnectFailure, Refusal, ScrapeFailure};
+pub use histogram::Histogram;
 pub use openmetrics::OPENMETRICS;
+pub(crate) use phases::{Arrivals, PhaseTallies, PhaseTally, PhaseTimes};
+pub use phases::{Cast, Phase, PhaseCounts, PhaseRow, Phases};
 pub use table::ByCause;
 pub(crate) use table::{Counter, Table};
+pub use tally::Volume;
+pub(crate) use tally::{Class, Groups, Tally};
 
 /// Counters of ends, by who ended it and why.
 #[derive(Debug, Default)]
@@ -96,6 +105,8 @@ pub struct Traffic {
     pub messages_written: u64,
     /// Messages that came in and were claimed.
     pub messages_received: u64,
+    /// Of these, best effort ones that came while too many of them waited for the application: thrown away.
+    pub messages_unread: u64,
     /// Questions that were asked; they are among the messages accepted.
     pub requests: u64,
     /// Of these, answered in time.
@@ -135,6 +146,7 @@ impl Traffic {
         self.messages_unknown += link.messages_unknown;
         self.messages_written += link.messages_written;
         self.messages_received += link.messages_received;
+        self.messages_unread += link.messages_unread;
         self.requests += link.requests;
         self.answers += link.answers;
         self.late_answers += link.late_answers;
@@ -148,6 +160,36 @@ impl Traffic {
             kind.sent += more.sent;
             kind.received += more.received;
         }
+    }
+}
+
+/// What one link has counted, and what it holds now; or all links.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Totals {
+    pub(crate) traffic: Traffic,
+    pub(crate) phases: PhaseTallies,
+    /// Links with a session.
+    pub(crate) connected: u64,
+    /// Messages that wait to be written for the first time, and their bytes.
+    pub(crate) queued_messages: u64,
+    pub(crate) queued_bytes: u64,
+    /// Bytes taken for the wire and not acknowledged.
+    pub(crate) kept_bytes: u64,
+    /// How long the oldest message has waited.
+    pub(crate) oldest_queued: Duration,
+}
+
+impl Totals {
+    /// Adds another link's.
+    pub(crate) fn merge(&mut self, link: &Self) {
+        let Self { traffic, phases, connected, queued_messages, queued_bytes, kept_bytes, oldest_queued } = link;
+        self.traffic.merge(traffic);
+        self.phases.merge(phases);
+        self.connected += connected;
+        self.queued_messages += queued_messages;
+        self.queued_bytes += queued_bytes;
+        self.kept_bytes += kept_bytes;
+        self.oldest_queued = self.oldest_queued.max(*oldest_queued);
     }
 }
 
@@ -194,13 +236,19 @@ pub(crate) struct Metrics {
     pub(crate) unknown_refused: Counter,
     /// Events that did not fit.
     pub(crate) events_missed: Counter,
+    /// Broadcasts, and how many peers took or refused one.
+    pub(crate) broadcasts: Counter,
+    pub(crate) broadcast_taken: Counter,
+    pub(crate) broadcast_refused: Counter,
+    /// Anycasts that a peer took.
+    pub(crate) anycasts: Counter,
     /// Scrapes answered.
     pub(crate) scrapes: Counter,
     /// Connections to the metrics endpoint that ended otherwise.
     pub(crate) scrapes_failed: Table<ScrapeFailure>,
 }
 
-/// The counters of a node at one moment. They only rise.
+/// The counters of a node at one moment, which only rise, and what it holds now.
 ///
 /// Each is exact; they are read one after the other, so that sums over several of them hold once nothing is under way:
 /// `accepted` is `refused` + `handshakes_failed` + the inbound sessions started + connections in their handshake, and
@@ -273,6 +321,29 @@ pub struct MetricsSnapshot {
     pub scrapes_failed: u64,
     /// The same by cause.
     pub scrapes_failed_by: ByCause<ScrapeFailure>,
+    /// Broadcasts: calls of the verb and its kin.
+    pub broadcasts: u64,
+    /// How many peers took one, all broadcasts together: each is a message that was accepted.
+    pub broadcast_taken: u64,
+    /// How many peers refused one, most of them for want of room.
+    pub broadcast_refused: u64,
+    /// Anycasts that a peer took.
+    pub anycasts: u64,
+    /// Now: peers with a session.
+    pub peers_connected: u64,
+    /// Now: messages that wait to be written for the first time, of all peers.
+    pub queued_messages: u64,
+    /// Now: their bytes, with what frames add.
+    pub queued_bytes: u64,
+    /// Now: bytes taken for the wire and not acknowledged, of all peers.
+    pub kept_bytes: u64,
+    /// Now: how long the oldest message that waits to be written has waited, of all peers; zero if none waits.
+    pub oldest_queued: Duration,
+    /// Where messages spend their time.
+    pub phases: Phases,
+    /// How long acknowledgements took, of samples: from when all of a message was written until it was acknowledged; one
+    /// message of each lane of a peer at a time. It includes what the application there took.
+    pub ack_delay: Histogram,
     /// Bytes of `memory_bytes` that are in use beyond the floors of the links.
     pub memory_used: u64,
     /// How often there was no memory for a message, a window or a big message that came.
@@ -302,7 +373,7 @@ impl Metrics {
         self.sessions_ended.add(reason);
     }
 
-    /// What they say now; `traffic` is the links', and empty here.
+    /// What they say now; what is the links' is empty here.
     pub(crate) fn snapshot(&self) -> MetricsSnapshot {
         let refused_by = self.refused.snapshot();
         let dials_failed_by =
@@ -338,6 +409,17 @@ impl Metrics {
             slow_peers: self.slow_peers.value(),
             unknown_refused: self.unknown_refused.value(),
             events_missed: self.events_missed.value(),
+            broadcasts: self.broadcasts.value(),
+            broadcast_taken: self.broadcast_taken.value(),
+            broadcast_refused: self.broadcast_refused.value(),
+            anycasts: self.anycasts.value(),
+            peers_connected: 0,
+            queued_messages: 0,
+            queued_bytes: 0,
+            kept_bytes: 0,
+            oldest_queued: Duration::ZERO,
+            phases: Phases::default(),
+            ack_delay: Histogram::default(),
             undelivered_missed: 0,
             outgoing_missed: 0,
             scrapes: self.scrapes.value(),

@@ -6,9 +6,13 @@
 //! each as a time series of its own; what is counted per peer is in the text as a sum over all of them.
 
 use std::fmt::{Display, Write};
+use std::time::Duration;
 
 use super::cause::Cause;
+use super::histogram::Histogram;
+use super::phases::{Cast, Phase, PhaseRow, Phases};
 use super::table::ByCause;
+use super::tally::Volume;
 use super::{DialFailures, Ends, KindTraffic, MetricsSnapshot, Traffic};
 
 /// The `Content-Type` of what [`MetricsSnapshot::to_openmetrics`] returns.
@@ -69,6 +73,17 @@ impl MetricsSnapshot {
             scrapes: counter("Requests for these metrics that were answered, this one not counted.");
             scrapes_failed: is_a_sum();
             scrapes_failed_by: by("cause", "Connections to the metrics endpoint that ended without the metrics.");
+            broadcasts: counter("Broadcasts.");
+            broadcast_taken: counter("Peers that took a broadcast, of all broadcasts.");
+            broadcast_refused: counter("Peers that refused a broadcast, of all broadcasts.");
+            anycasts: counter("Anycasts that a peer took.");
+            peers_connected: gauge("Peers with a session.");
+            queued_messages: gauge("Messages that wait to be written for the first time.");
+            queued_bytes: gauge_of_bytes("Bytes of messages that wait to be written for the first time.");
+            kept_bytes: gauge_of_bytes("Bytes taken for the wire and not acknowledged.");
+            oldest_queued: gauge_of_seconds("How long the oldest message that waits to be written has waited.");
+            phases: phases();
+            ack_delay: histogram("How long acknowledgements took, of samples, from when a message was written.");
             memory_used: gauge_of_bytes("Memory of memory_bytes in use beyond the floors of the links.");
             memory_refused: counter("Times that there was no memory for a message or a window.");
             traffic: traffic();
@@ -92,6 +107,51 @@ impl Text {
 
     fn gauge_of_bytes(&mut self, field: &str, value: &u64, help: &str) {
         self.family(field, "gauge", "bytes", help).sample(&[], *value);
+    }
+
+    fn gauge(&mut self, field: &str, value: &u64, help: &str) {
+        self.family(field, "gauge", "", help).sample(&[], *value);
+    }
+
+    fn gauge_of_seconds(&mut self, field: &str, value: &Duration, help: &str) {
+        self.family(field, "gauge", "seconds", help).sample(&[], Seconds(*value));
+    }
+
+    fn histogram(&mut self, field: &str, histogram: &Histogram, help: &str) {
+        self.family(field, "histogram", "seconds", help).histogram(&[], histogram);
+    }
+
+    fn phases(&mut self, _field: &str, phases: &Phases) {
+        let Phases { outgoing_buffer, outgoing_transfer, incoming_buffer } = phases;
+        let phases = [
+            ("outgoing_buffer", outgoing_buffer),
+            ("outgoing_transfer", outgoing_transfer),
+            ("incoming_buffer", incoming_buffer),
+        ];
+        let mut open = self.family("phase_open", "gauge", "", "Messages that are in a phase of their delivery.");
+        phases.iter().for_each(|(name, phase)| open.sample(&[("phase", name)], phase.open));
+        if phases.iter().all(|(_, phase)| phase.rows.is_empty()) {
+            // Of no node: some parsers take the lines of a family without samples for a mistake.
+            return;
+        }
+        type Part = fn(&Volume) -> u64;
+        let parts: [(Part, &str, &str); 2] =
+            [(|volume| volume.messages, "", "Messages"), (|volume| volume.bytes, "bytes", "Bytes of messages")];
+        for (part, unit, what) in parts {
+            let help = format!("{what} that began a phase of their delivery.");
+            self.family("phase_begun", "counter", unit, &help).of_phases(&phases, |family, labels, row| {
+                family.sample(labels, part(&row.counts.begun));
+            });
+            let help = format!("{what} that ended a phase of their delivery, well or not.");
+            self.family("phase_ended", "counter", unit, &help).of_phases(&phases, |family, labels, row| {
+                for (result, volume) in [("ok", &row.counts.succeeded), ("failed", &row.counts.failed)] {
+                    family.sample(&[labels, &[("result", result)]].concat(), part(volume));
+                }
+            });
+        }
+        let help = "How long a phase of a delivery took, of samples.";
+        let mut family = self.family("phase", "histogram", "seconds", help);
+        family.of_phases(&phases, |family, labels, row| family.histogram(labels, &row.counts.times));
     }
 
     /// A sum has no sample of its own: whoever reads adds its causes, and would count it twice.
@@ -123,6 +183,7 @@ impl Text {
             messages_unknown: counter("Messages accepted that were written and never answered.");
             messages_written: counter("Best effort messages that were written.");
             messages_received: counter("Messages that came in and were claimed.");
+            messages_unread: counter("Best effort messages that came while too many waited for the application: thrown away.");
             requests: counter("Questions asked; they are among the messages accepted.");
             answers: counter("Questions that were answered in time.");
             late_answers: counter("Answers that came after their question had ended.");
@@ -159,7 +220,8 @@ impl Text {
     fn family(&mut self, field: &str, kind: &'static str, unit: &str, help: &str) -> Family<'_> {
         let name = family_name(field, unit);
         self.line(format_args!("# TYPE {name} {kind}"));
-        if !unit.is_empty() {
+        // Its unit is the last word of its name in any case, and some parsers refuse the line of a histogram's.
+        if !unit.is_empty() && kind != "histogram" {
             self.line(format_args!("# UNIT {name} {unit}"));
         }
         self.line(format_args!("# HELP {name} {}", escaped(help)));
@@ -180,11 +242,42 @@ struct Family<'a> {
 }
 
 impl Family<'_> {
-    fn sample(&mut self, labels: &[(&str, &str)], value: u64) {
+    fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) {
         let suffix = if self.kind == "counter" { "_total" } else { "" };
+        self.named_sample(suffix, labels, value);
+    }
+
+    fn named_sample(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
         let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
         let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
         self.text.line(format_args!("{}{suffix}{labels} {value}", self.name));
+    }
+
+    fn histogram(&mut self, labels: &[(&str, &str)], histogram: &Histogram) {
+        let bounds = Histogram::bounds().map(|bound| Seconds(bound).to_string()).chain(["+Inf".to_owned()]);
+        // Each bucket of the text holds all that took no longer, also what the buckets before it hold.
+        let mut count = 0;
+        for (bound, bucket) in bounds.zip(&histogram.buckets) {
+            count += bucket;
+            self.named_sample("_bucket", &[labels, &[("le", &bound)]].concat(), count);
+        }
+        self.named_sample("_sum", labels, Seconds(histogram.sum));
+        self.named_sample("_count", labels, count);
+    }
+
+    /// What `put` writes of each row of each phase.
+    fn of_phases(&mut self, phases: &[(&str, &Phase)], put: impl Fn(&mut Self, &[(&str, &str)], &PhaseRow)) {
+        for (name, phase) in phases {
+            for row in &phase.rows {
+                // Every sample of a family has the same labels.
+                let cast = match row.cast {
+                    Some(Cast::Direct) => "direct",
+                    Some(Cast::Broadcast) => "broadcast",
+                    None => "any",
+                };
+                put(self, &[("phase", name), ("kind", &row.kind), ("cast", cast)], row);
+            }
+        }
     }
 
     fn ends(&mut self, labels: &[(&str, &str)], ends: &Ends) {
@@ -199,10 +292,22 @@ impl Family<'_> {
     }
 }
 
+/// Seconds and their parts, exactly.
+struct Seconds(Duration);
+
+impl Display for Seconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = format!("{}.{:09}", self.0.as_secs(), self.0.subsec_nanos());
+        let text = text.trim_end_matches('0');
+        // A whole number has a digit behind its point: some compare bounds as texts.
+        write!(f, "{text}{}", if text.ends_with('.') { "0" } else { "" })
+    }
+}
+
 /// `refused_by` as `threadwire_refused`, `bytes_sent` as `threadwire_sent_bytes`: a unit is the last word of a name.
 fn family_name(field: &str, unit: &str) -> String {
     let field = field.strip_suffix("_by").unwrap_or(field);
-    if unit.is_empty() {
+    if unit.is_empty() || field.ends_with(&format!("_{unit}")) {
         return format!("{PREFIX}{field}");
     }
     let rest = field.strip_prefix(unit).map_or(field, |rest| rest.trim_start_matches('_'));
@@ -232,6 +337,7 @@ mod tests {
         assert_eq!(family_name("accepted", ""), "threadwire_accepted");
         assert_eq!(family_name("refused_by", ""), "threadwire_refused");
         assert_eq!(family_name("bytes_sent", "bytes"), "threadwire_sent_bytes");
+        assert_eq!(family_name("queued_bytes", "bytes"), "threadwire_queued_bytes");
         assert_eq!(family_name("memory_used", "bytes"), "threadwire_memory_used_bytes");
     }
 
@@ -251,7 +357,7 @@ mod tests {
         let families = |what| text.lines().filter(move |line: &&str| line.starts_with(what)).count();
         assert!(families("# TYPE ") > 30, "{text}");
         assert_eq!(families("# TYPE "), families("# HELP "));
-        assert_eq!(families("# UNIT "), 3);
+        assert_eq!(families("# UNIT "), 6);
         assert!(text.ends_with("\n# EOF\n"));
     }
 }

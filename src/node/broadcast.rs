@@ -250,7 +250,12 @@ impl Node {
         let links = self.engine.shared.registry.established(|peer, kind| to.names(peer, kind));
         let payload = Arc::new(payload);
         let outcomes = links.iter().map(|link| (link.id, offer(link, &payload))).collect();
-        Broadcast { payload, outcomes }
+        let broadcast = Broadcast { payload, outcomes };
+        let (metrics, sent) = (&self.engine.shared.metrics, broadcast.sent());
+        metrics.broadcasts.add();
+        metrics.broadcast_taken.more(sent as u64);
+        metrics.broadcast_refused.more((broadcast.outcomes.len() - sent) as u64);
+        broadcast
     }
 
     fn offer_any<T>(
@@ -265,7 +270,10 @@ impl Node {
         while !links.is_empty() {
             let link = links.swap_remove(fastrand::usize(..links.len()));
             match offer(&link, &payload) {
-                Ok(taken) => return Ok((link.id, taken)),
+                Ok(taken) => {
+                    self.engine.shared.metrics.anycasts.add();
+                    return Ok((link.id, taken));
+                }
                 // It went away a moment ago.
                 Err(SendErrorKind::Offline) => {}
                 Err(SendErrorKind::Full) => reason = SendErrorKind::Full,

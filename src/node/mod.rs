@@ -6,6 +6,7 @@
 
 mod broadcast;
 mod builder;
+mod destination;
 mod dial;
 mod peers;
 mod reload;
@@ -20,7 +21,7 @@ use crossbeam_channel::Receiver;
 use crate::engine::{Engine, Event, Finding, ShutdownReport};
 use crate::error::{ConnectError, RecvError, SendError, SendErrorKind};
 use crate::ident::PeerId;
-use crate::metrics::MetricsSnapshot;
+use crate::metrics::{Class, MetricsSnapshot};
 use crate::registry::{SessionInfo, SessionsError};
 use crate::session::{self, Batch, Message, OutgoingMessage, PeerHandle, PeerLink, TapOptions, Undelivered};
 use crate::sync::deadline_in;
@@ -28,6 +29,7 @@ use crate::wire::Lane;
 
 pub use broadcast::{Broadcast, To};
 pub use builder::NodeBuilder;
+pub use destination::AddrHandle;
 pub use peers::PeerInfo;
 
 /// A node.
@@ -108,7 +110,7 @@ impl Node {
         let registry = &self.engine.shared.registry;
         // Most messages need nothing beyond appending: no handle is made for them.
         let bytes = payload.as_ref();
-        let append = |link: &PeerLink| link.push_fast(Lane::Normal, 0, bytes);
+        let append = |link: &PeerLink| link.push_fast(Lane::Normal, Class::PLAIN, 0, bytes);
         if !session::in_handler() && registry.with_link(&id, append) == Some(true) {
             return Ok(());
         }

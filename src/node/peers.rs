@@ -19,7 +19,7 @@ use crate::session::{LinkStats, PeerHandle, PeerLink, Session};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct PeerInfo {
-    /// Who it is.
+    /// Who it is; or what stands for an address where somebody is wanted, and is nobody's id ([`PeerId::stands_for`]).
     pub id: PeerId,
     /// Whether it was ever configured, added or connected; else messages wait, or handles are held, and it is
     /// forgotten after them; see [`Node::peer`](crate::Node::peer).

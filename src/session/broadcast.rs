@@ -23,7 +23,8 @@ impl PeerLink {
     /// the peer's own thread writes it, also where the peer is idle: a system call for each peer would be the most of what
     /// a broadcast costs, and messages that come fast are then written together.
     pub(crate) fn offer(&self, kind: u16, payload: &Arc<Vec<u8>>, alone: bool) -> Result<(), SendErrorKind> {
-        if self.push_fast(Lane::Normal, kind, payload) {
+        let class = self.class_of(Heading::of_kind(kind), !alone);
+        if self.push_fast(Lane::Normal, class, kind, payload) {
             return Ok(());
         }
         let (heading, len) = (Heading::of_kind(kind), payload.len());
@@ -32,7 +33,7 @@ impl PeerLink {
             // It never waits and never drops another, whatever holds for messages that can wait.
             let (policy, shared) = (OverflowPolicy::Fail, payload.clone().into());
             let options = SendOptions { priority: Some(priority), ..SendOptions::default() };
-            let pushed = self.push_entry(heading, shared, &options, policy, defaults.ttl, Asker::Nobody, alone);
+            let pushed = self.push_entry(heading, class, shared, &options, policy, defaults.ttl, Asker::Nobody, alone);
             return pushed.map_err(|refused| refused.kind);
         }
         if len > self.settings.max_message || !self.settings.kinds.allows(kind, len) {
@@ -45,7 +46,7 @@ impl PeerLink {
         let reads = self.reads.load(Ordering::Relaxed);
         let draft = self.taps.draft(payload, || Some(payload.clone()));
         let inline = alone && !handling::more_to_come(self.address());
-        let kick = self.outbox.push(priority.lane(), item, Wait::No, inline, reads).map_err(|(kind, _)| kind)?;
+        let kick = self.outbox.push(priority.lane(), class, item, Wait::No, inline, reads).map_err(|(kind, _)| kind)?;
         if !matches!(kick, Kick::No) {
             self.act(kick, false);
         }
@@ -71,7 +72,8 @@ impl PeerLink {
         let state = Arc::new(ReceiptState::new());
         let (heading, ttl) = (Heading::of_kind(options.kind), options.ttl.or(defaults.ttl));
         let asker = Asker::Receipt(state.clone());
-        self.push_entry(heading, payload.clone().into(), options, policy, ttl, asker, alone)
+        let class = self.class_of(heading, !alone);
+        self.push_entry(heading, class, payload.clone().into(), options, policy, ttl, asker, alone)
             .map_err(|refused| refused.kind)?;
         let lane = options.priority.unwrap_or_else(|| self.settings.kinds.priority(options.kind)).lane();
         let label = Label { kind: options.kind, lane };

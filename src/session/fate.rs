@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{SendError, SendErrorKind};
 use crate::link::{Acked, Payload};
+use crate::metrics::Class;
 use crate::outcome::ReturnReason;
 use crate::session::handling;
 use crate::session::options::{BEST_EFFORT_MOST, Defaults, Delivery, OverflowPolicy, Priority, SendOptions};
@@ -52,7 +53,8 @@ impl PeerLink {
             return Err(SendError { kind: SendErrorKind::WouldBlock, payload });
         }
         let heading = Heading::of_kind(options.kind);
-        Ok(self.push_entry(heading, payload.into(), options, policy, options.ttl.or(defaults.ttl), asker, true)?)
+        let (class, ttl) = (self.class_of(heading, false), options.ttl.or(defaults.ttl));
+        Ok(self.push_entry(heading, class, payload.into(), options, policy, ttl, asker, true)?)
     }
 
     /// Sends question `number`, which is wanted from its first time to its second one. Inside a handler it does not wait
@@ -75,7 +77,8 @@ impl PeerLink {
         let expires = options.ttl.and_then(|ttl| options.created_at.unwrap_or(now).checked_add(ttl));
         let ttl = expires.map_or(left, |expires| expires.saturating_duration_since(now).min(left));
         let options = SendOptions { timeout: Some(longest), created_at: Some(now), ..options.clone() };
-        Ok(self.push_entry(heading, payload.into(), &options, policy, Some(ttl), Asker::Question(number), true)?)
+        let (class, asker) = (self.class_of(heading, false), Asker::Question(number));
+        Ok(self.push_entry(heading, class, payload.into(), &options, policy, Some(ttl), asker, true)?)
     }
 
     /// Sends a message that chose nothing, as the peer's defaults say.
@@ -95,7 +98,8 @@ impl PeerLink {
             }
             Wait::No | Wait::Paid(_) => OverflowPolicy::Fail,
         };
-        Ok(self.push_entry(heading, payload.into(), &options, policy, defaults.ttl, Asker::Nobody, true)?)
+        let class = self.class_of(heading, false);
+        Ok(self.push_entry(heading, class, payload.into(), &options, policy, defaults.ttl, Asker::Nobody, true)?)
     }
 
     /// How urgent a message is that is sent so.
@@ -109,6 +113,7 @@ impl PeerLink {
     pub(super) fn push_entry(
         &self,
         heading: Heading,
+        class: Class,
         payload: Payload,
         options: &SendOptions,
         policy: OverflowPolicy,
@@ -126,6 +131,7 @@ impl PeerLink {
         let entry = Entry {
             heading,
             payload,
+            class,
             ticket: None,
             expires: ttl.and_then(|ttl| options.created_at.unwrap_or(now).checked_add(ttl)),
             best_effort,
@@ -184,6 +190,10 @@ impl PeerLink {
 
     /// The write token's holder has written something.
     pub(super) fn note_written(&self, writer: &mut Writer) {
+        let probes = writer.take_probes();
+        if probes != 0 {
+            self.probes_written(probes, writer.last());
+        }
         let tickets = writer.take_written();
         if !tickets.is_empty() {
             self.tell(self.outbox.written(&tickets, Instant::now()));
@@ -200,7 +210,11 @@ impl PeerLink {
         if let Some(kept) = acked.kept {
             self.outbox.settle_account(kept);
         }
-        let ended = self.outbox.settle(acked, Instant::now());
+        let now = Instant::now();
+        if let Some((lane, probe)) = &acked.probe {
+            self.probe_answered(*lane, probe, now);
+        }
+        let ended = self.outbox.settle(acked, now);
         self.tell(ended);
     }
 

@@ -16,6 +16,7 @@ use crossbeam_channel::Sender;
 
 use crate::error::RejectCause;
 use crate::ident::PeerId;
+use crate::metrics::Groups;
 use crate::session::message::{BatchCredit, Body, Extra, Message, Part, PartContent};
 use crate::session::peer::PeerHandle;
 use crate::session::peer_link::PeerLink;
@@ -191,6 +192,10 @@ pub struct Batch {
     per_message: bool,
     /// Nobody takes it.
     orphaned: bool,
+    /// Messages taken that are not counted as handed over yet.
+    passed: Groups,
+    /// How long its first message waited is not measured yet.
+    unmeasured: bool,
 }
 
 impl Batch {
@@ -204,6 +209,8 @@ impl Batch {
             offset: 0,
             per_message: false,
             orphaned: false,
+            passed: Groups::default(),
+            unmeasured: true,
         }
     }
 
@@ -234,7 +241,8 @@ impl Batch {
         self.by_ref().for_each(drop);
     }
 
-    fn finish(&self, part: &Part, taken: u32, rejected: Option<(u64, RejectCause)>) {
+    fn finish(&mut self, part: &Part, taken: u32, rejected: Option<(u64, RejectCause)>) {
+        self.credit.link().arrivals.handed(&std::mem::take(&mut self.passed));
         if !part.is_numbered() {
             return;
         }
@@ -283,6 +291,15 @@ impl Batch {
         self.taken += 1;
         self.offset = end;
         let refused = self.refusal(kind, end - start).map(|cause| (number, cause));
+        let class = self.credit.link().class_of_kind(kind);
+        if refused.is_some() {
+            self.credit.link().arrival_failed(class, end - start);
+        } else {
+            self.passed.push(class, 1, (end - start) as u64);
+            if std::mem::take(&mut self.unmeasured) {
+                self.credit.link().settings.times.handed(class, part.arrived.elapsed());
+            }
+        }
         let last = self.taken == part.messages;
         if self.per_message || last || refused.is_some() {
             self.finish(&part, self.taken, refused);
@@ -331,6 +348,8 @@ impl Drop for Batch {
             // Whoever asked is told that there is no answer.
             while self.parts.front().is_some_and(|part| part.is_questions()) && self.take().is_some() {}
             let Some(part) = self.parts.pop_front() else { break };
+            let rest = part.groups_from(self.credit.link(), self.offset);
+            self.passed.append(&rest);
             (self.taken, self.offset) = (0, 0);
             self.finish(&part, part.messages, None);
         }

@@ -64,6 +64,16 @@ impl Kinds {
         self.kinds.is_empty()
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.kinds.len()
+    }
+
+    /// Their names, by their places.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.kinds.iter().map(|kind| kind.name.as_str()).collect()
+    }
+
     /// Its place among the kinds.
     #[inline]
     pub(super) fn place(&self, number: u16) -> Option<usize> {

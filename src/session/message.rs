@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use crate::error::{RejectCause, SendError, SendErrorKind};
 use crate::ident::PeerId;
 use crate::memory::Charge;
+use crate::metrics::Groups;
 use crate::session::outbox::Wait;
 use crate::session::peer_link::PeerLink;
 use crate::session::responder::{Held, Responder};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::wire::{Heading, LANES, Lane};
+use crate::wire::{Heading, LANES, Lane, Prefix};
 
 /// A message that came from a peer.
 ///
@@ -300,6 +301,16 @@ impl Part {
         match &self.content {
             PartContent::Frames { flags, .. } => flags & crate::wire::flags::NUMBERED != 0,
             PartContent::Whole { .. } => true,
+        }
+    }
+
+    /// What its messages from this offset on count as.
+    pub(super) fn groups_from(&self, link: &PeerLink, offset: usize) -> Groups {
+        match &self.content {
+            PartContent::Frames { flags, bytes } => {
+                link.groups_in(bytes.get(offset..).unwrap_or_default(), Prefix::len(*flags))
+            }
+            PartContent::Whole { kind, payload, .. } => Groups::of(link.class_of_kind(*kind), 1, payload.len() as u64),
         }
     }
 

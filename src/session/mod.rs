@@ -14,6 +14,7 @@
 
 mod asking;
 mod beat;
+mod binding;
 mod broadcast;
 mod fate;
 mod gate;
@@ -25,7 +26,9 @@ mod options;
 mod outbox;
 mod peer;
 mod peer_link;
+mod phases;
 mod presence;
+mod probes;
 mod receipt;
 mod receiver;
 mod redial;
@@ -35,6 +38,7 @@ mod routes;
 mod sender;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;
+mod stand_in;
 mod state;
 mod taps;
 mod traffic;

@@ -13,7 +13,8 @@ use serde::Serialize;
 
 use crate::error::{SendError, SendErrorKind};
 use crate::ident::{ConnectionId, PeerId};
-use crate::metrics::Traffic;
+use crate::link::LinkCore;
+use crate::metrics::{Class, Totals, Traffic};
 use crate::session::handling;
 use crate::session::options::{OverflowPolicy, SendOptions};
 use crate::session::outbox::Wait;
@@ -110,7 +111,7 @@ impl PeerHandle {
         if handling::in_handler() {
             return Err(SendError { kind: SendErrorKind::WouldBlock, payload: payload.into() });
         }
-        if self.link.push_fast(Lane::Normal, kind, payload.as_ref()) {
+        if self.link.push_fast(Lane::Normal, Class::PLAIN, kind, payload.as_ref()) {
             return Ok(());
         }
         self.push(kind, payload, Wait::UpTo(self.link.settings.send_deadline))
@@ -219,7 +220,10 @@ impl PeerHandle {
     /// Counts of this peer's messages.
     pub fn stats(&self) -> LinkStats {
         // Both locks at once: what moves from the queue into the link meanwhile would be counted in neither, or in both.
-        let core = self.link.core.lock();
+        self.stats_of(&self.link.core.lock())
+    }
+
+    fn stats_of(&self, core: &LinkCore) -> LinkStats {
         let queued = self.link.outbox.counts();
         let counts = core.counts();
         let asked = self.link.requests.counts();
@@ -248,8 +252,22 @@ impl PeerHandle {
     }
 
     /// The same for a sum over all peers.
-    pub(crate) fn traffic(&self) -> Traffic {
-        let stats = self.stats();
+    pub(crate) fn totals(&self) -> Totals {
+        let core = self.link.core.lock();
+        let (stats, phases) = (self.stats_of(&core), self.link.phases(&core));
+        drop(core);
+        Totals {
+            phases,
+            connected: stats.connected.into(),
+            queued_messages: stats.queued_messages as u64,
+            queued_bytes: stats.queued_bytes as u64,
+            kept_bytes: stats.kept_bytes as u64,
+            oldest_queued: stats.oldest_age.unwrap_or_default(),
+            traffic: self.traffic(&stats),
+        }
+    }
+
+    fn traffic(&self, stats: &LinkStats) -> Traffic {
         Traffic {
             messages_accepted: stats.accepted,
             messages_acked: stats.acked,
@@ -257,6 +275,7 @@ impl PeerHandle {
             messages_unknown: stats.unknown,
             messages_written: stats.written,
             messages_received: stats.received,
+            messages_unread: self.link.traffic.unread.value(),
             requests: stats.requests,
             answers: stats.answers,
             late_answers: stats.late_answers,

@@ -7,7 +7,7 @@
 //! Upholds: what is appended is written by somebody; what is owed is acknowledged within the ack delay.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::config::LINK_FLOOR;
@@ -15,11 +15,14 @@ use crate::error::{RejectCause, SendError, SendErrorKind};
 use crate::ident::{ConnectionId, PeerId};
 use crate::link::{AckDue, Acked, LARGE, LinkCore, Segment};
 use crate::memory::{Budget, Charge};
+use crate::metrics::{Arrivals, Class, PhaseTimes};
 use crate::session::handling;
 use crate::session::kinds::{KindCounters, Kinds};
 use crate::session::outbox::{Item, Kick, Outbox, QueueLimits, Wait};
+use crate::session::probes::ProbeTimes;
 use crate::session::redial::RedialNote;
 use crate::session::requests::{self, Askers, Creditor, RequestLimits, Requests};
+use crate::session::stand_in::StandIn;
 use crate::session::taps::OutgoingTaps;
 use crate::session::traffic::LinkTraffic;
 use crate::session::undelivered::Undeliverable;
@@ -51,6 +54,8 @@ pub(crate) struct SessionSettings {
     pub(crate) kinds: Arc<Kinds>,
     /// Links of the node that have questions.
     pub(crate) askers: Arc<Askers>,
+    /// How long messages of all peers take.
+    pub(crate) times: Arc<PhaseTimes>,
     /// Where messages are announced that are accepted.
     pub(crate) taps: OutgoingTaps,
 }
@@ -84,8 +89,14 @@ pub(crate) struct PeerLink {
     pub(crate) requests: Arc<Requests>,
     /// Messages by kind.
     pub(super) by_kind: KindCounters,
+    /// What came and how it ended, by kind.
+    pub(super) arrivals: Arrivals,
+    /// When what is measured was written.
+    pub(super) probes: ProbeTimes,
     /// As in the settings: one step nearer for the shortest path.
     pub(super) taps: OutgoingTaps,
+    /// Set if this is no peer's: it stands for an address.
+    pub(super) stand_in: OnceLock<StandIn<PeerLink>>,
     /// The longest message that needs nothing beyond appending; none if kinds are to be looked up.
     fast_limit: Option<usize>,
 }
@@ -104,6 +115,8 @@ impl PeerLink {
         Self {
             id,
             requests,
+            arrivals: Arrivals::new(settings.kinds.len()),
+            probes: ProbeTimes::new(Instant::now()),
             by_kind: KindCounters::new(settings.kinds.clone()),
             taps: settings.taps.clone(),
             fast_limit: settings.kinds.is_empty().then_some(LARGE.min(settings.max_message)),
@@ -119,15 +132,16 @@ impl PeerLink {
             token,
             inbound: Mutex::new(None),
             redial: RedialNote::default(),
+            stand_in: OnceLock::new(),
         }
     }
 
     /// Appends a small message to a busy peer; false has done nothing.
     #[inline]
-    pub(crate) fn push_fast(&self, lane: Lane, kind: u16, payload: &[u8]) -> bool {
+    pub(crate) fn push_fast(&self, lane: Lane, class: Class, kind: u16, payload: &[u8]) -> bool {
         self.fast_limit.is_some_and(|most| payload.len() <= most)
             && !self.taps.are_tapped()
-            && self.outbox.push_fast(lane, kind, payload)
+            && self.outbox.push_fast(lane, class, kind, payload)
     }
 
     /// Appends a message and sees to it that somebody writes it.
@@ -152,6 +166,7 @@ impl PeerLink {
         {
             return self.push_by_defaults(lane, heading, payload.into(), wait, defaults);
         }
+        let class = self.class_of(heading, false);
         let reads = self.reads.load(Ordering::Relaxed);
         let inline = !handling::more_to_come(self.address());
         let draft = self.taps.draft(payload.as_ref(), || None);
@@ -163,13 +178,13 @@ impl PeerLink {
                 self.outbox.spares.copy_large(payload.as_ref())
             };
             let item = Item::Large(Segment::large(lane, heading, owned));
-            self.outbox.push(lane, item, wait, inline, reads).map_err(|(kind, item)| match item {
+            self.outbox.push(lane, class, item, wait, inline, reads).map_err(|(kind, item)| match item {
                 Item::Large(segment) => SendError { kind, payload: segment.into_payload() },
                 Item::Small { payload, .. } => SendError { kind, payload: payload.to_vec() },
             })?
         } else {
             let item = Item::Small { heading, payload: payload.as_ref() };
-            match self.outbox.push(lane, item, wait, inline, reads) {
+            match self.outbox.push(lane, class, item, wait, inline, reads) {
                 Ok(kick) => kick,
                 Err((kind, _)) => return Err(SendError { kind, payload: payload.into() }),
             }
@@ -195,8 +210,11 @@ impl PeerLink {
         let more = writer.gather(&mut core, |lane| taking.take(lane), acks);
         taking.in_flight(writer.take_best_effort());
         taking.settle_account(core.kept_bytes());
-        let ended = taking.take_ended();
+        let (waited, ended) = (taking.waited(), taking.take_ended());
         drop((core, taking));
+        if let Some((class, waited)) = waited {
+            self.settings.times.queued(class, waited);
+        }
         self.tell(ended);
         if let Some(buffer) = writer.take_spare() {
             self.outbox.spares.recycle(buffer);

@@ -11,10 +11,11 @@ mod deliver;
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{CloseReason, DisconnectReason, RequestError};
 use crate::link::{LinkCore, NoClaim};
+use crate::metrics::Groups;
 use crate::session::inbox::{Peer, Sink};
 use crate::session::outbox::Goodbye;
 use crate::session::peer::PeerHandle;
@@ -26,6 +27,9 @@ use crate::wire::{self, Ack, Beat, Decoder, FrameHeader, FrameType, HEADER, Lane
 
 /// Messages claimed at once: the link lock is taken per run, and a handler's progress is told per run.
 const RUN: u32 = 128;
+
+/// Of so many reads one is measured: how long what it brought takes until it is handed over.
+const READS_PER_SAMPLE: u32 = 16;
 
 /// Runs until the stream ends, the session is replaced, or the peer breaks the protocol.
 pub(crate) fn recv_loop(
@@ -47,8 +51,10 @@ pub(crate) fn recv_loop(
         handle,
         segment: Cell::new(None),
         spare: Vec::new(),
+        arrived: None,
         retry_after: Duration::ZERO,
     };
+    let mut reads = 0u32;
     let cause = loop {
         match receiver.take_all(&mut decoder) {
             Ok(true) => drop(session.heard.fetch_add(1, Ordering::Relaxed)),
@@ -65,6 +71,8 @@ pub(crate) fn recv_loop(
             Ok(0) => break Some(DisconnectReason::Lost(std::io::ErrorKind::UnexpectedEof)),
             Ok(count) => {
                 decoder.filled(count);
+                receiver.arrived = reads.is_multiple_of(READS_PER_SAMPLE).then(Instant::now);
+                reads = reads.wrapping_add(1);
                 link.traffic.read.more(count as u64);
             }
             Err(error) => {
@@ -111,6 +119,8 @@ struct Receiver<'a> {
     segment: Cell<Option<(Lane, u64, u64)>>,
     /// A reassembly buffer for the next big message.
     spare: Vec<u8>,
+    /// When what is being taken was read, if that is measured.
+    arrived: Option<Instant>,
     retry_after: Duration,
 }
 
@@ -204,6 +214,16 @@ impl Receiver<'_> {
         self.session.parting.store(true, Ordering::Relaxed);
         self.link.outbox.ask_goodbye(self.session.conn, Goodbye::Answer).wake();
         Ok(())
+    }
+
+    /// What came was handed over to a handler, or to whoever asked.
+    fn handed(&self, groups: &Groups) {
+        self.link.arrivals.handed(groups);
+        if let Some(arrived) = self.arrived
+            && let Some(group) = groups.iter().next()
+        {
+            self.link.settings.times.handed(group.class, arrived.elapsed());
+        }
     }
 
     /// What was claimed is delivered: another session may go on.

@@ -12,6 +12,7 @@ use super::writer::Writer;
 use crate::ident::{ConnectionId, PeerId};
 use crate::link::{LinkCore, LinkLimits, Offer, Segment};
 use crate::memory::Budget;
+use crate::metrics::{Class, PhaseTimes};
 use crate::transport::WriteHalf;
 use crate::wire::{Heading, Lane};
 
@@ -55,6 +56,7 @@ fn attached_link() -> Arc<PeerLink> {
         requests: RequestLimits { requests: 100, bytes: 1 << 20 },
         kinds: Arc::default(),
         askers: Arc::default(),
+        times: Arc::new(PhaseTimes::new(0)),
         taps: OutgoingTaps::default(),
     };
     let ids = [1, 2].map(|id| PeerId::from_bytes([id; 32]));
@@ -105,10 +107,10 @@ fn the_oldest_message_that_waits_gives_the_queue_its_age() {
     let small = |payload| Item::Small { heading: Heading::default(), payload };
     assert_eq!(outbox.counts().oldest, None);
     let before = Instant::now();
-    assert!(outbox.push(Lane::Normal, small(b"first"), Wait::No, false, 0).is_ok());
+    assert!(outbox.push(Lane::Normal, Class::PLAIN, small(b"first"), Wait::No, false, 0).is_ok());
     let after = Instant::now();
     let large = Segment::large(Lane::Bulk, Heading::default(), vec![7; 100_000]);
-    assert!(outbox.push(Lane::Bulk, Item::Large(large), Wait::No, false, 0).is_ok());
+    assert!(outbox.push(Lane::Bulk, Class::PLAIN, Item::Large(large), Wait::No, false, 0).is_ok());
     let oldest = outbox.counts().oldest.unwrap();
     assert!(before <= oldest && oldest <= after);
 

@@ -24,7 +24,8 @@ const MOST_BYTES: u64 = 64 * 1024 * 1024;
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Undelivered {
-    /// Whom it was for.
+    /// Whom it was for. If it was sent to an address, and nobody had proven itself there before it ended, this id stands
+    /// for the address: [`PeerId::stands_for`].
     pub peer: PeerId,
     /// The application's kind of message.
     pub kind: u16,

@@ -64,6 +64,9 @@ pub(crate) struct Writer {
     /// Messages of this turn that somebody wants to hear of, and those of turns that are written.
     tickets: Vec<u64>,
     told: Vec<u64>,
+    /// Lanes, as bits, of which this turn ends the message that is measured, and those of turns that are written.
+    probes: u8,
+    told_probes: u8,
     /// Segments of the last turn gathered that are best effort.
     best_effort: Vec<Arc<Segment>>,
     /// A buffer of an earlier turn, for reuse.
@@ -89,6 +92,8 @@ impl Writer {
             turns: 0,
             tickets: Vec::new(),
             told: Vec::new(),
+            probes: 0,
+            told_probes: 0,
             best_effort: Vec::new(),
             spare: None,
             last: now,
@@ -152,6 +157,7 @@ impl Writer {
             };
             self.len += self.heads.len() - before + (chunk.end - chunk.start);
             self.tickets.extend_from_slice(&chunk.tickets);
+            self.probes |= u8::from(chunk.probe) << lane.index();
             self.best_effort.extend(chunk.body.segment().filter(|segment| !segment.numbered).cloned());
             self.chunks.push((self.heads.len(), chunk));
             if lane == Lane::Bulk {
@@ -193,6 +199,11 @@ impl Writer {
         std::mem::take(&mut self.told)
     }
 
+    /// Lanes, as bits, of which the message that is measured was written since this was last asked.
+    pub(crate) fn take_probes(&mut self) -> u8 {
+        std::mem::take(&mut self.told_probes)
+    }
+
     /// Segments of the turn that was just gathered that are best effort.
     pub(crate) fn take_best_effort(&mut self) -> Vec<Arc<Segment>> {
         std::mem::take(&mut self.best_effort)
@@ -206,6 +217,7 @@ impl Writer {
     fn begin(&mut self) {
         debug_assert!(!self.is_mid_turn());
         self.told.append(&mut self.tickets);
+        self.told_probes |= std::mem::take(&mut self.probes);
         self.written = 0;
         self.len = 0;
         self.control.clear();

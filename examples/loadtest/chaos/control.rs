@@ -15,10 +15,12 @@ use clap::ValueEnum;
 use crossbeam_channel::Sender;
 use serde::{Deserialize, Serialize};
 use threadwire::PeerId;
+use threadwire::metrics::{Phase, Phases};
 
 use crate::chaos::checker::{Check, Verdict};
 use crate::chaos::plan::{Kind, LinkFault};
 use crate::chaos::sabotage::Sabotage;
+use crate::churn::host::{Cast, Place};
 use crate::control::start_thread;
 use crate::failure::{Context, Failure};
 
@@ -34,6 +36,8 @@ pub enum Part {
     Proxy,
     /// The checker.
     Checker,
+    /// The peers of `churn`.
+    Host,
 }
 
 /// How a node's process is to begin.
@@ -86,7 +90,11 @@ pub enum Order {
     Probe { links: Vec<usize>, patience: Duration },
     /// To the checker.
     Check(Check),
-    /// To nodes and the proxy: end.
+    /// To a host: these peers.
+    Host(Cast),
+    /// To a host: end this peer's node, and start it anew somewhere else.
+    Restart { peer: usize },
+    /// To nodes, hosts and the proxy: end.
     Finish,
 }
 
@@ -104,7 +112,9 @@ pub enum Answer {
     /// A node knows the outcome of everything it sent.
     Settled(Settled),
     /// A node has shut down.
-    Ended,
+    Ended(Box<PhaseSums>),
+    /// Every node of a process of many has shut down.
+    AllEnded,
     /// Where the proxy is dialled, link by link.
     Forwarding(Vec<SocketAddr>),
     /// A fault has happened to a link: so many bytes were held, so many frames not acknowledged.
@@ -115,6 +125,8 @@ pub enum Answer {
     Passed(Passed),
     /// The checker is through.
     Checked(Verdict),
+    /// Peers listen.
+    Hosted(Vec<Place>),
     /// The process gives up.
     Failed(String),
 }
@@ -130,6 +142,62 @@ pub struct Settled {
     pub recorded: u64,
     /// Bytes sent to all nodes together.
     pub bytes: u64,
+}
+
+/// The library's own sums of what began and ended in each phase of a delivery, of all links of a process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhaseSums {
+    /// From accepted to taken for the wire.
+    pub outgoing_buffer: PhaseSum,
+    /// From taken for the wire to answered for.
+    pub outgoing_transfer: PhaseSum,
+    /// From arrived to handed over.
+    pub incoming_buffer: PhaseSum,
+}
+
+/// Messages and bytes that began a phase, that ended it well and otherwise, and messages that are in it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhaseSum {
+    pub begun: (u64, u64),
+    pub succeeded: (u64, u64),
+    pub failed: (u64, u64),
+    pub open: u64,
+}
+
+impl PhaseSum {
+    /// What the library says.
+    fn of(phase: &Phase) -> Self {
+        let total = phase.total();
+        let [begun, succeeded, failed] =
+            [total.begun, total.succeeded, total.failed].map(|volume| (volume.messages, volume.bytes));
+        Self { begun, succeeded, failed, open: phase.open }
+    }
+
+    /// Whether everything that began has ended once.
+    pub fn is_over(&self) -> bool {
+        let Self { begun, succeeded, failed, open } = *self;
+        open == 0 && begun == (succeeded.0 + failed.0, succeeded.1 + failed.1)
+    }
+}
+
+impl PhaseSums {
+    /// What the library says.
+    pub fn of(phases: &Phases) -> Self {
+        Self {
+            outgoing_buffer: PhaseSum::of(&phases.outgoing_buffer),
+            outgoing_transfer: PhaseSum::of(&phases.outgoing_transfer),
+            incoming_buffer: PhaseSum::of(&phases.incoming_buffer),
+        }
+    }
+
+    /// Each phase by its name.
+    pub fn each(&self) -> [(&'static str, PhaseSum); 3] {
+        [
+            ("outgoing buffer", self.outgoing_buffer),
+            ("outgoing transfer", self.outgoing_transfer),
+            ("incoming buffer", self.incoming_buffer),
+        ]
+    }
 }
 
 /// What the proxy saw of connections.

@@ -15,19 +15,19 @@
 //! faults and their names are the same, each of the record that stands for its frame (`proxy::records`); beside them it
 //! alters bytes there (`flip`), which must end the session and nothing more.
 
-mod checker;
+pub mod checker;
 mod choice;
-mod control;
-mod ledger;
+pub mod control;
+pub mod ledger;
 mod node;
 mod outcomes;
 mod parent;
-mod payload;
+pub mod payload;
 mod plan;
 mod proxy;
-mod recorder;
-mod sabotage;
-mod sender;
+pub mod recorder;
+pub mod sabotage;
+pub mod sender;
 mod summary;
 
 use std::io::IsTerminal;
@@ -165,6 +165,7 @@ pub fn run_part(options: &PartOptions) -> Result<bool, Failure> {
     let result = match options.part {
         Part::Node => node::run(&line),
         Part::Proxy => proxy::run(line),
+        Part::Host => crate::churn::host::run(&line),
         Part::Checker => match line.receive(None)? {
             Some(Order::Check(check)) => checker::check(&check).and_then(|v| report::json(&Answer::Checked(v))),
             _ => Err(Failure::new("the checker was asked for something else")),

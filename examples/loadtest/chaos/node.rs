@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use threadwire::error::{CloseReason, DisconnectReason};
 use threadwire::{Config, Event, Node, PeerHandle};
 
-use crate::chaos::control::{Answer, Begin, Neighbour, Order, Settled, die_with_parent};
+use crate::chaos::control::{Answer, Begin, Neighbour, Order, PhaseSums, Settled, die_with_parent};
 use crate::chaos::ledger::{self, Ledger};
 use crate::chaos::recorder::Recorder;
 use crate::chaos::sender::{Sending, Sent};
@@ -58,7 +58,8 @@ pub fn run(line: &Line) -> Result<(), Failure> {
                 if !left.threads.is_empty() {
                     return Err(Failure::new(format!("the node's shutdown left threads: {}", left.threads.join(", "))));
                 }
-                return report::json(&Answer::Ended);
+                let phases = PhaseSums::of(&node.metrics().phases);
+                return report::json(&Answer::Ended(Box::new(phases)));
             }
             _ => return Err(out_of_turn()),
         }

@@ -17,7 +17,7 @@ use threadwire::PeerId;
 
 use crate::chaos::Options;
 use crate::chaos::checker::{Check, Verdict};
-use crate::chaos::control::{Answer, Begin, Neighbour, Order, Part, Passed, Process, Settled};
+use crate::chaos::control::{Answer, Begin, Neighbour, Order, Part, Passed, PhaseSums, Process, Settled};
 use crate::chaos::plan::{Kind, NodeFault, Plan};
 use crate::failure::{Context, Failure};
 
@@ -46,6 +46,8 @@ pub struct Findings {
     pub faults: BTreeMap<Kind, Tally>,
     /// The library's own counts of the nodes that lived to the end.
     pub settled: Vec<Settled>,
+    /// The same, of each phase, at their end.
+    pub phases: Vec<PhaseSums>,
     /// Processes of each node.
     pub lives: Vec<u16>,
     /// What the proxy saw.
@@ -216,7 +218,11 @@ impl<'a> Run<'a> {
             self.order(number, &Order::Finish)?;
         }
         for number in self.nodes.clone() {
-            self.hear(number, PATIENCE, |answer| matches!(answer, Answer::Ended).then_some(()))?;
+            let phases = self.hear(number, PATIENCE, |answer| match answer {
+                Answer::Ended(phases) => Some(*phases),
+                _ => None,
+            })?;
+            self.found.phases.push(phases);
             self.wait(number)?;
         }
         // After the nodes: their goodbyes go through it too.

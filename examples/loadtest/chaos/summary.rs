@@ -169,6 +169,16 @@ impl Summary {
             let recorded = settled.recorded;
             must(accepted == recorded, format!("a node accepted {accepted} messages, its application {recorded}"));
         }
+        for (settled, phases) in found.settled.iter().zip(&found.phases) {
+            for (name, sum) in phases.each() {
+                must(sum.is_over(), format!("not all that began the {name} ended it once: {sum:?}"));
+            }
+            let (accepted, begun) = (settled.accepted, phases.outgoing_buffer.begun.0);
+            must(accepted == begun, format!("a node accepted {accepted} messages, and {begun} began a phase"));
+            let (taken, begun) = (phases.outgoing_buffer.succeeded, phases.outgoing_transfer.begun);
+            must(taken == begun, format!("{taken:?} were taken for the wire, and {begun:?} began the transfer"));
+        }
+        must(found.phases.len() == found.settled.len(), "a node told nothing of its phases".to_owned());
         let asked = options.cuts as u64;
         must(self.cuts == asked, format!("{} of {asked} faults happened", self.cuts));
         for kind in Kind::all(options.secure) {
@@ -238,7 +248,7 @@ impl Summary {
 mod tests {
     use super::*;
     use crate::chaos::checker::Verdict;
-    use crate::chaos::control::{Passed, Settled};
+    use crate::chaos::control::{Passed, PhaseSum, PhaseSums, Settled};
 
     fn options() -> Options {
         Options { cuts: 10, ..Options::default() }
@@ -248,6 +258,11 @@ mod tests {
         Findings {
             faults: Kind::all(false).iter().map(|kind| (*kind, Tally { count: 1, in_flight: 1 })).collect(),
             settled: vec![Settled { accepted: 5, known: 5, recorded: 5, bytes: 9 }],
+            phases: vec![PhaseSums {
+                outgoing_buffer: PhaseSum { begun: (5, 9), succeeded: (4, 7), failed: (1, 2), open: 0 },
+                outgoing_transfer: PhaseSum { begun: (4, 7), succeeded: (3, 6), failed: (1, 1), open: 0 },
+                incoming_buffer: PhaseSum::default(),
+            }],
             lives: vec![1, 2],
             passed: Passed { reconnects: 9, ..Passed::default() },
             verdict: Verdict { accepted: 7, acked: 4, returned: 2, unknown: 1, delivered: 5, ..Verdict::default() },
@@ -260,7 +275,7 @@ mod tests {
     #[test]
     fn a_good_run_is_ok_and_each_single_defect_makes_it_not_ok() {
         assert_eq!(Summary::new(&options(), &good()).reasons, Vec::<String>::new());
-        let defects: [fn(&mut Findings); 19] = [
+        let defects: [fn(&mut Findings); 25] = [
             |found| found.verdict.lost = 1,
             |found| found.verdict.duplicated = 1,
             |found| found.verdict.reordered = 1,
@@ -277,6 +292,12 @@ mod tests {
             |found| found.verdict.delivered = 0,
             |found| found.settled[0].known = 4,
             |found| found.settled[0].recorded = 4,
+            |found| found.phases[0].outgoing_buffer.failed.0 = 0,
+            |found| found.phases[0].outgoing_transfer.succeeded.1 = 5,
+            |found| found.phases[0].outgoing_transfer.failed.0 = 2,
+            |found| found.phases[0].incoming_buffer.open = 1,
+            |found| found.phases[0].outgoing_transfer.begun = (3, 7),
+            |found| found.phases.clear(),
             |found| found.passed.reconnects = 0,
             |found| found.refused_sessions = 1,
             |found| found.faults.entry(Kind::Kill).or_default().in_flight = 0,

@@ -20,6 +20,7 @@ pub(super) enum Law {
     AckedWasHandedOver,
     NothingUnknown,
     OneOutcome,
+    EndsOnce,
     Agreement,
     OneStays,
     FirstStays,
@@ -41,6 +42,7 @@ impl fmt::Display for Law {
             Self::AckedWasHandedOver => "what is acknowledged was handed over",
             Self::NothingUnknown => "nothing ends unknown before it is given up or the peer restarted twice",
             Self::OneOutcome => "no message has two outcomes",
+            Self::EndsOnce => "what was numbered is kept, or its transfer has ended once, by every count",
             Self::Agreement => "at rest both sides are attached to the same connection, or both to none",
             Self::OneStays => "of two connections at once one stays, the other is closed as a duplicate",
             Self::FirstStays => "a process that is attached and lives stays, and another one of its name is refused",
@@ -119,6 +121,20 @@ impl World {
             }
             if counts.acked + counts.rejected + counts.unknown > mine(side.accepted) {
                 return broken(Law::OneOutcome, format!("side {me}: {counts:?}"));
+            }
+            let waits = case.ids(me, side.numbered).fold(0, |set, id| set | 1 << id);
+            let numbered = case.ids(me, [0; 4]).filter(|id| (side.accepted & !waits) & 1 << id != 0);
+            let (numbered, bytes) = numbered.fold((0, 0), |(count, sum), id| (count + 1, sum + case.len(id) as u64));
+            let (tally, kept) = (side.core.tally(), side.core.kept_messages());
+            let [ok, failed] = [&tally.succeeded, &tally.failed].map(|tally| tally.total());
+            let adds_up = ok.messages == counts.acked
+                && failed.messages == counts.rejected + counts.unknown + counts.unwritten
+                && numbered == kept + ok.messages + failed.messages
+                && (kept > 0 || ok.bytes + failed.bytes == bytes);
+            if !adds_up {
+                let detail =
+                    format!("side {me}: {numbered} of {bytes} bytes numbered, {kept} kept, {tally:?}, {counts:?}");
+                return broken(Law::EndsOnce, detail);
             }
         }
         Ok(())

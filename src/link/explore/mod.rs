@@ -113,6 +113,11 @@ fn acknowledgements_of_a_replaced_session_that_count_are_found() {
 }
 
 #[test]
+fn a_phase_that_does_not_end_is_found() {
+    finds(Mutation::LossUncounted, &[Law::EndsOnce]);
+}
+
+#[test]
 fn a_second_process_of_a_name_that_is_let_in_is_found() {
     finds(Mutation::NoDoubt, &[Law::FirstStays]);
 }

@@ -222,7 +222,7 @@ impl World {
             let (load, id) = case.load(usize::from(side), lane, *at)?;
             *at += 1;
             let segment = encode(load.lane, id, load.messages, load.len);
-            Some(Taken { segment, debt: [0; LANES] })
+            Some(Taken::plain(segment))
         });
         me.core.outgoing.iter_mut().for_each(|lane| lane.remake_tail(0));
         let Some((_, Chunk { body, start, end, .. })) = chunk else {

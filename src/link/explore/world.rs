@@ -135,6 +135,12 @@ impl Case {
         })
     }
 
+    /// Payload bytes of message `id`.
+    pub(super) fn len(&self, id: u8) -> usize {
+        let mut lens = self.loads.iter().flat_map(|load| (0..load.messages).map(|_| load.len));
+        lens.nth(id.into()).unwrap_or_default()
+    }
+
     /// Load number `at` of a side's lane, and the id of its first message.
     pub(super) fn load(&self, from: usize, lane: Lane, at: u8) -> Option<(Load, u8)> {
         let mut first = 0;

@@ -87,6 +87,7 @@ impl Outbox {
             match policy {
                 OverflowPolicy::Fail => return refuse(SendErrorKind::Full, entry),
                 OverflowPolicy::DropNewest => {
+                    queue.pass_by(&entry);
                     state.accepted += 1;
                     entry.ticket = Some(state.tickets.put(Ticket::of(lane, &entry, asker)));
                     ended.push(state.end(lane, entry, ReturnReason::DroppedNewest));
@@ -192,11 +193,12 @@ impl Outbox {
             .into_iter()
             .filter_map(|name| state.tickets.take(name))
             .map(|ticket| {
+                state.written += 1;
+                state.ends.written.add(ticket.class, 1, ticket.bytes as u64);
                 let timing = ticket.timing(now);
                 Ended { asker: ticket.asker, label: ticket.label, outcome: Outcome::Written(timing) }
             })
             .collect();
-        state.written += ended.len() as u64;
         let State { in_flight, tickets, .. } = state;
         in_flight.retain(|segment| segment.tracks().iter().any(|track| tickets.get_mut(track.ticket).is_some()));
         ended
@@ -209,6 +211,7 @@ impl Outbox {
             for extract in segment.extract(0..segment.frames) {
                 let Some(ticket) = extract.ticket.and_then(|name| state.tickets.take(name)) else { continue };
                 state.unknown += 1;
+                state.ends.unknown.add(ticket.class, 1, ticket.bytes as u64);
                 let outcome = Outcome::Unknown { payload: extract.payload };
                 ended.push(Ended { asker: ticket.asker, label: ticket.label, outcome });
             }
@@ -281,9 +284,10 @@ impl Outbox {
         let (mut ended, mut debt) = (Vec::new(), [0; LANES]);
         for lane in Lane::ALL {
             let (segments, entries) = state.lanes[lane.index()].drain();
-            for Taken { segment, debt: owed } in segments {
+            for Taken { segment, debt: owed, groups, .. } in segments {
                 debt.iter_mut().zip(owed).for_each(|(debt, owed)| *debt += owed);
                 state.returned += u64::from(segment.messages);
+                state.ends.returned.add_all(&groups);
                 for extract in segment.extract(0..segment.frames) {
                     let outcome = Outcome::Returned { payload: extract.payload, reason };
                     ended.push(Ended { asker: Asker::Nobody, label: Label { kind: extract.kind, lane }, outcome });
@@ -325,6 +329,7 @@ impl State {
     /// A message that waited by itself has ended.
     pub(super) fn end(&mut self, lane: Lane, entry: Entry, reason: ReturnReason) -> Ended {
         self.returned += 1;
+        self.ends.returned.add(entry.class, 1, entry.payload.len() as u64);
         let asker = entry.ticket.and_then(|name| self.tickets.take(name)).map(|ticket| ticket.asker);
         let label = Label { kind: entry.heading.kind, lane };
         let outcome = Outcome::Returned { payload: entry.payload.into_vec(), reason };
@@ -337,6 +342,7 @@ impl Ticket {
         Self {
             asker,
             label: Label { kind: entry.heading.kind, lane },
+            class: entry.class,
             bytes: entry.payload.len(),
             created: entry.created(),
             taken: None,

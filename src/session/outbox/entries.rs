@@ -10,6 +10,7 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::link::{LARGE, Payload, SEGMENT_BYTES, Segment, Track};
+use crate::metrics::{Class, Groups};
 use crate::wire::{FrameHeader, FrameType, HEADER, Heading, Lane, Prefix, flags, remaining_ms};
 
 /// One message.
@@ -17,6 +18,8 @@ use crate::wire::{FrameHeader, FrameType, HEADER, Heading, Lane, Prefix, flags, 
 pub(crate) struct Entry {
     pub(crate) heading: Heading,
     pub(crate) payload: Payload,
+    /// What it counts as.
+    pub(crate) class: Class,
     /// Its ticket; a message nobody asked about that came among others has none.
     pub(crate) ticket: Option<u64>,
     /// When it is no longer wanted.
@@ -34,11 +37,12 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// A message that came by a plain verb while others waited one by one.
-    pub(super) fn plain(heading: Heading, payload: Vec<u8>, since: Instant) -> Self {
+    pub(super) fn plain(class: Class, heading: Heading, payload: Vec<u8>, since: Instant) -> Self {
         let payload = payload.into();
         Self {
             heading,
             payload,
+            class,
             ticket: None,
             expires: None,
             best_effort: false,
@@ -104,6 +108,19 @@ pub(super) struct Made {
     pub(super) messages: usize,
     pub(super) bytes: usize,
     pub(super) expired: Vec<Entry>,
+    /// What the segment's messages count as, and when the first of them came.
+    pub(super) groups: Groups,
+    pub(super) since: Option<Instant>,
+}
+
+impl Made {
+    /// One more message is in the segment.
+    fn count(&mut self, entry: &Entry) {
+        self.messages += 1;
+        self.bytes += entry.len();
+        self.groups.push(entry.class, 1, entry.payload.len() as u64);
+        self.since.get_or_insert(entry.since);
+    }
 }
 
 impl Entries {
@@ -257,7 +274,7 @@ impl Entries {
                 if frames == 0
                     && let Some(entry) = self.pop()
                 {
-                    (made.messages, made.bytes) = (1, entry.len());
+                    made.count(&entry);
                     let last = !self.starts_before(upto);
                     made.segment = Some(large(lane, entry, |ticket| asks(ticket, last)));
                     return made;
@@ -270,8 +287,7 @@ impl Entries {
             entry.put(lane, now, false, &mut bytes);
             tracks.extend(entry.ticket.map(|ticket| Track { frame: frames, ticket, expires: entry.expires }));
             frames += 1;
-            made.messages += 1;
-            made.bytes += entry.len();
+            made.count(&entry);
         }
         if frames > 0 {
             if best_effort == Some(false)
@@ -348,7 +364,7 @@ mod tests {
         for round in 0..1_000 {
             let since = began + Duration::from_secs(round);
             let expires = Some(since);
-            let plain = |_| Entry::plain(Heading::of_kind(0), payload(), since);
+            let plain = |_| Entry::plain(Class::PLAIN, Heading::of_kind(0), payload(), since);
             (0..3).map(plain).for_each(|entry| entries.append(entry));
             entries.append(Entry { expires, droppable: true, ..plain(0) });
             assert_eq!(entries.expire(since).len(), 1);

@@ -17,7 +17,10 @@
 mod account;
 mod asked;
 mod backlog;
+mod ends;
 mod entries;
+mod moving;
+mod phases;
 mod queue;
 mod spares;
 mod tickets;
@@ -32,6 +35,7 @@ use crate::error::SendErrorKind;
 use crate::ident::ConnectionId;
 use crate::link::{SEGMENT_BYTES, Segment, Taken};
 use crate::memory::Budget;
+use crate::metrics::Class;
 use crate::outcome::ReturnReason;
 use crate::session::options::{Defaults, OverflowPolicy};
 use crate::session::receipt::Ended;
@@ -49,6 +53,7 @@ pub(crate) use queue::{Item, QueueLimits};
 pub(super) use token::Omission;
 pub(crate) use token::{Goodbye, Kick, Token};
 
+use ends::Ends;
 use queue::Queue;
 use spares::Spares;
 use tickets::Tickets;
@@ -99,6 +104,8 @@ struct State {
     /// Best effort messages that were written, and those of which that is not known.
     written: u64,
     unknown: u64,
+    /// The same by class.
+    ends: Ends,
     tickets: Tickets,
     /// Best effort segments that are being written.
     in_flight: Vec<Arc<Segment>>,
@@ -135,6 +142,7 @@ impl Outbox {
             returned: 0,
             written: 0,
             unknown: 0,
+            ends: Ends::default(),
             tickets: Tickets::default(),
             in_flight: Vec::new(),
             kept: 0,
@@ -163,7 +171,7 @@ impl Outbox {
     ///
     /// This is where a small message's nanoseconds go: one uncontended lock, two copies, four counters.
     #[inline]
-    pub(crate) fn push_fast(&self, lane: Lane, kind: u16, payload: &[u8]) -> bool {
+    pub(crate) fn push_fast(&self, lane: Lane, class: Class, kind: u16, payload: &[u8]) -> bool {
         let len = HEADER + payload.len();
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -185,7 +193,7 @@ impl Outbox {
             _ => return false,
         }
         debug_assert!(queue.messages > 0, "an open buffer has messages in it: the hint that something waits is up");
-        queue.append(lane, Heading::of_kind(kind), payload);
+        queue.append(lane, class, Heading::of_kind(kind), payload);
         queue.messages += 1;
         queue.bytes += len;
         state.accepted += 1;
@@ -203,6 +211,7 @@ impl Outbox {
     pub(crate) fn push<'a>(
         &self,
         lane: Lane,
+        class: Class,
         item: Item<'a>,
         wait: Wait,
         inline: bool,
@@ -250,7 +259,7 @@ impl Outbox {
         match item {
             Item::Small { heading, payload } if queue.ends_in_entries() => {
                 // Another buffer for one message would be the greater cost, if both sorts alternate.
-                queue.put_entry(Entry::plain(heading, payload.to_vec(), Instant::now()));
+                queue.put_entry(Entry::plain(class, heading, payload.to_vec(), Instant::now()));
                 return Ok(state.kick_unless_starved(lane, inline, reads));
             }
             Item::Small { heading, payload } => {
@@ -260,11 +269,11 @@ impl Outbox {
                 if queue.open.capacity() == 0 {
                     queue.open(self.spares.small(), Instant::now());
                 }
-                queue.append(lane, heading, payload);
+                queue.append(lane, class, heading, payload);
                 queue.owe(debt);
             }
             Item::Large(segment) => {
-                queue.put_large(Taken { segment, debt }, Instant::now());
+                queue.put_large(class, segment, debt, Instant::now());
             }
         }
         queue.messages += 1;
@@ -403,7 +412,7 @@ impl Outbox {
 
     /// Locked, to take segments of several lanes.
     pub(crate) fn taking(&self, now: Instant) -> Taking<'_> {
-        Taking { outbox: self, state: None, freed: false, now, ended: Vec::new() }
+        Taking { outbox: self, state: None, freed: false, now, waited: None, ended: Vec::new() }
     }
 
     // ---- the rest
@@ -499,6 +508,8 @@ pub(crate) struct Taking<'a> {
     state: Option<MutexGuard<'a, State>>,
     freed: bool,
     now: Instant,
+    /// How long the first message that was taken had waited.
+    waited: Option<(Class, Duration)>,
     /// What was found to have expired.
     ended: Vec<Ended>,
 }
@@ -512,6 +523,11 @@ impl Taking<'_> {
         let (taken, expired) = queue.take(lane, self.now, |ticket, last| tickets.asks_now(ticket, last));
         if let Some(taken) = &taken {
             tickets.taken(taken.segment.tracks(), self.now);
+            state.ends.taken.add_all(&taken.groups);
+            if self.waited.is_none() {
+                let class = taken.groups.iter().next().map(|group| group.class);
+                self.waited = class.map(|class| (class, self.now.saturating_duration_since(taken.since)));
+            }
             let limits = self.outbox.limits;
             // Low water at three quarters: a waiting sender is not woken for each segment.
             self.freed |= queue.bytes <= limits.bytes / 4 * 3 && queue.messages <= limits.messages / 4 * 3;
@@ -535,6 +551,11 @@ impl Taking<'_> {
             state.kept = kept;
             self.outbox.give_back(state);
         }
+    }
+
+    /// What the first message that was taken counts as, and how long it had waited.
+    pub(crate) fn waited(&self) -> Option<(Class, Duration)> {
+        self.waited
     }
 
     /// What ended meanwhile.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::entries::{Entries, Entry};
 use crate::config::Offline;
 use crate::link::{Segment, Taken};
+use crate::metrics::{Class, Groups, Tally};
 use crate::sync::channel::{Receiver, Sender, unbounded};
 use crate::wire::{FrameHeader, FrameType, HEADER, Heading, LANES, Lane, Prefix, flags};
 
@@ -37,6 +38,15 @@ pub(super) struct Queue {
     pub(super) open_frames: u32,
     /// When its first message was appended.
     open_since: Instant,
+    /// What its messages count as, but for those since the class last changed.
+    open_groups: Groups,
+    /// That class, where its messages begin in the open segment, and what stands in front of their payloads there.
+    class: Class,
+    class_frames: u32,
+    class_bytes: usize,
+    prefixes: usize,
+    /// Messages appended, but for those of the open segment.
+    begun: Tally,
     debt: [u64; LANES],
     sealed: (Sender<Sealed>, Receiver<Sealed>),
     /// What was received from that channel and not taken to its end.
@@ -96,6 +106,12 @@ impl Queue {
             open: Vec::new(),
             open_frames: 0,
             open_since: now,
+            open_groups: Groups::default(),
+            class: Class::PLAIN,
+            class_frames: 0,
+            class_bytes: 0,
+            prefixes: 0,
+            begun: Tally::default(),
             debt: [0; LANES],
             // Its length is bounded by the lane's bytes and messages, counted below.
             sealed: unbounded(),
@@ -121,16 +137,58 @@ impl Queue {
     }
 
     #[inline]
-    pub(super) fn append(&mut self, lane: Lane, heading: Heading, payload: &[u8]) {
+    pub(super) fn append(&mut self, lane: Lane, class: Class, heading: Heading, payload: &[u8]) {
+        if self.class != class {
+            self.end_group();
+            self.class = class;
+        }
         let flags = heading.flags | flags::NUMBERED | flags::WHOLE;
         let length = heading.prefix_len() + payload.len();
         let header = FrameHeader::on_lane(FrameType::Data, lane, flags, heading.kind, length as u32);
         self.open.extend_from_slice(&header.to_bytes());
         if heading.correlation.is_some() {
             Prefix { correlation: heading.correlation, ..Prefix::default() }.put(&mut self.open);
+            self.prefixes += heading.prefix_len();
         }
         self.open.extend_from_slice(payload);
         self.open_frames += 1;
+    }
+
+    /// Messages of the open segment that are in none of its groups yet, and the bytes of their payloads.
+    fn ungrouped(&self) -> (u32, u64) {
+        let messages = self.open_frames - self.class_frames;
+        let bytes = self.open.len() - self.class_bytes - self.prefixes - messages as usize * HEADER;
+        (messages, bytes as u64)
+    }
+
+    /// The class changes, or the segment is over.
+    #[cold]
+    #[inline(never)]
+    fn end_group(&mut self) {
+        let (messages, bytes) = self.ungrouped();
+        if messages > 0 {
+            self.open_groups.push(self.class, messages, bytes);
+        }
+        (self.class_frames, self.class_bytes, self.prefixes) = (self.open_frames, self.open.len(), 0);
+    }
+
+    /// Messages appended so far, by class.
+    pub(super) fn begun(&self) -> Tally {
+        let mut begun = self.begun.clone();
+        begun.add_all(&self.open_groups);
+        let (messages, bytes) = self.ungrouped();
+        begun.add(self.class, messages.into(), bytes);
+        begun
+    }
+
+    /// A message was accepted that never waits here.
+    pub(super) fn pass_by(&mut self, entry: &Entry) {
+        self.begun.add(entry.class, 1, entry.payload.len() as u64);
+    }
+
+    /// A message that was taken out waits elsewhere from now on: here it has never been.
+    pub(super) fn take_back(&mut self, entry: &Entry) {
+        self.begun.take_back(entry.class, entry.payload.len() as u64);
     }
 
     #[inline]
@@ -148,9 +206,11 @@ impl Queue {
     }
 
     /// A segment of its own, behind all that was appended before.
-    pub(super) fn put_large(&mut self, taken: Taken, now: Instant) {
+    pub(super) fn put_large(&mut self, class: Class, segment: Segment, debt: [u64; LANES], now: Instant) {
         self.seal_end();
-        self.put_sealed(taken, now);
+        let groups = Groups::of(class, 1, segment.bytes().len() as u64);
+        self.begun.add_all(&groups);
+        self.put_sealed(Taken { segment, debt, groups, since: now });
     }
 
     /// A message that waits by itself, behind all that was appended before.
@@ -160,6 +220,7 @@ impl Queue {
         }
         self.messages += 1;
         self.bytes += entry.len();
+        self.pass_by(&entry);
         self.entries.append(entry);
     }
 
@@ -175,8 +236,9 @@ impl Queue {
 
     /// Puts a message in the place of the one with its key; see [`Entries::replace`].
     pub(super) fn replace(&mut self, entry: Entry) -> Result<Entry, Entry> {
-        let bytes = entry.len();
+        let (class, payload, bytes) = (entry.class, entry.payload.len() as u64, entry.len());
         let old = self.entries.replace(entry)?;
+        self.begun.add(class, 1, payload);
         self.bytes = self.bytes + bytes - old.len();
         Ok(old)
     }
@@ -244,13 +306,18 @@ impl Queue {
     }
 
     pub(super) fn seal(&mut self) {
+        self.end_group();
+        let groups = std::mem::take(&mut self.open_groups);
+        self.begun.add_all(&groups);
         let open = std::mem::take(&mut self.open);
         let segment = Segment::plain(open, std::mem::take(&mut self.open_frames));
+        (self.class_frames, self.class_bytes) = (0, 0);
         let debt = std::mem::take(&mut self.debt);
-        self.put_sealed(Taken { segment, debt }, self.open_since);
+        self.put_sealed(Taken { segment, debt, groups, since: self.open_since });
     }
 
-    fn put_sealed(&mut self, taken: Taken, since: Instant) {
+    fn put_sealed(&mut self, taken: Taken) {
+        let since = taken.since;
         // The receiver lives beside the sender: it is never disconnected.
         if self.sealed.0.send(Sealed::Segment(taken)).is_ok() {
             self.sealed_since.push_back(since);
@@ -288,7 +355,8 @@ impl Queue {
                 self.front = Some(Sealed::Entries(upto));
             }
             if let Some(segment) = made.segment {
-                return (Some(Taken { segment, debt: [0; LANES] }), expired);
+                let since = made.since.unwrap_or(now);
+                return (Some(Taken { segment, debt: [0; LANES], groups: made.groups, since }), expired);
             }
         }
         (None, expired)

@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use crate::link::Track;
+use crate::metrics::Class;
 use crate::session::receipt::Asker;
 use crate::session::undelivered::Label;
 
@@ -16,6 +17,8 @@ pub(crate) struct Ticket {
     /// Who hears of it.
     pub(crate) asker: Asker,
     pub(crate) label: Label,
+    /// What it counts as.
+    pub(crate) class: Class,
     /// Bytes of its payload.
     pub(crate) bytes: usize,
     /// When the application made it; without its word, when the send verb took it.

@@ -11,6 +11,7 @@ use super::{End, Receiver};
 use crate::error::{RejectCause, RequestError};
 use crate::link::{Claim, Reassembly};
 use crate::memory::Charge;
+use crate::metrics::{Class, Groups};
 use crate::session::requests::{Came, Creditor};
 use crate::session::responder::{Held, Responder};
 use crate::wire::{HEADER, Lane, Prefix, Run, Whole, flags};
@@ -22,7 +23,13 @@ pub(super) const fn is_answer(lane: Lane, flag_bits: u8) -> bool {
 
 impl Receiver<'_> {
     /// Brings a claimed run of answers to whoever asked.
-    pub(super) fn take_answers(&self, run: Run, generation: u32, claim: Claim, bytes: &[u8]) -> Result<(), End> {
+    pub(super) fn take_answers(
+        &self,
+        run: Run,
+        generation: u32,
+        claim: Claim,
+        (bytes, groups): (&[u8], Groups),
+    ) -> Result<(), End> {
         let mut offset = 0;
         let answers = (0..run.frames).map_while(|_| {
             let whole = Whole::at(bytes, offset, run.prefix)?;
@@ -37,7 +44,7 @@ impl Receiver<'_> {
                 charge: None,
             })
         });
-        let kept = self.link.requests.answered(self.link.id, answers, || self.creditor());
+        let kept = self.answer(answers, groups);
         if run.is_numbered() {
             let upto = claim.first + u64::from(run.frames);
             let credit = (bytes.len() as u64).saturating_sub(kept);
@@ -55,9 +62,22 @@ impl Receiver<'_> {
         kind: u16,
         payload: Vec<u8>,
         (credit, charge): (u64, Charge),
+        groups: Groups,
     ) -> u64 {
         let came = Came { number, kind, failed: false, payload: Cow::Owned(payload), credit, charge: Some(charge) };
-        self.link.requests.answered(self.link.id, std::iter::once(came), || self.creditor())
+        self.answer(std::iter::once(came), groups)
+    }
+
+    /// Brings answers to whoever asked; returns the credit they keep.
+    fn answer<'a>(&self, answers: impl Iterator<Item = Came<'a>>, mut groups: Groups) -> u64 {
+        let creditor = || -> Arc<dyn Creditor> { self.link.clone() };
+        let kept = self.link.requests.answered(self.link.id, answers, creditor, |kind, failed, bytes| {
+            let class = if failed { Class::PLAIN } else { self.link.class_of_kind(kind) };
+            groups.leave_out(class, bytes as u64);
+            self.link.arrival_failed(class, bytes);
+        });
+        self.handed(&groups);
+        kept
     }
 
     /// A question or an answer that came in pieces was thrown away.
@@ -72,10 +92,6 @@ impl Receiver<'_> {
             }
             None => {}
         }
-    }
-
-    fn creditor(&self) -> Arc<dyn Creditor> {
-        self.link.clone()
     }
 }
 

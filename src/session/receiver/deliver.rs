@@ -14,6 +14,7 @@ use super::{End, Receiver};
 use crate::error::{CloseReason, DisconnectReason, RejectCause};
 use crate::link::{Claim, Piece, Reassembly};
 use crate::memory::Charge;
+use crate::metrics::{Class, Groups};
 use crate::session::handling;
 use crate::session::inbox::{Handler, Put, Sink};
 use crate::session::message::{Body, Extra, Message, Part, PartContent};
@@ -29,13 +30,14 @@ struct Claimed {
     run: Run,
     generation: u32,
     claim: Claim,
+    /// What its messages count as.
+    groups: Groups,
 }
 
-impl Claimed {
-    /// Credit that a frame of so many bytes holds: what has no number holds none.
-    fn credit(&self, bytes: usize) -> u64 {
-        if self.run.is_numbered() { bytes as u64 } else { 0 }
-    }
+/// Credit that a frame of so many bytes in this run holds: what has no number holds none.
+#[inline]
+fn credit_of(run: Run, bytes: usize) -> u64 {
+    if run.is_numbered() { bytes as u64 } else { 0 }
 }
 
 impl Receiver<'_> {
@@ -53,16 +55,18 @@ impl Receiver<'_> {
         };
         let more = decoder.pending().len() > run.bytes;
         let bytes = decoder.take_run(run);
-        let claimed = Claimed { run, generation, claim };
+        let groups = self.link.groups_of(&run, bytes);
+        self.link.arrivals.came(&groups);
+        let claimed = Claimed { run, generation, claim, groups };
         if run.expired {
             return self.reject_run(&claimed, bytes, RejectCause::Expired);
         }
         self.link.traffic.received.more(run.frames.into());
         if is_answer(run.lane, run.flags) {
-            return self.take_answers(run, generation, claim, bytes);
+            return self.take_answers(run, generation, claim, (bytes, claimed.groups));
         }
         match self.sink {
-            Sink::Handler(handler) => self.handle_run(handler, &claimed, bytes, more),
+            Sink::Handler(handler) => self.handle_run(handler, claimed, bytes, more),
             Sink::Inbox(inbox) => {
                 let Claim { first, repeat_below } = claim;
                 let part = Part {
@@ -71,13 +75,16 @@ impl Receiver<'_> {
                     first,
                     repeat_below,
                     messages: run.frames,
-                    credit: claimed.credit(run.bytes),
+                    credit: credit_of(run, run.bytes),
                     arrived: Instant::now(),
                     content: PartContent::Frames { flags: run.flags, bytes: bytes.to_vec() },
                 };
                 match inbox.put(self.link, part) {
                     Put::Taken => {}
-                    Put::Unread => self.link.traffic.unread.more(run.frames.into()),
+                    Put::Unread => {
+                        self.link.traffic.unread.more(run.frames.into());
+                        self.link.arrivals.failed(&claimed.groups);
+                    }
                     Put::Gone => self.nobody_there(),
                 }
                 self.delivered();
@@ -87,8 +94,8 @@ impl Receiver<'_> {
     }
 
     /// Calls the handler for each message of a claimed run.
-    fn handle_run(&self, handler: &Handler, claimed: &Claimed, bytes: &[u8], more: bool) -> Result<(), End> {
-        let &Claimed { run, generation, claim } = claimed;
+    fn handle_run(&self, handler: &Handler, claimed: Claimed, bytes: &[u8], more: bool) -> Result<(), End> {
+        let Claimed { run, generation, claim, mut groups } = claimed;
         let Run { lane, frames, prefix, .. } = run;
         let arrived = if run.flags & flags::EXPIRY != 0 { Some(Instant::now()) } else { None };
         let replied = AtomicU64::new(0);
@@ -108,7 +115,7 @@ impl Receiver<'_> {
                         handling::mark(self.link.address(), more);
                     }
                     let number = claim.first + u64::from(index);
-                    let credit = claimed.credit(whole.end - offset);
+                    let credit = credit_of(run, whole.end - offset);
                     let (extra, credit) = if prefix > 0 {
                         let held = Held { lane, credit, size: whole.payload.len() };
                         self.extra_of(run.flags, bytes, offset, kind, held, arrived)
@@ -137,12 +144,14 @@ impl Receiver<'_> {
                     RejectCause::HandlerPanicked
                 }
             };
-            let (_, handled, kind) = at.get();
+            let (end, handled, kind) = at.get();
             let number = claim.first + u64::from(handled) - 1;
+            self.leave_out(&mut groups, kind, length_before(bytes, end, prefix));
             self.reject(run.is_numbered(), generation, (lane, kind, number), 0, cause);
         }
         handling::mark(0, false);
         self.link.busy.store(false, Ordering::Relaxed);
+        self.handed(&groups);
         if run.is_numbered() {
             // That of questions returns by their responders.
             let held = if run.flags & flags::CORRELATED != 0 { 0 } else { bytes.len() as u64 };
@@ -153,6 +162,14 @@ impl Receiver<'_> {
             self.delivered();
         }
         if panicked { Err(End::Cause(DisconnectReason::Local(CloseReason::HandlerPanicked))) } else { Ok(()) }
+    }
+
+    /// One of these messages was not handed over.
+    #[cold]
+    fn leave_out(&self, groups: &mut Groups, kind: u16, bytes: usize) {
+        let class = self.link.class_of_kind(kind);
+        groups.leave_out(class, bytes as u64);
+        self.link.arrival_failed(class, bytes);
     }
 
     /// What few messages have, and the credit that the message is left with.
@@ -174,10 +191,11 @@ impl Receiver<'_> {
     /// Rejects all messages of a claimed run.
     fn reject_run(&self, claimed: &Claimed, bytes: &[u8], cause: RejectCause) -> Result<(), End> {
         let Run { frames, prefix, lane, .. } = claimed.run;
+        self.link.arrivals.failed(&claimed.groups);
         let mut offset = 0;
         for number in (claimed.claim.first..).take(frames as usize) {
             let Some(whole) = Whole::at(bytes, offset, prefix) else { break };
-            let (kind, credit) = (whole.header.kind, claimed.credit(whole.end - offset));
+            let (kind, credit) = (whole.header.kind, credit_of(claimed.run, whole.end - offset));
             let told = prefix_at(claimed.run.flags, bytes, offset);
             let question = told.correlation.filter(|_| !is_answer(lane, claimed.run.flags));
             let credit = self.refuse((kind, lane, credit), question, cause);
@@ -203,6 +221,8 @@ impl Receiver<'_> {
                 self.link.traffic.rejected.add(cause);
                 // Its credit has returned.
                 if let Some(big) = big {
+                    let groups = self.count_big(&big);
+                    self.link.arrivals.failed(&groups);
                     self.refuse_big(lane, &big, cause);
                 }
             }
@@ -241,18 +261,20 @@ impl Receiver<'_> {
         big: Reassembly,
         more: bool,
     ) -> Result<(), End> {
+        let groups = self.count_big(&big);
         let Reassembly {
             kind, bytes: payload, expires, correlation: question, credit, flags: flag_bits, charge, ..
         } = big;
         let Claim { first: number, repeat_below } = claim;
         if is_answer(lane, flag_bits) {
             self.link.traffic.received.add();
-            let kept = self.take_big_answer(question.unwrap_or_default(), kind, payload, (credit, charge));
+            let kept = self.take_big_answer(question.unwrap_or_default(), kind, payload, (credit, charge), groups);
             self.link.finish_delivery(self.session.conn, generation, lane, number + 1, credit - kept);
             return Ok(());
         }
         if expires.is_some_and(|expires| expires <= Instant::now()) {
             let credit = self.refuse((kind, lane, credit), question, RejectCause::Expired);
+            self.link.arrivals.failed(&groups);
             self.reject(true, generation, (lane, kind, number), credit, RejectCause::Expired);
             self.delivered();
             return Ok(());
@@ -293,6 +315,10 @@ impl Receiver<'_> {
         self.link.busy.store(false, Ordering::Relaxed);
         let credit = credit - replied.into_inner();
         match &verdict {
+            Ok(Ok(())) => self.handed(&groups),
+            _ => self.link.arrivals.failed(&groups),
+        }
+        match &verdict {
             Ok(Ok(())) => self.link.finish_delivery(self.session.conn, generation, lane, number + 1, credit),
             Ok(Err(cause)) => self.reject(true, generation, (lane, kind, number), credit, *cause),
             Err(_) => self.reject(true, generation, (lane, kind, number), credit, RejectCause::HandlerPanicked),
@@ -315,6 +341,15 @@ impl Receiver<'_> {
             "{} {}: nobody takes the messages any more", self.link.id.short(), self.session.conn
         );
         self.session.say_goodbye(self.link, CloseReason::ConsumerGone);
+    }
+
+    /// A message came whole that came in pieces. What it counts as.
+    fn count_big(&self, big: &Reassembly) -> Groups {
+        let has_kind = big.flags & flags::FAILED == 0;
+        let class = if has_kind { self.link.class_of_kind(big.kind) } else { Class::PLAIN };
+        let groups = Groups::of(class, 1, big.arrived());
+        self.link.arrivals.came(&groups);
+        groups
     }
 
     /// Whoever asked the question, if it is one, is told why it was not handed over. Returns what is left of its credit.
@@ -346,6 +381,18 @@ impl Receiver<'_> {
             self.link.finish(generation, lane, number + 1, credit, Some((number, cause)));
         }
     }
+}
+
+/// Bytes of the payload of the message whose frame ends at `end`.
+fn length_before(bytes: &[u8], end: usize, prefix: usize) -> usize {
+    let mut at = 0;
+    while let Some(whole) = Whole::at(bytes, at, prefix) {
+        if whole.end >= end {
+            return whole.payload.len();
+        }
+        at = whole.end;
+    }
+    0
 }
 
 fn ms(left: u32) -> Duration {

@@ -267,12 +267,14 @@ impl Requests {
         }
     }
 
-    /// Answers came. Returns how much of their credit they keep.
+    /// Answers came. Returns how much of their credit they keep; `lost` hears of those that nobody waits for, by their
+    /// kind, whether they say that there is no answer, and how long they are.
     pub(super) fn answered<'a>(
         &self,
         from: PeerId,
         came: impl Iterator<Item = Came<'a>>,
         creditor: impl Fn() -> Arc<dyn Creditor>,
+        mut lost: impl FnMut(u16, bool, usize),
     ) -> u64 {
         // Looked up together and told one by one: nothing is sent under the lock.
         let mut found = Vec::with_capacity(came.size_hint().0);
@@ -281,6 +283,9 @@ impl Requests {
         drop(table);
         let mut kept = 0;
         for (found, Came { kind, failed, payload, credit, charge, .. }) in found {
+            if !matches!(found, Found::Waiting(_)) {
+                lost(kind, failed, payload.len());
+            }
             match found {
                 Found::Waiting(waiter) if failed => waiter.end(Err(table::failure(kind, &payload))),
                 Found::Waiting(mut waiter) => {

@@ -18,6 +18,7 @@ use crate::error::{CloseReason, DisconnectReason};
 use crate::ident::{ConnectionId, PeerId, SessionKind};
 use crate::link::{LinkCore, LinkLimits, Offer, Piece, Segment, Taken};
 use crate::memory::{Budget, Charge};
+use crate::metrics::{Class, PhaseTimes};
 use crate::session::outbox::{QueueLimits, Wait};
 use crate::session::peer_link::{PeerLink, SessionSettings};
 use crate::session::requests::RequestLimits;
@@ -224,7 +225,7 @@ impl Far {
             let run = if lane == Lane::Normal { runs.next()? } else { return None };
             let header = FrameHeader::on_lane(FrameType::Data, Lane::Normal, flags::NUMBERED | flags::WHOLE, 0, 1);
             let frames = run.iter().flat_map(|payload| header.to_bytes().into_iter().chain([*payload])).collect();
-            Some(Taken { segment: Segment::plain(frames, run.len() as u32), debt: Default::default() })
+            Some(Taken::plain(Segment::plain(frames, run.len() as u32)))
         }) {
             bytes.extend_from_slice(&chunk.body.bytes()[chunk.start..chunk.end]);
         }
@@ -261,6 +262,7 @@ pub(super) fn link_with(decides: bool, queue: usize, window_bytes: usize, ack_de
         requests: RequestLimits { requests: 100, bytes: 1 << 20 },
         kinds: Arc::default(),
         askers: Arc::default(),
+        times: Arc::new(PhaseTimes::new(0)),
         taps: OutgoingTaps::default(),
     };
     let core = LinkCore::new(near_id, far_id, limits, 1);
@@ -355,7 +357,7 @@ impl Running {
 pub(super) fn append(link: &Arc<PeerLink>, lane: Lane, kind: u16, count: u8, len: impl Fn(u8) -> usize) {
     for number in 0..count {
         let payload = vec![number; len(number)];
-        if !link.push_fast(lane, kind, &payload) {
+        if !link.push_fast(lane, Class::PLAIN, kind, &payload) {
             link.push(lane, Heading::of_kind(kind), payload, Wait::UpTo(LONG)).unwrap();
         }
     }

@@ -1,0 +1,198 @@
+//! `churn`: peers that appear, move to other ports, vanish and return, as a live map of them says, while messages flow to
+//! each by its id; and a checker that reconciles what the applications wrote down.
+//!
+//! Owns: the processes of a run. Threads: see its modules. Locks: none. Blocks on: the run.
+//! Upholds: nothing that proves the result comes from the library but each message's outcome; the time of a redirect ends
+//! with a message that was sent when the session at the new place was there, and was acknowledged.
+//!
+//! ```text
+//!   this process: map -> node, by id -> ledger          another: peers' nodes, started and shut down -> ledgers
+//!   one more, when both have ended: the checker of `chaos`, over these ledgers
+//! ```
+
+mod flow;
+pub mod host;
+mod parent;
+mod redirect;
+
+use clap::builder::RangedU64ValueParser;
+use serde::Serialize;
+
+use crate::chaos::checker::Verdict;
+use crate::chaos::sabotage::Sabotage;
+use crate::failure::Failure;
+use crate::report;
+use parent::Found;
+
+/// What `ok` allows.
+const MOST_REDIRECT_MS: f64 = 1500.0;
+
+/// What `churn` can be told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// Peers
+    #[arg(long, default_value_t = 50, value_parser = RangedU64ValueParser::<usize>::new().range(1..=200))]
+    peers: usize,
+    /// Seconds of coming and going
+    #[arg(long, default_value_t = 60.0, value_parser = crate::seconds)]
+    seconds: f64,
+    /// Decides who moves when, and what is sent
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Harm one message behind the library: the result must say so
+    #[arg(long)]
+    sabotage: Option<Sabotage>,
+    /// Print one line of JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// The line for programs.
+#[derive(Debug, Serialize)]
+struct Report {
+    workload: &'static str,
+    /// Changes of the map after which a peer was somewhere else, or there again.
+    moves: usize,
+    accepted: u64,
+    acked: u64,
+    returned: u64,
+    lost: u64,
+    duplicated: u64,
+    reordered: u64,
+    redirect_p50_ms: f64,
+    redirect_p99_ms: f64,
+    redirect_max_ms: f64,
+    ok: bool,
+    /// What did not hold.
+    reasons: Vec<String>,
+    peers: usize,
+    /// Of the moves: to another port of the same process; with a new process; back after a time out of the map.
+    switched: usize,
+    restarted: usize,
+    vanished: usize,
+    /// Delivered again to the peer's next process, and announced.
+    repeats_marked: u64,
+    corrupted: u64,
+    sabotage: Option<Sabotage>,
+    seconds: f64,
+}
+
+/// Runs and reports; false when something did not hold.
+///
+/// # Errors
+/// A process failed.
+pub fn run(options: &Options) -> Result<bool, Failure> {
+    match parent::run(options) {
+        Ok(found) => {
+            let report = judge(options, &found);
+            report.reasons.iter().for_each(|reason| eprintln!("loadtest: {reason}"));
+            if options.json {
+                report::json(&report)?
+            } else {
+                show(&report)?
+            }
+            Ok(report.ok)
+        }
+        Err(failure) => {
+            if options.json {
+                let error = failure.to_string();
+                report::json(&serde_json::json!({ "workload": "churn", "ok": false, "error": error }))?;
+            }
+            Err(failure)
+        }
+    }
+}
+
+fn judge(options: &Options, found: &Found) -> Report {
+    let Found { verdict, switched, restarted, vanished, seconds, .. } = *found;
+    let mut redirects: Vec<f64> = found.redirects.iter().map(|time| time.as_secs_f64() * 1e3).collect();
+    redirects.sort_by(f64::total_cmp);
+    let of_hundred = |share: usize| {
+        let place = (redirects.len() * share).div_ceil(100).saturating_sub(1);
+        redirects.get(place).copied().unwrap_or_default()
+    };
+    let p99 = of_hundred(99);
+    let mut reasons = harms(&verdict);
+    let mut must = |holds: bool, what: String| {
+        if !holds {
+            reasons.push(what);
+        }
+    };
+    must(verdict.acked > 0, "nothing was acknowledged".to_owned());
+    must(
+        [switched, restarted, vanished].iter().all(|count| *count > 0),
+        format!("not every kind of move happened: {switched} switched, {restarted} restarted, {vanished} vanished"),
+    );
+    must(found.unfinished == 0, format!("{} peers were not reached where they had moved to", found.unfinished));
+    must(p99 < MOST_REDIRECT_MS, format!("a redirect took {p99:.0} ms (p99), {MOST_REDIRECT_MS} are allowed"));
+    must(found.left.is_empty(), format!("the sender's shutdown left {}", found.left));
+    Report {
+        workload: "churn",
+        moves: switched + restarted + vanished,
+        accepted: verdict.accepted,
+        acked: verdict.acked,
+        returned: verdict.returned,
+        lost: verdict.lost,
+        duplicated: verdict.duplicated,
+        reordered: verdict.reordered,
+        redirect_p50_ms: of_hundred(50),
+        redirect_p99_ms: p99,
+        redirect_max_ms: of_hundred(100),
+        ok: reasons.is_empty(),
+        reasons,
+        peers: options.peers,
+        switched,
+        restarted,
+        vanished,
+        repeats_marked: verdict.repeats_marked,
+        corrupted: verdict.corrupted,
+        sabotage: options.sabotage,
+        seconds,
+    }
+}
+
+/// What the checker found that must not be.
+fn harms(verdict: &Verdict) -> Vec<String> {
+    let counts = [
+        (verdict.lost, "lost"),
+        (verdict.duplicated, "duplicated"),
+        (verdict.reordered, "reordered"),
+        (verdict.corrupted, "corrupted"),
+        (verdict.unexpected, "delivered and never sent"),
+        (verdict.returned_and_delivered, "returned and yet delivered"),
+        (verdict.returned_damaged, "given back damaged"),
+        (verdict.wrong_outcomes, "given a wrong outcome"),
+        (verdict.resent, "sent twice by the application"),
+        (verdict.refused, "refused"),
+        // Nobody was killed: each process said goodbye, and what it had.
+        (verdict.unknown, "of unknown fate"),
+    ];
+    counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} messages were {what}")).collect()
+}
+
+fn show(report: &Report) -> Result<(), Failure> {
+    let line = |name: &str, figure: String| format!("  {name:<12}{figure}");
+    report::lines(&[
+        format!("churn, {} peers, {:.1} s", report.peers, report.seconds),
+        line(
+            "moves",
+            format!(
+                "{}: {} to another port, {} with a new process, {} out of the map and back",
+                report.moves, report.switched, report.restarted, report.vanished
+            ),
+        ),
+        line(
+            "messages",
+            format!("{} accepted, {} acknowledged, {} returned", report.accepted, report.acked, report.returned),
+        ),
+        line("harm", format!("{} lost, {} duplicated, {} reordered", report.lost, report.duplicated, report.reordered)),
+        line(
+            "redirect",
+            format!(
+                "{:.0} ms, p99 {:.0} ms, at most {:.0} ms",
+                report.redirect_p50_ms, report.redirect_p99_ms, report.redirect_max_ms
+            ),
+        ),
+        line("ok", report.ok.to_string()),
+    ])
+}

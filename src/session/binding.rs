@@ -1,0 +1,60 @@
+//! A link that stands for an address, and the peer that its messages go to.
+//!
+//! Owns: nothing. Threads: callers of send verbs, `supervisor`. Locks: that of the stand-in, then the outbox locks of the
+//! two links, one after the other: so that messages move in their order. Blocks on: nothing.
+//! Upholds: a message moves to one peer, once; from then on it is that peer's, whoever answers at the address later.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::session::peer_link::PeerLink;
+use crate::session::stand_in::StandIn;
+
+impl PeerLink {
+    /// This link stands for an address from now on; once, when it is made.
+    pub(crate) fn stand_in_for(&self, addr: SocketAddr) {
+        let _ = self.stand_in.set(StandIn::new(addr));
+    }
+
+    /// The address that this link stands for, if it is no peer's.
+    pub(crate) fn stands_for(&self) -> Option<SocketAddr> {
+        self.stand_in.get().map(|stand_in| stand_in.addr)
+    }
+
+    /// Who has proven itself at the address, and is connected.
+    pub(crate) fn bound(&self) -> Option<Arc<PeerLink>> {
+        self.stand_in.get().and_then(|stand_in| stand_in.bound.lock().clone())
+    }
+
+    /// Somebody has proven itself at the address, and what waits goes to it; or it is connected no longer.
+    pub(crate) fn bind(&self, peer: Option<Arc<PeerLink>>) {
+        let Some(stand_in) = self.stand_in.get() else { return };
+        let before = std::mem::replace(&mut *stand_in.bound.lock(), peer);
+        drop(before);
+        self.move_on();
+    }
+
+    /// Hands what waits to whoever has proven itself at the address: also what came in while that was found out.
+    pub(crate) fn move_on(&self) {
+        let Some(stand_in) = self.stand_in.get() else { return };
+        // Held until all has moved: two that did it at once could exchange messages.
+        let bound = stand_in.bound.lock();
+        let Some(peer) = bound.clone() else { return };
+        let (kick, ended) = peer.outbox.adopt(self.outbox.hand_over());
+        drop(bound);
+        peer.act(kick, false);
+        peer.tell(ended);
+    }
+
+    /// Whether the supervisor is to be asked to dial the address: true once, until it lets go.
+    pub(crate) fn ask_once(&self) -> bool {
+        self.stand_in.get().is_some_and(StandIn::ask_once)
+    }
+
+    /// The supervisor lets go of the address.
+    pub(crate) fn ask_anew(&self) {
+        if let Some(stand_in) = self.stand_in.get() {
+            stand_in.ask_anew();
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What messages of one peer count as on their way, and what all of it says at one moment.
+//!
+//! Owns: nothing of its own; what of [`PeerLink`] counts. Threads: any. Locks: the outbox lock, for a look at the sums by
+//! whoever holds the link lock. Blocks on: nothing.
+//! Upholds: a kind is looked up once for a message, where it comes or is sent; a node that registers none looks up nothing.
+
+use std::time::Instant;
+
+use crate::link::{LinkCore, Probe};
+use crate::metrics::{Class, Groups, PhaseTallies};
+use crate::session::peer_link::PeerLink;
+use crate::wire::{HEADER, Heading, Lane, Run, Whole, flags};
+
+impl PeerLink {
+    /// What a message counts as. An answer counts as its question; word that there is none has no kind.
+    #[inline]
+    pub(super) fn class_of(&self, heading: Heading, broadcast: bool) -> Class {
+        let has_kind = heading.flags & flags::FAILED == 0;
+        Class::new(if has_kind { self.settings.kinds.place(heading.kind) } else { None }, broadcast)
+    }
+
+    /// What messages that came count as.
+    pub(super) fn groups_of(&self, run: &Run, bytes: &[u8]) -> Groups {
+        if self.settings.kinds.is_empty() || run.flags & flags::FAILED != 0 {
+            let heads = (HEADER + run.prefix) * run.frames as usize;
+            return Groups::of(Class::PLAIN, run.frames, bytes.len().saturating_sub(heads) as u64);
+        }
+        self.groups_in(bytes, run.prefix)
+    }
+
+    /// What the messages in these frames count as, each behind a prefix of so many bytes.
+    pub(super) fn groups_in(&self, bytes: &[u8], prefix: usize) -> Groups {
+        let (mut groups, mut at) = (Groups::default(), 0);
+        while let Some(whole) = Whole::at(bytes, at, prefix) {
+            groups.push(self.class_of_kind(whole.header.kind), 1, whole.payload.len() as u64);
+            at = whole.end;
+        }
+        groups
+    }
+
+    /// What a message of this kind counts as that came.
+    #[inline]
+    pub(super) fn class_of_kind(&self, kind: u16) -> Class {
+        Class::new(self.settings.kinds.place(kind), false)
+    }
+
+    /// A message that came ends alone.
+    pub(super) fn arrival_failed(&self, class: Class, bytes: usize) {
+        self.arrivals.failed(&Groups::of(class, 1, bytes as u64));
+    }
+
+    /// What is measured was written on the lanes of these bits.
+    pub(super) fn probes_written(&self, lanes: u8, at: Instant) {
+        self.probes.write(lanes, at);
+    }
+
+    /// A message that is measured was answered for.
+    pub(super) fn probe_answered(&self, lane: Lane, probe: &Probe, now: Instant) {
+        let times = &self.settings.times;
+        times.transferred(probe.class, now.saturating_duration_since(probe.taken));
+        if let Some(written) = self.probes.written(lane, probe) {
+            times.acknowledged(now.saturating_duration_since(written));
+        }
+    }
+
+    /// What began and ended so far, and what is under way.
+    pub(super) fn phases(&self, core: &LinkCore) -> PhaseTallies {
+        let (outgoing_buffer, mut outgoing_transfer) = self.outbox.phases();
+        let tally = core.tally();
+        outgoing_transfer.succeeded.merge(&tally.succeeded);
+        outgoing_transfer.failed.merge(&tally.failed);
+        outgoing_transfer.open += core.kept_messages();
+        PhaseTallies { outgoing_buffer, outgoing_transfer, incoming_buffer: self.arrivals.tally() }
+    }
+}
