@@ -135,14 +135,13 @@ impl Sealer {
         Ok(true)
     }
 
-    /// Writes what is sealed, then seals and writes some of `from`; how many bytes of it were sealed. Little that is sealed
-    /// waits for what comes, and goes along with it: each write wakes the other side.
+    /// Writes what is sealed, then seals and writes some of `from`; how many bytes of it were sealed.
     pub(super) fn write(
         &mut self,
         from: &[IoSlice<'_>],
         send: &mut dyn FnMut(&[u8]) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        if self.out.len() - self.sent >= SMALL && !self.drain(send)? {
+        if !self.drain(send)? {
             return Ok(0);
         }
         let mut sealed = 0;

@@ -188,10 +188,7 @@ impl PendingConnection for TlsPending {
     }
 
     fn secure(&mut self) -> io::Result<Security> {
-        // Its last word goes along with the first of the stream, or is flushed when there is none.
-        if !matches!(&self.stage, Stage::Handshake(Machine::Run(run)) if !run.tls.is_handshaking()) {
-            self.flush_handshake()?;
-        }
+        self.flush_handshake()?;
         loop {
             match mem::replace(&mut self.stage, Stage::Over) {
                 Stage::Handshake(Machine::Run(run)) if !run.tls.is_handshaking() => self.open(*run)?,
