@@ -84,12 +84,15 @@ mod tests {
     #[test]
     fn time_of_threads_is_told_apart_by_their_names() {
         let deadline = Instant::now() + Duration::from_secs(20);
-        let busy = std::thread::Builder::new().name("usage-busy".to_owned()).spawn(move || {
+        let (done, finished) = crossbeam_channel::bounded(1);
+        crate::control::start_thread("usage-busy", move || {
             while cpu_time_of(&["usage-busy"]).unwrap() < Duration::from_millis(20) {
                 assert!(Instant::now() < deadline, "this thread has worked all the time");
             }
-        });
-        busy.unwrap().join().unwrap();
+            done.send(()).unwrap();
+        })
+        .unwrap();
+        finished.recv_timeout(Duration::from_secs(20)).unwrap();
         assert_eq!(cpu_time_of(&["usage-nobody"]), Some(Duration::ZERO));
     }
 }
