@@ -129,7 +129,7 @@ fn under_traffic_over(channel: Channel, attack: impl FnOnce(&Node, &Node, &[Vec<
         assert_eq!((to.stats().sessions, metrics.sessions_started, metrics.sessions_ended), (1, 1, 0));
         assert_eq!(metrics.identity_clashes, 0, "nobody has proven to have the key");
         let events: Vec<Event> = node.events().try_iter().collect();
-        let of_session = |event: &&Event| !matches!(event, Event::DialFailed { .. });
+        let of_session = |event: &&Event| !matches!(event, Event::DialFailed { .. } | Event::Peer(_));
         assert_eq!(events.iter().filter(of_session).count(), 1, "{events:?}");
         assert_eq!(node.peers().len(), 1, "who claims is no peer");
     }

@@ -143,8 +143,10 @@ fn two_processes_establish_secure_sessions_and_none_fails() {
     assert_eq!(output.status.code(), Some(0), "{result}");
     assert_eq!((result["workload"].as_str(), result["secure"].as_bool()), (Some("connect"), Some(true)));
     assert_eq!((number(&result, "failed"), number(&result, "baseline_failed")), (0.0, 0.0), "{result}");
-    let figures = ["handshakes_per_s", "handshakes_per_core_s", "ratio", "ratio_q1", "ratio_q3", "established"];
-    let baseline = ["baseline_handshakes_per_s", "baseline_handshakes_per_core_s", "baseline_established"];
+    let figures =
+        ["handshakes_per_s", "handshakes_per_core_s", "ratio", "ratio_q1", "ratio_q3", "established", "session_us"];
+    let baseline =
+        ["baseline_handshakes_per_s", "baseline_handshakes_per_core_s", "baseline_established", "baseline_us"];
     for field in figures.into_iter().chain(baseline) {
         assert!(number(&result, field) > 0.0, "{field} in {result}");
     }

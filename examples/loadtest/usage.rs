@@ -33,6 +33,22 @@ pub fn cpu_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
+/// Time on processors of the threads of this process whose names begin with one of these, while they live; nothing where
+/// the system does not say.
+pub fn cpu_time_of(names: &[&str]) -> Option<Duration> {
+    let mut nanos = 0;
+    for task in fs::read_dir("/proc/self/task").ok()? {
+        let task = task.ok()?.path();
+        // It may have ended since.
+        let Ok(name) = fs::read_to_string(task.join("comm")) else { continue };
+        if names.iter().any(|begin| name.starts_with(begin)) {
+            let time = fs::read_to_string(task.join("schedstat")).ok()?;
+            nanos += time.split(' ').next()?.parse::<u64>().ok()?;
+        }
+    }
+    Some(Duration::from_nanos(nanos))
+}
+
 /// The first number behind `name` in a file of lines.
 fn field(place: &str, name: &str) -> Result<u64, Failure> {
     let text = fs::read_to_string(place).context(place)?;
@@ -63,5 +79,20 @@ mod tests {
             assert!(Instant::now() < deadline, "this thread has worked all the time");
         }
         assert!(threads().unwrap() >= 1);
+    }
+
+    #[test]
+    fn time_of_threads_is_told_apart_by_their_names() {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let (done, finished) = crossbeam_channel::bounded(1);
+        crate::control::start_thread("usage-busy", move || {
+            while cpu_time_of(&["usage-busy"]).unwrap() < Duration::from_millis(20) {
+                assert!(Instant::now() < deadline, "this thread has worked all the time");
+            }
+            done.send(()).unwrap();
+        })
+        .unwrap();
+        finished.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert_eq!(cpu_time_of(&["usage-nobody"]), Some(Duration::ZERO));
     }
 }

@@ -53,6 +53,18 @@ pub struct Entered {
     pub count: u64,
     /// Its process's time on processors.
     pub cpu: Duration,
+    /// Of that, of the threads that shake hands, if the system says so.
+    pub shaking: Option<Duration>,
+}
+
+/// Threads of a node that accept, dial and shake hands; what a session has of its own are others.
+const SHAKING: [&str; 2] = ["acceptor", "work-"];
+
+impl Entered {
+    /// So many, by now.
+    fn now(count: u64) -> Self {
+        Self { count, cpu: usage::cpu_time(), shaking: usage::cpu_time_of(&SHAKING) }
+    }
 }
 
 /// What the diallers of a run have counted.
@@ -73,6 +85,8 @@ struct Run {
     time: Duration,
     /// Of both processes.
     cpu: Duration,
+    /// Of that, of the threads that shake hands.
+    shaking: Option<Duration>,
 }
 
 impl Run {
@@ -82,6 +96,11 @@ impl Run {
 
     fn rate_per_core(&self) -> f64 {
         self.established as f64 / self.cpu.as_secs_f64()
+    }
+
+    /// Microseconds on processors for each session.
+    fn micros(&self, cpu: Duration) -> f64 {
+        cpu.as_secs_f64() * 1e6 / self.established as f64
     }
 
     /// Processors that were busy.
@@ -108,6 +127,16 @@ struct Report {
     noise: f64,
     noise_q1: f64,
     noise_q3: f64,
+    /// Microseconds on processors of both processes for each session, from its dial to its end; for each of the
+    /// baseline's; and of ours without the session's own threads, the supervisor and the program: accepting, dialling, the
+    /// handshake and starting those threads, on the threads `acceptor` and `work-n`.
+    session_us: f64,
+    baseline_us: f64,
+    shaking_us: Option<f64>,
+    /// The baseline to that.
+    shaking_ratio: Option<f64>,
+    shaking_ratio_q1: Option<f64>,
+    shaking_ratio_q3: Option<f64>,
     pairs: usize,
     pids: Vec<u32>,
     failed: u64,
@@ -150,6 +179,9 @@ pub fn run(options: &Options, partner: &mut Partner) -> Result<bool, Failure> {
     );
     let (Some(ratio), Some(noise)) = figures else { return Err(Failure::new("no pairs were run")) };
     let median = |figure: &dyn Fn(&Pair<Run>) -> f64| spread(runs.iter().map(figure)).map_or(0.0, |all| all.median);
+    let shaking = spread(runs.iter().filter_map(|pair| Some(pair.ours.micros(pair.ours.shaking?))));
+    let alone = |pair: &Pair<Run>| Some(pair.raw.micros(pair.raw.cpu) / pair.ours.micros(pair.ours.shaking?));
+    let shaking_ratio = spread(runs.iter().filter_map(alone));
     let mut report = Report {
         workload: "connect",
         secure,
@@ -163,6 +195,12 @@ pub fn run(options: &Options, partner: &mut Partner) -> Result<bool, Failure> {
         noise: noise.median,
         noise_q1: noise.q1,
         noise_q3: noise.q3,
+        session_us: median(&|pair| pair.ours.micros(pair.ours.cpu)),
+        baseline_us: median(&|pair| pair.raw.micros(pair.raw.cpu)),
+        shaking_us: shaking.map(|all| all.median),
+        shaking_ratio: shaking_ratio.map(|all| all.median),
+        shaking_ratio_q1: shaking_ratio.map(|all| all.q1),
+        shaking_ratio_q3: shaking_ratio.map(|all| all.q3),
         pairs,
         pids: partner.pids(),
         failed: 0,
@@ -217,17 +255,20 @@ fn measure<D: Send>(
         other => Err(unexpected(&other)),
     };
     let before = entered(0)?;
-    let (cpu, began) = (usage::cpu_time(), Instant::now());
+    let (own, began) = (Entered::now(0), Instant::now());
     let Dialled { established, failed, first_failure } = keep_dialling(diallers, began + duration, dial)?;
     let after = entered(before.count + established)?;
-    let (time, cpu) = (began.elapsed(), usage::cpu_time() - cpu + (after.cpu - before.cpu));
+    let (time, own_after) = (began.elapsed(), Entered::now(0));
+    let cpu = own_after.cpu - own.cpu + (after.cpu - before.cpu);
+    let shaking = |before: Entered, after: Entered| Some(after.shaking?.saturating_sub(before.shaking?));
+    let shaking = shaking(own, own_after).zip(shaking(before, after)).map(|(own, other)| own + other);
     let there = after.count - before.count;
     let unseen = established.saturating_sub(there);
     let first_failure = first_failure.or((unseen > 0).then(|| "the other end did not see it".to_owned()));
     if established == unseen {
         return Err(Failure::new(format!("nothing was established: {}", first_failure.unwrap_or_default())));
     }
-    Ok(Run { established: established - unseen, failed: failed + unseen, first_failure, time, cpu })
+    Ok(Run { established: established - unseen, failed: failed + unseen, first_failure, time, cpu, shaking })
 }
 
 /// Dials until the time is up, each dialler in a thread of its own, at least once.
@@ -283,6 +324,12 @@ fn show(report: &Report) -> Result<(), Failure> {
         format!(
             "  ratio per core {:.3} (quartiles {:.3} to {:.3}); {bare} against itself {:.3} ({:.3} to {:.3})",
             report.ratio, report.ratio_q1, report.ratio_q3, report.noise, report.noise_q1, report.noise_q3
+        ),
+        format!(
+            "  a session {:.0} us of a processor, the threads that shake hands {}; {bare} {:.0} us",
+            report.session_us,
+            report.shaking_us.map_or("unknown".to_owned(), |us| format!("{us:.0} us")),
+            report.baseline_us
         ),
         format!(
             "  {} sessions, {} failed; {bare} {}, {} failed",
