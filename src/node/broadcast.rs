@@ -1,13 +1,12 @@
 //! One message for many peers, or for any one of them.
 //!
-//! Owns: which peers, as a value; what became of each offer. Threads: the application's, handlers among them.
+//! Owns: what became of each offer. Threads: the application's, handlers among them.
 //! Locks: the registry lock for a snapshot of the links, then, peer by peer and without it, what a send verb locks.
 //! Blocks on: nothing: a peer that has no room now refuses, and the next one is asked.
 //! Upholds: each established peer of the set is offered the message once, and what it said is told; no guard is held
 //! from one peer to the next.
 
 use std::borrow::Borrow;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,81 +14,12 @@ use serde::Serialize;
 
 use super::Node;
 use super::cast::Flood;
+use super::to::To;
 use crate::error::{SendError, SendErrorKind};
-use crate::ident::{PeerId, SessionKind};
+use crate::ident::PeerId;
 use crate::registry::Established;
 use crate::session::{PeerLink, Receipt, SendOptions};
 use crate::wire;
-
-/// Which peers a [broadcast](Node::broadcast) or an [anycast](Node::anycast) is for: peers with an established session,
-/// now, of those that are named here.
-///
-/// ```
-/// use threadwire::{PeerId, To};
-///
-/// let [from, one, other] = [1, 2, 3].map(|byte| PeerId::from_bytes([byte; 32]));
-/// let forwarded = To::all().except(from);
-/// let validators = To::outbound().among([one, other]).except(one);
-/// assert_ne!(forwarded, validators);
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "it only names peers"]
-pub struct To {
-    kind: Option<SessionKind>,
-    /// Only these.
-    among: Option<BTreeSet<PeerId>>,
-    /// Not these.
-    except: BTreeSet<PeerId>,
-}
-
-impl To {
-    const fn of(kind: Option<SessionKind>) -> Self {
-        Self { kind, among: None, except: BTreeSet::new() }
-    }
-
-    /// Everybody.
-    pub fn all() -> Self {
-        Self::of(None)
-    }
-
-    /// Those that dialled this node.
-    pub fn inbound() -> Self {
-        Self::of(Some(SessionKind::Inbound))
-    }
-
-    /// Those that this node dialled.
-    pub fn outbound() -> Self {
-        Self::of(Some(SessionKind::Outbound))
-    }
-
-    /// Not this one: whoever a message came from, as a rule. May be said of several.
-    pub fn except(mut self, peer: PeerId) -> Self {
-        self.except.insert(peer);
-        self
-    }
-
-    /// Only these, as far as they are connected. Said twice: only those that are named both times.
-    pub fn among(mut self, peers: impl IntoIterator<Item = PeerId>) -> Self {
-        let mut peers: BTreeSet<PeerId> = peers.into_iter().collect();
-        if let Some(before) = &self.among {
-            peers.retain(|peer| before.contains(peer));
-        }
-        self.among = Some(peers);
-        self
-    }
-
-    /// Whether it names the peer of a session, which is attached.
-    pub(super) fn names_attached(&self, session: &Established) -> bool {
-        self.names(&session.peer, session.kind) && session.is_attached()
-    }
-
-    /// Whether it names a peer with such a session.
-    fn names(&self, peer: &PeerId, kind: SessionKind) -> bool {
-        self.kind.is_none_or(|wanted| wanted == kind)
-            && !self.except.contains(peer)
-            && self.among.as_ref().is_none_or(|among| among.contains(peer))
-    }
-}
 
 /// What became of a broadcast: what each peer said to it. `T` is what a peer that took it gives, a [`Receipt`] or
 /// nothing.

@@ -8,8 +8,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::To;
 use super::pace::Pace;
+use super::to::To;
 use crate::error::SendErrorKind;
 use crate::ident::PeerId;
 use crate::registry::Established;

@@ -12,6 +12,7 @@ mod dial;
 mod pace;
 mod peers;
 mod reload;
+mod to;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -28,10 +29,11 @@ use crate::session::{self, Batch, Message, OutgoingMessage, PeerHandle, PeerLink
 use crate::sync::{Mutex, deadline_in};
 use crate::wire::Lane;
 
-pub use broadcast::{Broadcast, To};
+pub use broadcast::Broadcast;
 pub use builder::NodeBuilder;
 pub use destination::AddrHandle;
 pub use peers::PeerInfo;
+pub use to::To;
 
 /// A node.
 ///

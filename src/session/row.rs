@@ -49,6 +49,13 @@ struct RowState {
     part: usize,
 }
 
+/// The part of a peer in a row.
+#[derive(Debug)]
+pub(super) struct Joined {
+    pub(super) row: Arc<Row>,
+    pub(super) place: usize,
+}
+
 /// What a peer takes of a row.
 pub(super) struct Share {
     pub(super) frames: Payload,

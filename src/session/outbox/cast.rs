@@ -20,7 +20,7 @@ use super::{Kick, Outbox, State};
 use crate::error::SendErrorKind;
 use crate::link::{LARGE, SEGMENT_BYTES};
 use crate::metrics::Class;
-use crate::session::row::{ROW_BYTES, ROW_MESSAGES, Row, Share};
+use crate::session::row::{Joined, ROW_BYTES, ROW_MESSAGES, Row, Share};
 use crate::sync::atomic::Ordering;
 use crate::wire::{HEADER, Heading, Lane};
 
@@ -29,13 +29,6 @@ const ENOUGH: usize = ROW_BYTES / 4 * 3;
 
 /// What the messages of a row count as: only a node that registers no kinds has rows.
 const IN_A_ROW: Class = Class::new(None, true);
-
-/// The part of a peer in a row.
-#[derive(Debug)]
-pub(super) struct Joined {
-    pub(super) row: Arc<Row>,
-    place: usize,
-}
 
 impl Outbox {
     /// Appends a small message of a broadcast, if it is to be copied behind others or to be the first; `None` has done

@@ -40,6 +40,7 @@ use crate::metrics::Class;
 use crate::outcome::ReturnReason;
 use crate::session::options::{Defaults, OverflowPolicy};
 use crate::session::receipt::Ended;
+use crate::session::row::Joined;
 use crate::session::writer::Writer;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::channel::{Receiver, bounded};
@@ -54,7 +55,6 @@ pub(crate) use queue::{Item, QueueLimits};
 pub(super) use token::Omission;
 pub(crate) use token::{Goodbye, Kick, Rest, Token};
 
-use cast::Joined;
 use ends::Ends;
 use queue::Queue;
 use spares::Spares;
