@@ -54,7 +54,7 @@ pub(super) struct Prepared {
 enum Made {
     Trust(Trust),
     #[cfg(feature = "tls")]
-    Setup(Setup),
+    Setup(Box<Setup>),
 }
 
 impl Protection {
@@ -102,7 +102,9 @@ impl Protection {
         let made = match &self.channel {
             Protected::Plain(_) => Made::Trust(trust),
             #[cfg(feature = "tls")]
-            Protected::Tls(tls) => Made::Setup(tls.prepare(files::credential(config, &basis, &self.identity)?, trust)?),
+            Protected::Tls(tls) => {
+                Made::Setup(Box::new(tls.prepare(files::credential(config, &basis, &self.identity)?, trust)?))
+            }
         };
         Ok(Some(Prepared { basis, made }))
     }
@@ -113,7 +115,7 @@ impl Protection {
         match (&self.channel, made) {
             (Protected::Plain(plain), Made::Trust(trust)) => plain.replace(trust),
             #[cfg(feature = "tls")]
-            (Protected::Tls(tls), Made::Setup(setup)) => tls.put(setup),
+            (Protected::Tls(tls), Made::Setup(setup)) => tls.put(*setup),
             // It was made for the channel that there is.
             #[cfg(feature = "tls")]
             _ => {}

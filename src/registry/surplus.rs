@@ -72,7 +72,7 @@ mod tests {
         let kinds = [SessionKind::Inbound, SessionKind::Outbound];
         // Inbound 1, 3, 5, 7, of which 7 is from elsewhere; outbound 2, 4, 6. Unproven are 1 and 2.
         let host = |conn| if conn == 7 { 7 } else { 1 };
-        let begin = |conn: u64| registry.reserve(begun(conn, kinds[conn as usize % 2 ^ 1], host(conn))).unwrap();
+        let begin = |conn: u64| registry.reserve(begun(conn, kinds[(conn as usize % 2) ^ 1], host(conn))).unwrap();
         let slots: Vec<_> = (1..=7).map(begin).collect();
         for info in registry.0.write().connections.values_mut().filter(|info| info.conn.0 > 2) {
             info.status = SessionStatus::Established;

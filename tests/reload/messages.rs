@@ -23,7 +23,6 @@ fn lowered_queue_bounds_drop_nothing_and_whoever_comes_waits_for_room() {
     }
     // Somebody waits for room, and has it when the bound is raised.
     std::thread::scope(|scope| {
-        #[expect(clippy::disallowed_methods, reason = "the library's own threads are not for its tests")]
         let waits = scope.spawn(|| to_bob.send_timeout(100u32.to_le_bytes(), PATIENCE));
         alice.reload(&config).unwrap();
         waits.join().unwrap().unwrap();
@@ -99,7 +98,6 @@ fn memory_that_is_lowered_refuses_and_memory_that_is_raised_lets_who_waits_go_on
     assert_eq!(absent.try_send(vec![7; 1 << 20]).unwrap_err().kind, SendErrorKind::Full);
     assert_eq!(absent.stats().queued_messages, 2);
     std::thread::scope(|scope| {
-        #[expect(clippy::disallowed_methods, reason = "the library's own threads are not for its tests")]
         let waits = scope.spawn(|| absent.send_timeout(vec![7; 1 << 20], PATIENCE));
         alice.reload(&config).unwrap();
         waits.join().unwrap().unwrap();

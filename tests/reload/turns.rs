@@ -31,7 +31,6 @@ fn reloads_take_turns_and_one_in_a_handler_or_during_a_shutdown_is_refused() {
                 (config.inbound, config.outbound, config.peers) = (n, n, Vec::new());
                 config.listen = vec!["127.0.0.1:0".parse().unwrap(); n];
             });
-            #[expect(clippy::disallowed_methods, reason = "the library's own threads are not for its tests")]
             scope.spawn(move || bob.reload(&config).unwrap());
         }
     });
@@ -53,7 +52,6 @@ fn a_thousand_reloads_under_traffic_lose_repeat_and_reorder_nothing_and_cut_nobo
         LIVE.iter().filter(|(field, _)| !["offline", "security.trust", "security.trusted"].contains(field)).collect();
     let over = AtomicBool::new(false);
     let mut taken: BTreeMap<&str, usize> = BTreeMap::new();
-    #[expect(clippy::disallowed_methods, reason = "the library's own threads are not for its tests")]
     std::thread::scope(|scope| {
         let flow = |node: &Node, to: PeerId, over: &AtomicBool| {
             let peer = node.peer(to).unwrap();
