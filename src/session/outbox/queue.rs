@@ -66,7 +66,8 @@ pub(super) struct Queue {
 /// A part of the order whose place is fixed.
 #[derive(Debug)]
 enum Sealed {
-    Segment(Taken),
+    /// Apart: a channel takes room for 31 at a time, and most peers never have more than one.
+    Segment(Box<Taken>),
     /// The entries before this place.
     Entries(u64),
 }
@@ -286,7 +287,7 @@ impl Queue {
         let rest = std::iter::from_fn(|| self.sealed.1.try_recv().ok());
         let sealed = self.front.take().into_iter().chain(rest);
         let segments = sealed.filter_map(|sealed| match sealed {
-            Sealed::Segment(taken) => Some(taken),
+            Sealed::Segment(taken) => Some(*taken),
             Sealed::Entries(_) => None,
         });
         let segments = segments.collect();
@@ -335,7 +336,7 @@ impl Queue {
     fn put_sealed(&mut self, taken: Taken) {
         let since = taken.since;
         // The receiver lives beside the sender: it is never disconnected.
-        if self.sealed.0.send(Sealed::Segment(taken)).is_ok() {
+        if self.sealed.0.send(Sealed::Segment(Box::new(taken))).is_ok() {
             self.sealed_since.push_back(since);
         }
     }
@@ -355,7 +356,7 @@ impl Queue {
                     self.sealed_since.pop_front();
                     self.messages -= taken.segment.messages as usize;
                     self.bytes -= taken.segment.len().min(self.bytes);
-                    return (Some(taken), expired);
+                    return (Some(*taken), expired);
                 }
                 Some(Sealed::Entries(upto)) => upto,
                 None if self.seal_end() => continue,
