@@ -25,7 +25,7 @@ fn example() -> &'static Path {
 /// Runs the workload with quick heartbeats; its result, and its exit status.
 fn run(more: &[&str]) -> (Value, Option<i32>) {
     let mut command = Command::new(example());
-    command.args(["peers", "--json", "--heartbeat", "0.5", "--seconds", "6", "--rounds", "3"]).args(more);
+    command.args(["peers", "--json", "--heartbeat", "0.9", "--seconds", "6", "--rounds", "3"]).args(more);
     let output = command.stderr(Stdio::inherit()).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(text.lines().count(), 1, "one line: {text:?}");
@@ -55,11 +55,11 @@ fn a_fanout_loses_nothing_and_meets_the_peer_that_is_stuck() {
 }
 
 #[test]
-// Fewer would have to pay for what the node touches once.
+// Fewer would have to pay for what the node touches once, and more often for its processor time.
 fn many_idle_peers_are_connected_and_heard_of_and_leave_nothing() {
-    let (result, status) = run(&["--count", "240", "--per-process", "96"]);
+    let (result, status) = run(&["--count", "200", "--per-process", "80"]);
     assert!(result["ok"] == true && status == Some(0), "{result}");
-    assert_eq!((result["workload"].as_str(), number(&result, "count")), (Some("peers"), 240.0));
+    assert_eq!((result["workload"].as_str(), number(&result, "count")), (Some("peers"), 200.0));
     for field in ["connects_per_s", "rss_kib_per_peer", "broadcast_ms_p50", "stop_ms"] {
         assert!(number(&result, field) > 0.0, "{field} in {result}");
     }
@@ -67,8 +67,8 @@ fn many_idle_peers_are_connected_and_heard_of_and_leave_nothing() {
     assert!((0.0..3.0).contains(&number(&result, "idle_cpu_percent")), "{result}");
     assert!(number(&result, "threads") >= 120.0, "two for each peer: {result}");
     assert_eq!(number(&result, "processes"), 4.0);
-    assert_eq!(number(&result, "peers_beating"), 240.0);
-    assert!(number(&result, "heartbeats_heard") >= 240.0 && number(&result, "heartbeats_said") >= 240.0, "{result}");
+    assert_eq!(number(&result, "peers_beating"), 200.0);
+    assert!(number(&result, "heartbeats_heard") >= 200.0 && number(&result, "heartbeats_said") >= 200.0, "{result}");
     assert_eq!((number(&result, "threads_left"), number(&result, "sessions_left")), (0.0, 0.0));
 }
 
