@@ -73,9 +73,9 @@
 //! side of handshakes, addresses), how far a shutdown is, the tables of questions and the list of links that have some,
 //! the list of taps, the messages of a direct sender that are under way, a row of broadcasts.
 //!
-//! No guard but the sealer's is held across a blocking send, a join, socket I/O, the destructor of a session or a slot, or user code;
-//! none but `Inlet::current` and `Engine::present` while waiting for anything but its own condition. *Enforced by* the headers of the files,
-//! which name what each locks, by review, and for outbox, token, gate and attach fence by the model checks
+//! No guard but the sealer's is held across a blocking send, a join, socket I/O, the destructor of a session or a slot,
+//! or user code; none but `Inlet::current` and `Engine::present` while waiting for anything but its own condition.
+//! *Enforced by* the headers of the files, which name what each locks, by review, and for outbox, token, gate and attach fence by the model checks
 //! (`shuttle_*`).
 //!
 //! # Shutdown order
@@ -132,7 +132,8 @@
 //!
 //! **I-7 Nobody sleeps while there is something to write.** Whoever appends while the sender thread works leaves the
 //! mark `kicked`; whoever gives the token back looks. What may wait for company wakes nobody, but then the sender thread
-//! looks again by itself. *Enforced by* `Outbox::rest`, `Outbox::put_back`, `State::kick_soon`; checked with shuttle. *If not:* a message waits for the next heartbeat.
+//! looks again by itself. *Enforced by* `Outbox::rest`, `Outbox::put_back`, `State::kick_soon`; checked with shuttle.
+//! *If not:* a message waits for the next heartbeat.
 //!
 //! **I-8 A session ends once, with one cause,** reported by the last of its two threads. *Enforced by* `Gate`. *If
 //! not:* a slot leaks, or a reason is lost to the I/O error that follows a goodbye. Checked with shuttle.
@@ -189,9 +190,6 @@
 //! `expect_used`), `unsafe_code = "forbid"`, and strangers that mutate every state of a handshake
 //! (`tests/hostile_edge.rs`). What the application gives us may panic: handlers, policies and resolvers are caught, and
 //! cost a message, a handshake, a lookup.
-//!
-//! **I-21 Each accepted message ends in one outcome, told once.** *Enforced by* tickets, taken out by whoever ends the
-//! message (`session/outbox/asked.rs`), and `tests/fate.rs`, row by row. *If not:* a sender waits for ever, or acts twice.
 //!
 //! **I-22 What all links hold together stays within `memory_bytes`.** *Enforced by* `memory.rs`: taken before it is held,
 //! given back when it ends; `tests/fate.rs`. *If not:* many slow peers together end the process.
@@ -252,6 +250,9 @@
 //! **I-35 What a reload lowers takes nothing back.** What waits, is kept, was granted or was accepted stays; only who comes
 //! waits. *Enforced by* `Outbox::set_limits`, `LinkCore::set_limits`, `Budget::set_limit`; a thousand reloads under traffic
 //! in `tests/reload`. *If not:* an operator's change loses messages.
+//!
+//! **I-36 Each accepted message ends in one outcome, told once.** *Enforced by* tickets, taken out by whoever ends the
+//! message (`session/outbox/asked.rs`), and `tests/fate.rs`, row by row. *If not:* a sender waits for ever, or acts twice.
 //!
 //! # Non-invariants
 //!
