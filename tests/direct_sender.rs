@@ -220,6 +220,16 @@ fn a_change_of_the_configuration_is_put_to_use_and_a_wrong_one_is_not() {
     caller.send("nobody", "the change was looked at before this");
     caller.error();
     assert_eq!(dial().unwrap().id(), sender.id());
+    // Not trust alone.
+    caller.config.update(|config| {
+        config.peers = vec![Peer::new("bob", bob.id(), [addr(&bob).into()])];
+        config.max_message = 10;
+    });
+    caller.send("bob", "ten bytes.");
+    assert_eq!(bob.recv_timeout(PATIENCE).unwrap().payload(), b"ten bytes.");
+    assert!(caller.result().result.is_ok());
+    caller.send("bob", "eleven byte");
+    assert_eq!(caller.error().0, TransportError::Refused(SendErrorKind::TooLarge));
 }
 
 #[test]
