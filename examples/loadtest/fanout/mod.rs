@@ -128,6 +128,8 @@ impl Sender {
         let mut config = Config::loopback().plain();
         config.network = NETWORK.to_owned();
         (config.idle_timeout, config.write_timeout) = (FOR_EVER, FOR_EVER);
+        // The system, too, would give up a peer that takes nothing for so long.
+        config.tcp.user_timeout = None;
         config.inbound = peers + 1;
         config.half_open = config.half_open.max(peers);
         config.memory_bytes = config.memory_bytes.max((peers + 1 + config.outbound) * LINK_FLOOR);
