@@ -59,7 +59,7 @@ struct Writers<T>(Arc<Mutex<State<T>>>);
 
 struct State<T> {
     value: Arc<T>,
-    /// Rises with each value, so that a writer sees that another one came first.
+    /// Rises with each value, from 1, so that a writer sees that another one came first.
     version: u64,
     /// Whom to tell, by number. One waiting word is enough for any number of changes.
     watchers: Vec<(u64, Sender<()>)>,
@@ -82,7 +82,7 @@ impl<T> State<T> {
 impl<T> Watch<T> {
     /// Something whose value is `value` now.
     pub fn new(value: T) -> Self {
-        let state = State { value: Arc::new(value), version: 0, watchers: Vec::new(), last_id: 0, closed: false };
+        let state = State { value: Arc::new(value), version: 1, watchers: Vec::new(), last_id: 0, closed: false };
         Self { writers: Arc::new(Writers(Arc::new(Mutex::new(state)))) }
     }
 
@@ -155,6 +155,12 @@ impl<T> Watcher<T> {
     /// The value now. It takes no word of a change away: looking twice does no harm, a change missed would.
     pub fn get(&self) -> Arc<T> {
         self.shared.lock().value.clone()
+    }
+
+    /// The value now, and its number, which rises with each value from 1.
+    pub(crate) fn numbered(&self) -> (u64, Arc<T>) {
+        let state = self.shared.lock();
+        (state.version, state.value.clone())
     }
 
     /// Word of changes, for a `select!` loop: one message after one or many changes; then look ([`Watcher::get`]). It is

@@ -51,7 +51,7 @@ pub(crate) use listening::ListenerId;
 pub(crate) use outbound::Redial;
 pub use resolver::{Resolver, SystemResolver};
 pub use senders::{PeerEvent, StopReason};
-pub(crate) use shared::{Cell, Command, Commands, Lifecycle, PeersMap, Report, Secrets, Shared, Started, Times};
+pub(crate) use shared::{Cell, Command, Commands, Lifecycle, PeersMap, Report, Said, Secrets, Shared, Started, Times};
 
 use resolver::{Resolvers, Started as Resolving};
 
@@ -67,6 +67,8 @@ pub(crate) struct Connections {
     rest: Vec<Thread>,
     /// Resolver threads that were started.
     resolvers: Receiver<Resolving>,
+    /// Where peers are, if somebody keeps a map of them.
+    map: Option<PeersMap>,
 }
 
 impl Connections {
@@ -92,7 +94,7 @@ impl Connections {
         let (started, resolvers) = unbounded();
         let (acceptor_thread, rest) = (None, Vec::new());
         let mut connections =
-            Self { commands, reports: shared.reports.clone(), acceptor: acceptor_thread, rest, resolvers };
+            Self { commands, reports: shared.reports.clone(), acceptor: acceptor_thread, rest, resolvers, map: None };
         for n in 0..WORKERS {
             let (work, commands) = (work.clone(), connections.commands.clone());
             connections.rest.push(threads::spawn("work", &n.to_string(), STACK, move || {
@@ -121,7 +123,7 @@ impl Connections {
 
     /// Keeps a peer connected no longer, and ends its session.
     pub(crate) fn remove(&self, peer: PeerId) {
-        let _ = self.reports.send(Report::Remove(peer));
+        let _ = self.reports.send(Report::Remove(peer, self.said()));
     }
 
     /// The way to the acceptor.
@@ -132,7 +134,7 @@ impl Connections {
     /// Keeps these connected no longer, and ends their sessions; the answer is which.
     pub(crate) fn part(&self, peers: Vec<PeerId>) -> Receiver<Vec<Closed>> {
         let (answer, answered) = bounded(1);
-        let _ = self.reports.send(Report::Part(peers, answer));
+        let _ = self.reports.send(Report::Part(peers, self.said(), answer));
         answered
     }
 
@@ -142,8 +144,14 @@ impl Connections {
     }
 
     /// Keeps the peers of a map connected, as it changes, instead of those of an earlier one.
-    pub(crate) fn follow(&self, map: PeersMap) {
+    pub(crate) fn follow(&mut self, map: PeersMap) {
+        self.map = Some(map.clone());
         let _ = self.reports.send(Report::Follow(map));
+    }
+
+    /// What the map of peers says now.
+    fn said(&self) -> Option<Said> {
+        self.map.as_ref().map(|map| (map.look)())
     }
 
     /// Stops accepting and dialling.

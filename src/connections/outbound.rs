@@ -99,7 +99,7 @@ struct Live {
     kind: SessionKind,
     /// The address of the kept peer that was dialled for it, if one was.
     of: Option<Address>,
-    /// It was asked to end, to make room.
+    /// This node asks it to end: nobody wanted it, or to make room.
     leaving: bool,
 }
 
@@ -268,6 +268,7 @@ impl Outbound {
                 self.end_round(dial.round);
                 self.actions.push(Action::Answer { round: dial.round, outcome: Ok(peer) });
             } else if dial.unwanted {
+                self.let_leave(&peer);
                 self.actions.push(Action::Unwanted { conn });
             }
         }
@@ -299,9 +300,8 @@ impl Outbound {
         rng: &mut fastrand::Rng,
     ) {
         let Some(sessions) = self.live.get_mut(&peer) else { return };
-        if sessions.remove(&conn).is_some_and(|live| live.kind == SessionKind::Outbound) {
-            self.outbound_sessions -= 1;
-        }
+        let Some(ended) = sessions.remove(&conn) else { return };
+        self.outbound_sessions -= usize::from(ended.kind == SessionKind::Outbound);
         if !sessions.is_empty() {
             return;
         }
@@ -309,6 +309,8 @@ impl Outbound {
         let Some((kept, state)) = self.kept.get_mut(&peer) else { return };
         kept.policy.lost(now);
         match *state {
+            // Let go by this node, and wanted again meanwhile: nothing has failed.
+            State::Connected if ended.leaving => self.wait(peer, now + retry_after),
             State::Connected => {
                 let delay = kept.policy.next_delay(rng).max(retry_after);
                 self.wait(peer, now + delay);

@@ -267,10 +267,10 @@ pub(crate) enum Report {
     IdentityClash(PeerId, SocketAddr),
     /// A node asks for a peer to be kept connected.
     Keep(PeerId, Vec<Address>),
-    /// A node asks for a peer not to be kept any longer, and for its session to end.
-    Remove(PeerId),
+    /// A node asks for a peer not to be kept any longer, and for its session to end. The map said this before.
+    Remove(PeerId, Option<Said>),
     /// The same for several; the answer is which sessions end by it.
-    Part(Vec<PeerId>, Sender<Vec<Closed>>),
+    Part(Vec<PeerId>, Option<Said>, Sender<Vec<Closed>>),
     /// Somebody is wanted at the address that this link stands for.
     Find(Arc<PeerLink>),
     /// Peers are where this map says, from now on.
@@ -286,16 +286,31 @@ pub(crate) enum Report {
 }
 
 /// A live map of peers: which are kept, and where they are.
+#[derive(Clone)]
 pub(crate) struct PeersMap {
     /// Word of changes; disconnected when nothing will change any more.
     pub(crate) changes: Receiver<()>,
     /// What it says now. Nothing of the application's runs in it.
-    pub(crate) read: Box<dyn Fn() -> BTreeMap<PeerId, Vec<Address>> + Send>,
+    pub(crate) look: Arc<dyn Fn() -> Said + Send + Sync>,
+}
+
+/// What a map of peers said at a moment. Whoever asks for a peer to be let go says what the map said before: program
+/// order holds between the map and the verbs, though they come to the supervisor by ways of their own.
+pub(crate) struct Said {
+    /// Rises with each change; from 1.
+    pub(crate) version: u64,
+    pub(crate) peers: Box<dyn FnOnce() -> BTreeMap<PeerId, Vec<Address>> + Send>,
 }
 
 impl fmt::Debug for PeersMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PeersMap").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Said").field("version", &self.version).finish_non_exhaustive()
     }
 }
 

@@ -24,7 +24,7 @@ use crate::connections::places::Places;
 use crate::connections::resolver::Resolvers;
 use crate::connections::round::RoundId;
 use crate::connections::shared::{
-    Command, Commands, DialFailure, DialRequest, Lifecycle, PeersMap, Report, Shared, Started,
+    Command, Commands, DialFailure, DialRequest, Lifecycle, PeersMap, Report, Said, Shared, Started,
 };
 use crate::connections::slowness::{Look, SlowPeers, Turn};
 use crate::error::{CloseReason, ConnectError, DialCause, RequestError, joined};
@@ -56,6 +56,10 @@ pub(crate) struct Supervisor<F> {
     stand_ins: BTreeMap<SocketAddr, (Arc<PeerLink>, Option<Arc<PeerLink>>)>,
     /// Where peers are, if somebody keeps a map of them.
     map: Option<PeersMap>,
+    /// What it said last, until every report that came before is heard.
+    unheard: Option<Said>,
+    /// Which of what it said holds.
+    heard: u64,
     /// Who waits for the end of a round.
     waiters: HashMap<RoundId, Sender<Result<PeerId, ConnectError>>>,
     watched: HashMap<ConnectionId, Watched>,
@@ -103,6 +107,9 @@ pub(crate) fn supervisor_loop<F: Fn(Lifecycle)>(mut supervisor: Supervisor<F>, r
             default(due.saturating_duration_since(Instant::now())) => {}
         }
         let now = Instant::now();
+        if reports.is_empty() {
+            supervisor.follow_map(now);
+        }
         supervisor.see_to_outbound(now);
         if now >= next_scan {
             supervisor.scan(now);
@@ -129,6 +136,8 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             places,
             stand_ins: BTreeMap::new(),
             map: None,
+            unheard: None,
+            heard: 0,
             waiters: HashMap::new(),
             watched: HashMap::new(),
             slow: SlowPeers::default(),
@@ -147,15 +156,17 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             Report::NoRoom(dial) => self.outbound.no_room(dial, Instant::now() + SCAN),
             Report::Resolved(host, found) => self.lookup_ended(&host, found),
             Report::Keep(peer, addresses) => self.outbound.keep(peer, addresses, Instant::now()),
-            Report::Remove(peer) => {
+            Report::Remove(peer, said) => {
+                self.follow(said, Instant::now());
                 if self.outbound.remove(peer, Instant::now()) {
                     self.leave(peer);
                 }
             }
             Report::Find(link) => self.find(link),
             Report::Follow(map) => {
-                self.map = Some(map);
+                (self.map, self.heard) = (Some(map), 0);
                 self.map_changed(true);
+                self.follow_map(Instant::now());
             }
             Report::Connect(address, waiter) => {
                 let round = self.outbound.connect(address, Instant::now(), &mut self.rng);
@@ -169,14 +180,15 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
                 );
                 (self.on_event)(Lifecycle::IdentityClash { peer, remote_addr });
             }
-            Report::Part(peers, answer) => {
+            Report::Part(peers, said, answer) => {
+                self.follow(said, Instant::now());
                 let gone = peers.into_iter().filter(|peer| self.outbound.remove(*peer, Instant::now())).collect();
                 self.part(gone, &answer);
             }
             Report::Changed => self.changed(Instant::now()),
             Report::Tell(lifecycle) => (self.on_event)(lifecycle),
             Report::Stop(end) => {
-                self.map = None;
+                (self.map, self.unheard) = (None, None);
                 self.places.stop();
                 self.stand_ins.clear();
                 self.outbound.stop();

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -64,8 +65,12 @@ impl From<Address> for PeerData {
 pub(crate) fn addresses(map: Watcher<PeersMap>) -> connections::PeersMap {
     let changes = map.changes().clone();
     let of = |places: &Vec<PeerData>| places.iter().map(|place| place.addr.clone()).collect();
-    let read = move || map.get().iter().map(|(id, places)| (*id, of(places))).collect();
-    connections::PeersMap { changes, read: Box::new(read) }
+    let look = move || {
+        let (version, map) = map.numbered();
+        let peers = Box::new(move || map.iter().map(|(id, places)| (*id, of(places))).collect());
+        connections::Said { version, peers }
+    };
+    connections::PeersMap { changes, look: Arc::new(look) }
 }
 
 #[cfg(test)]

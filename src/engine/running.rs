@@ -140,7 +140,7 @@ impl Engine {
 
     /// Keeps the peers of a map connected, as it changes.
     pub(crate) fn follow(&self, map: PeersMap) {
-        if let Some(connections) = self.connections.lock().as_ref() {
+        if let Some(connections) = self.connections.lock().as_mut() {
             connections.follow(map);
         }
     }

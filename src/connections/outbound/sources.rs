@@ -57,7 +57,10 @@ impl Outbound {
 
     /// A source wants a peer no more. Whether nobody does now.
     fn unsay(&mut self, peer: PeerId, source: Source, now: Instant) -> bool {
-        let Some((kept, state)) = self.kept.get_mut(&peer) else { return true };
+        let Some((kept, state)) = self.kept.get_mut(&peer) else {
+            self.let_leave(&peer);
+            return true;
+        };
         let changed = kept.say(source, None);
         if kept.is_wanted() {
             if changed {
@@ -75,8 +78,16 @@ impl Outbound {
             self.actions.push(Action::Tell(kept.stopped(peer, reason)));
         }
         self.dials.values_mut().filter(|dial| dial.peer == Some(peer)).for_each(|dial| dial.unwanted = true);
+        self.let_leave(&peer);
         self.actions.push(Action::Changed { peer });
         true
+    }
+
+    /// Nobody wants the sessions of a peer: they are asked to end. If somebody wants it again before they have, it is
+    /// dialled as soon as they have.
+    pub(super) fn let_leave(&mut self, peer: &PeerId) {
+        let sessions = self.live.get_mut(peer).into_iter().flat_map(BTreeMap::values_mut);
+        sessions.for_each(|live| live.leaving = true);
     }
 
     /// The addresses of a kept peer have changed.

@@ -364,6 +364,31 @@ fn a_removed_peer_is_not_dialled_and_a_dial_that_comes_through_is_ended() {
 }
 
 #[test]
+fn a_peer_that_is_wanted_again_before_it_has_left_is_dialled_as_soon_as_it_has() {
+    let mut plan = Plan::new(9);
+    plan.keep(1, here(1));
+    let dial = plan.one_dial(1);
+    plan.started(1, 1, Some(dial));
+    plan.due();
+    plan.remove(1);
+    plan.keep(1, here(1));
+    assert_eq!(plan.dials(), [], "it is still there");
+    plan.ended(1, 1, NEVER);
+    assert_eq!(plan.delay(1), Some(Duration::ZERO), "nothing has failed");
+    let dial = plan.one_dial(1);
+    plan.started(1, 2, Some(dial));
+    plan.due();
+    plan.ended(1, 2, NEVER);
+    assert!(plan.delay(1) > Some(Duration::ZERO), "this one was lost");
+    // Nobody kept it, and it was asked to go all the same.
+    plan.started(2, 3, None);
+    plan.remove(2);
+    plan.keep(2, here(2));
+    plan.ended(2, 3, Duration::from_secs(5));
+    assert_eq!(plan.delay(2), Some(Duration::from_secs(5)), "as the other side asks");
+}
+
+#[test]
 fn at_the_stop_nothing_begins_any_more_and_everybody_is_told() {
     let mut plan = Plan::new(2);
     plan.keep(1, here(1));

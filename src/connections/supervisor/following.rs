@@ -12,7 +12,7 @@ use crossbeam_channel::never;
 
 use super::Supervisor;
 use crate::connections::round::RoundId;
-use crate::connections::shared::Lifecycle;
+use crate::connections::shared::{Lifecycle, Said};
 use crate::ident::PeerId;
 use crate::session::PeerLink;
 
@@ -23,11 +23,25 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
     /// The map of peers has changed, or will change no more.
     pub(super) fn map_changed(&mut self, changes: bool) {
         let Some(map) = &mut self.map else { return };
-        if !changes {
+        if changes {
+            self.unheard = Some((map.look)());
+        } else {
             map.changes = never();
-            return;
         }
-        let mut peers = (map.read)();
+    }
+
+    /// Follows what the map said last. The caller has heard every report that was sent before it said so: a program that
+    /// adds a peer and then takes it out of the map wants it all the time.
+    pub(super) fn follow_map(&mut self, now: Instant) {
+        let said = self.unheard.take();
+        self.follow(said, now);
+    }
+
+    /// Follows what the map said, unless something later holds already.
+    pub(super) fn follow(&mut self, said: Option<Said>, now: Instant) {
+        let Some(Said { version, peers }) = said.filter(|said| said.version > self.heard) else { return };
+        self.heard = version;
+        let mut peers = peers();
         // A map of all peers has this node in it.
         peers.remove(&self.shared.me);
         let mut refused = 0;
@@ -42,7 +56,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
                 "{refused} peers of the map are left out: as many peers as the configuration allows"
             );
         }
-        self.outbound.follow(peers, Instant::now());
+        self.outbound.follow(peers, now);
     }
 
     /// Somebody is wanted at the address that this link stands for.
