@@ -228,6 +228,32 @@ fn a_stream_that_ends_in_one_direction_only_heals() {
 }
 
 #[test]
+fn what_was_handed_over_is_acknowledged_before_a_goodbye_ends_the_session() {
+    const ROUNDS: u64 = 100;
+    let _alone = alone();
+    for channel in channels() {
+        let mut config = over(channel);
+        // By itself an acknowledgement takes longer than any of this.
+        config.ack_delay = Duration::from_secs(1);
+        let (alice, bob) = (start(config.clone()), start(config));
+        let to_bob = link(&alice, &bob);
+        let mut late = 0;
+        for round in 0..ROUNDS {
+            alice.wait_connected(bob.id(), PATIENCE).unwrap();
+            to_bob.send(round.to_le_bytes()).unwrap();
+            assert_eq!(bob.recv_timeout(PATIENCE).unwrap().payload(), round.to_le_bytes(), "{channel:?}");
+            alice.disconnect(bob.id(), CloseReason::Requested).unwrap();
+            late += wait_event(&alice, "the session ends", |event| match event {
+                Event::Disconnected { unacked_bytes, .. } => Some(u64::from(unacked_bytes > 0)),
+                _ => None,
+            });
+        }
+        // A thread that is kept from the processor for the second that a goodbye may take is no defect.
+        assert!(late <= ROUNDS / 20, "{channel:?}: after {late} of {ROUNDS} goodbyes something was not acknowledged");
+    }
+}
+
+#[test]
 fn a_path_that_stalls_is_cut_by_the_idle_time_and_heals() {
     let _alone = alone();
     let mut config = quick();

@@ -31,6 +31,9 @@ const RUN: u32 = 128;
 /// Of so many reads one is measured: how long what it brought takes until it is handed over.
 const READS_PER_SAMPLE: u32 = 16;
 
+/// The stream ended.
+const ENDED: DisconnectReason = DisconnectReason::Lost(std::io::ErrorKind::UnexpectedEof);
+
 /// Runs until the stream ends, the session is replaced, or the peer breaks the protocol.
 pub(crate) fn recv_loop(
     peer: &Peer,
@@ -52,6 +55,7 @@ pub(crate) fn recv_loop(
         segment: Cell::new(None),
         spare: Vec::new(),
         arrived: None,
+        parted: false,
         retry_after: Duration::ZERO,
     };
     let mut reads = 0u32;
@@ -68,7 +72,7 @@ pub(crate) fn recv_loop(
         }
         decoder.shrink_if_idle();
         match read.read(decoder.space()) {
-            Ok(0) => break Some(DisconnectReason::Lost(std::io::ErrorKind::UnexpectedEof)),
+            Ok(0) => break Some(ENDED),
             Ok(count) => {
                 decoder.filled(count);
                 receiver.arrived = reads.is_multiple_of(READS_PER_SAMPLE).then(Instant::now);
@@ -88,10 +92,14 @@ pub(crate) fn recv_loop(
     };
     let retry_after = receiver.retry_after;
     match cause {
-        Some(cause) => session.gate.close(cause),
-        None => session.gate.close(DisconnectReason::Local(CloseReason::Superseded)),
+        // The end that a goodbye announced: what the other side is owed is still to be written, and then `tx` ends it.
+        // If that takes too long, the supervisor does.
+        Some(cause) if receiver.parted && cause == ENDED => session.gate.note(cause),
+        cause => {
+            session.gate.close(cause.unwrap_or(DisconnectReason::Local(CloseReason::Superseded)));
+            link.outbox.detach(session.conn);
+        }
     }
-    link.outbox.detach(session.conn);
     session.leave(link, on_end, retry_after);
 }
 
@@ -121,6 +129,8 @@ struct Receiver<'a> {
     spare: Vec<u8>,
     /// When what is being taken was read, if that is measured.
     arrived: Option<Instant>,
+    /// The other side said goodbye.
+    parted: bool,
     retry_after: Duration,
 }
 
@@ -210,7 +220,8 @@ impl Receiver<'_> {
             // This is the last it says: the questions it has are not answered any more.
             self.link.requests.lose_handed(&RequestError::PeerLost);
         }
-        // What was handed over is acknowledged before the stream ends; then the other side's end of stream comes.
+        // What was handed over is acknowledged before the stream ends.
+        self.parted = true;
         self.session.parting.store(true, Ordering::Relaxed);
         self.link.outbox.ask_goodbye(self.session.conn, Goodbye::Answer).wake();
         Ok(())
