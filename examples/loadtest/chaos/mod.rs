@@ -135,25 +135,7 @@ pub fn run(options: &Options) -> Result<bool, Failure> {
         fewest if options.cuts < fewest => Err(Failure::new(format!("--cuts: at least {fewest}, one of each kind"))),
         _ => parent::run(options, progress_bar(options.cuts)),
     };
-    match found {
-        Ok(found) => {
-            let summary = Summary::new(options, &found);
-            summary.reasons.iter().for_each(|reason| eprintln!("loadtest: {reason}"));
-            if options.json {
-                report::json(&summary)?
-            } else {
-                report::lines(&summary.lines())?
-            }
-            Ok(summary.ok)
-        }
-        Err(failure) => {
-            if options.json {
-                let error = failure.to_string();
-                report::json(&serde_json::json!({ "workload": "chaos", "ok": false, "error": error }))?;
-            }
-            Err(failure)
-        }
-    }
+    report::judged("chaos", options.json, found.map(|found| Summary::new(options, &found)))
 }
 
 /// The body of a process that a parent started.

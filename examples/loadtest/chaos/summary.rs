@@ -11,6 +11,7 @@ use crate::chaos::Options;
 use crate::chaos::parent::{Findings, Tally};
 use crate::chaos::plan::Kind;
 use crate::chaos::sabotage::Sabotage;
+use crate::report::Judged;
 
 /// What a run was, and how it ended. The checker's figures are explained there.
 #[derive(Debug, Serialize)]
@@ -33,9 +34,9 @@ pub struct Summary {
     reconnect_p99_ms: f64,
     seconds: f64,
     /// Whether everything is as it must be.
-    pub ok: bool,
+    ok: bool,
     /// Why it is not.
-    pub reasons: Vec<String>,
+    reasons: Vec<String>,
     /// Of the faults, those with bytes in flight.
     in_flight: BTreeMap<Kind, u64>,
     cuts_per_s: f64,
@@ -197,9 +198,14 @@ impl Summary {
         must(self.sabotage.is_none() || found.sabotaged, "the sabotage asked for was not done".to_owned());
         reasons
     }
+}
 
-    /// For people.
-    pub fn lines(&self) -> Vec<String> {
+impl Judged for Summary {
+    fn reasons(&self) -> &[String] {
+        &self.reasons
+    }
+
+    fn lines(&self) -> Vec<String> {
         let line = |name: &str, figure: String| format!("  {name:<22}{figure}");
         let faults: Vec<String> = self.faults.iter().map(|(kind, count)| format!("{kind:?} {count}")).collect();
         let mut lines = vec![

@@ -21,7 +21,7 @@ use serde::Serialize;
 use crate::chaos::checker::Verdict;
 use crate::chaos::sabotage::Sabotage;
 use crate::failure::Failure;
-use crate::report;
+use crate::report::{self, Judged};
 use parent::Found;
 
 /// What `ok` allows.
@@ -82,25 +82,7 @@ struct Report {
 /// # Errors
 /// A process failed.
 pub fn run(options: &Options) -> Result<bool, Failure> {
-    match parent::run(options) {
-        Ok(found) => {
-            let report = judge(options, &found);
-            report.reasons.iter().for_each(|reason| eprintln!("loadtest: {reason}"));
-            if options.json {
-                report::json(&report)?
-            } else {
-                show(&report)?
-            }
-            Ok(report.ok)
-        }
-        Err(failure) => {
-            if options.json {
-                let error = failure.to_string();
-                report::json(&serde_json::json!({ "workload": "churn", "ok": false, "error": error }))?;
-            }
-            Err(failure)
-        }
-    }
+    report::judged("churn", options.json, parent::run(options).map(|found| judge(options, &found)))
 }
 
 fn judge(options: &Options, found: &Found) -> Report {
@@ -170,29 +152,35 @@ fn harms(verdict: &Verdict) -> Vec<String> {
     counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} messages were {what}")).collect()
 }
 
-fn show(report: &Report) -> Result<(), Failure> {
-    let line = |name: &str, figure: String| format!("  {name:<12}{figure}");
-    report::lines(&[
-        format!("churn, {} peers, {:.1} s", report.peers, report.seconds),
-        line(
-            "moves",
-            format!(
-                "{}: {} to another port, {} with a new process, {} out of the map and back",
-                report.moves, report.switched, report.restarted, report.vanished
+impl Judged for Report {
+    fn reasons(&self) -> &[String] {
+        &self.reasons
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let line = |name: &str, figure: String| format!("  {name:<12}{figure}");
+        vec![
+            format!("churn, {} peers, {:.1} s", self.peers, self.seconds),
+            line(
+                "moves",
+                format!(
+                    "{}: {} to another port, {} with a new process, {} out of the map and back",
+                    self.moves, self.switched, self.restarted, self.vanished
+                ),
             ),
-        ),
-        line(
-            "messages",
-            format!("{} accepted, {} acknowledged, {} returned", report.accepted, report.acked, report.returned),
-        ),
-        line("harm", format!("{} lost, {} duplicated, {} reordered", report.lost, report.duplicated, report.reordered)),
-        line(
-            "redirect",
-            format!(
-                "{:.0} ms, p99 {:.0} ms, at most {:.0} ms",
-                report.redirect_p50_ms, report.redirect_p99_ms, report.redirect_max_ms
+            line(
+                "messages",
+                format!("{} accepted, {} acknowledged, {} returned", self.accepted, self.acked, self.returned),
             ),
-        ),
-        line("ok", report.ok.to_string()),
-    ])
+            line("harm", format!("{} lost, {} duplicated, {} reordered", self.lost, self.duplicated, self.reordered)),
+            line(
+                "redirect",
+                format!(
+                    "{:.0} ms, p99 {:.0} ms, at most {:.0} ms",
+                    self.redirect_p50_ms, self.redirect_p99_ms, self.redirect_max_ms
+                ),
+            ),
+            line("ok", self.ok.to_string()),
+        ]
+    }
 }
