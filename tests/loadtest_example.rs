@@ -39,15 +39,40 @@ fn reasons(result: &Value) -> Vec<&str> {
     result["reasons"].as_array().unwrap().iter().filter_map(Value::as_str).collect()
 }
 
+/// A short run to five peers and one that is stuck.
+fn fanout(more: &[&str]) -> (Value, Option<i32>) {
+    run(&["fanout", "--peers", "5", "--rounds", "1", "--seconds", "0.1"], more)
+}
+
+/// What the peers' books say: lost, duplicated, reordered, strange.
+fn books(result: &Value) -> [f64; 4] {
+    ["lost", "duplicated", "reordered", "strange"].map(|field| number(result, field))
+}
+
 #[test]
 fn a_fanout_loses_nothing_and_meets_the_peer_that_is_stuck() {
-    let (result, status) = run(&["fanout", "--peers", "5", "--rounds", "1", "--seconds", "0.1"], &[]);
-    assert!(status == Some(0) && number(&result, "lost") == 0.0, "{result}");
+    let (result, status) = fanout(&[]);
+    assert!(result["ok"] == true && status == Some(0), "{result}");
+    assert_eq!((result["workload"].as_str(), books(&result)), (Some("fanout"), [0.0; 4]));
     assert!(number(&result, "sent") > 0.0 && number(&result, "refused_by_stuck") > 0.0, "{result}");
     for field in ["broadcasts_per_s", "ratio_to_single", "ratio_to_baseline", "ratio_to_unbatched"] {
         assert!(number(&result, field) > 0.0, "{field} in {result}");
     }
     assert_eq!(result["pids"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_message_of_a_fanout_that_is_harmed_is_noticed() {
+    for (harm, wanted, reason) in [("drop", [1.0, 0.0, 0.0, 0.0], "lost"), ("dup", [0.0, 1.0, 0.0, 0.0], "duplicated")]
+    {
+        let (result, status) = fanout(&["--sabotage", harm]);
+        assert!(result["ok"] == false && status == Some(1), "{harm}: {result}");
+        assert_eq!(books(&result), wanted, "{harm}: {result}");
+        assert!(
+            matches!(reasons(&result)[..], [told] if told.starts_with("1 of ") && told.ends_with(reason)),
+            "{result}"
+        );
+    }
 }
 
 #[test]
