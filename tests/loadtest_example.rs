@@ -55,6 +55,7 @@ fn a_fanout_loses_nothing_and_meets_the_peer_that_is_stuck() {
     assert!(result["ok"] == true && status == Some(0), "{result}");
     assert_eq!((result["workload"].as_str(), books(&result)), (Some("fanout"), [0.0; 4]));
     assert!(number(&result, "sent") > 0.0 && number(&result, "refused_by_stuck") > 0.0, "{result}");
+    assert_eq!(number(&result, "refused_by_stuck"), number(&result, "broadcasts_among_stuck"), "{result}");
     for field in ["broadcasts_per_s", "ratio_to_single", "ratio_to_baseline", "ratio_to_unbatched"] {
         assert!(number(&result, field) > 0.0, "{field} in {result}");
     }
@@ -73,6 +74,15 @@ fn a_message_of_a_fanout_that_is_harmed_is_noticed() {
             "{result}"
         );
     }
+}
+
+#[test]
+fn a_peer_that_was_to_be_stuck_and_is_not_is_noticed() {
+    let (result, status) = fanout(&["--sabotage", "thaw"]);
+    assert!(result["ok"] == false && status == Some(1), "{result}");
+    assert_eq!(books(&result), [0.0; 4], "{result}");
+    assert!(number(&result, "refused_by_stuck") < number(&result, "broadcasts_among_stuck"), "{result}");
+    assert!(reasons(&result)[0].starts_with("the peer that was to be stuck refused "), "{result}");
 }
 
 #[test]

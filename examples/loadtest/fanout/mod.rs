@@ -17,7 +17,9 @@ mod sender;
 
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use clap::builder::RangedU64ValueParser;
+use serde::Serialize;
 
 use crate::baseline::{PATIENCE, Run, expect_ready};
 use crate::checker::NUMBER;
@@ -49,12 +51,35 @@ pub struct Options {
     /// Seconds that each run lasts
     #[arg(long, default_value_t = 1.0, value_parser = crate::seconds)]
     seconds: f64,
-    /// Harm one message behind the library: the result must say so
+    /// Harm one message behind the library, or let the peer that is stuck go on: the result must say so
     #[arg(long)]
-    sabotage: Option<Harm>,
+    sabotage: Option<Sabotage>,
     /// Print one line of JSON instead of a table
     #[arg(long)]
     json: bool,
+}
+
+/// Harm that must be found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Sabotage {
+    /// One message is forgotten.
+    Drop,
+    /// One message is taken twice.
+    Dup,
+    /// The peer that is to be stuck goes on.
+    Thaw,
+}
+
+impl Sabotage {
+    /// What it does to a message.
+    fn harm(self) -> Option<Harm> {
+        match self {
+            Self::Drop => Some(Harm::Drop),
+            Self::Dup => Some(Harm::Dup),
+            Self::Thaw => None,
+        }
+    }
 }
 
 /// Measures and reports; false when something did not hold.
@@ -70,12 +95,15 @@ fn measure(options: &Options) -> Result<Found, Failure> {
     let duration = Duration::from_secs_f64(options.seconds);
     let (mut partner, mut stopped) = (Partner::process()?, Partner::process()?);
     let mut raw = open_raw(&mut partner, peers)?;
-    let mut node = gather_peers(&mut partner, &mut stopped, (peers, size, sabotage))?;
+    let mut node = gather_peers(&mut partner, &mut stopped, (peers, size, sabotage.and_then(Sabotage::harm)))?;
 
     let slice = duration / 10;
     raw.gather = best_gather(&mut raw, &mut partner, peers, size, slice)?;
     for way in [Way::Broadcast, Way::Singles, Way::AmongStuck] {
         node.run(way, size, slice)?;
+    }
+    if sabotage == Some(Sabotage::Thaw) {
+        node.thaw(&stopped, size)?;
     }
     let mut done = Vec::with_capacity(rounds);
     for _ in 0..rounds {

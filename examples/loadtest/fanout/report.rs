@@ -5,11 +5,10 @@
 
 use serde::Serialize;
 
-use super::Options;
 use super::sender::Sent;
+use super::{Options, Sabotage};
 use crate::checker::Tally;
 use crate::failure::Failure;
-use crate::peers::Harm;
 use crate::report::{self, Judged};
 use crate::stats::{Spread, spread};
 
@@ -70,12 +69,13 @@ pub struct Report {
     strange: u64,
     /// Of a broadcast by a peer that was full for a moment: sent by a send that waits.
     refused: u64,
-    /// By the peer that is stuck: all of them.
+    /// Broadcasts that the peer that is stuck was among; refused by it: all of them.
+    broadcasts_among_stuck: u64,
     refused_by_stuck: u64,
     ok: bool,
     /// What did not hold.
     reasons: Vec<String>,
-    sabotage: Option<Harm>,
+    sabotage: Option<Sabotage>,
     pids: Vec<u32>,
     rounds: usize,
     seconds: f64,
@@ -116,6 +116,7 @@ impl Report {
             reordered: tally.reordered,
             strange: tally.strange,
             refused: sent.refused,
+            broadcasts_among_stuck: sent.among_stuck,
             refused_by_stuck: sent.refused_by_stuck,
             ok: false,
             reasons: Vec::new(),
@@ -148,6 +149,9 @@ impl Report {
         ] {
             must(count == 0, format!("{count} of {} messages were {what}", self.sent));
         }
+        let (among, refused) = (self.broadcasts_among_stuck, self.refused_by_stuck);
+        must(among > 0, "the peer that was to be stuck was among no broadcast".to_owned());
+        must(refused == among, format!("the peer that was to be stuck refused {refused} of {among} broadcasts"));
         reasons
     }
 }
@@ -201,7 +205,7 @@ mod tests {
     fn good() -> Found {
         Found {
             rounds: vec![Round { broadcast: 6.0, singles: 3.0, baseline: 12.0, unbatched: 2.0, effect: 0.01 }],
-            sent: Sent { to_each: 10, refused: 3, refused_by_stuck: 4 },
+            sent: Sent { to_each: 10, refused: 3, among_stuck: 4, refused_by_stuck: 4 },
             tally: Tally { received: 50, ..Tally::default() },
             ..Found::default()
         }
@@ -211,12 +215,14 @@ mod tests {
     fn a_good_run_is_ok_and_each_single_defect_makes_it_not_ok() {
         let report = |found: &Found| Report::new(&options(), found).unwrap();
         assert_eq!(report(&good()).reasons, Vec::<String>::new());
-        let defects: [fn(&mut Found); 5] = [
+        let defects: [fn(&mut Found); 7] = [
             |found| (found.sent.to_each, found.tally.received) = (0, 0),
             |found| found.tally.received = 49,
             |found| found.tally.duplicated = 1,
             |found| found.tally.reordered = 1,
             |found| found.tally.strange = 1,
+            |found| found.sent.refused_by_stuck = 3,
+            |found| (found.sent.among_stuck, found.sent.refused_by_stuck) = (0, 0),
         ];
         for (number, defect) in defects.into_iter().enumerate() {
             let mut found = good();

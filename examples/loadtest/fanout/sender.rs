@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use threadwire::error::SendErrorKind;
+use threadwire::wire::HEADER;
 use threadwire::{Config, Message, Node, PeerHandle, PeerId, To};
 
 use crate::baseline::PATIENCE;
@@ -24,6 +25,9 @@ const NETWORK: &str = "loadtest-fanout";
 const LINK_FLOOR: usize = 256 << 10;
 /// How many runs with the peer that is stuck, and without it, a round has for its effect.
 const TURNS: u32 = 2;
+/// Bytes that may be under way to the peer that is to be stuck: fewer than the system holds for it while it stands still,
+/// so that they are all written, and whatever follows waits for an acknowledgement that does not come.
+const STUCK_WINDOW: u64 = 64 << 10;
 /// Nobody is cut while this is measured.
 const FOR_EVER: Duration = Duration::from_secs(3600);
 
@@ -52,7 +56,9 @@ pub struct Sent {
     pub to_each: u64,
     /// Of a broadcast by a peer that was full for a moment.
     pub refused: u64,
-    /// By the peer that is stuck.
+    /// Broadcasts that the peer that is stuck was among.
+    pub among_stuck: u64,
+    /// Of these, refused by it.
     pub refused_by_stuck: u64,
 }
 
@@ -106,6 +112,7 @@ impl Sender {
                 self.peers.values().try_for_each(|peer| peer.send(&payload[..])).context("sending")?;
                 continue;
             }
+            self.sent.among_stuck += u64::from(way == Way::AmongStuck);
             let broadcast = self.node.broadcast(&payload[..], &to);
             for (peer, reason) in broadcast.refusals() {
                 match self.peers.get(&peer) {
@@ -129,15 +136,29 @@ impl Sender {
         Ok((self.sent.to_each - before) as f64 / began.elapsed().as_secs_f64())
     }
 
+    /// Lets the peer that was stuck go on, and waits until it takes messages again.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn thaw(&self, stopped: &Partner, size: usize) -> Result<(), Failure> {
+        go_on(stopped)?;
+        let sent = self.stuck.send_timeout(vec![7; size], PATIENCE);
+        sent.context("sending to the peer that was stuck")
+    }
+
     /// Lets the peer that was stuck go on, so that what waits for it goes out, and ends the node.
     ///
     /// # Errors
     /// The node did not end cleanly.
     pub fn end(self, stopped: &Partner) -> Result<(), Failure> {
-        kill_process(pid_of(stopped)?, Signal::CONT).context("letting the peer that was stuck go on")?;
+        go_on(stopped)?;
         let end = self.node.shutdown(PATIENCE);
         if end.is_clean() { Ok(()) } else { Err(Failure::new(format!("the node did not end cleanly: {end:?}"))) }
     }
+}
+
+fn go_on(stopped: &Partner) -> Result<(), Failure> {
+    kill_process(pid_of(stopped)?, Signal::CONT).context("letting the peer that was stuck go on")
 }
 
 /// What the peers of a process have come to; none of them may have failed.
@@ -187,7 +208,7 @@ pub fn gather_peers(
     let cast = |count| Cast::new(count, NETWORK, FOR_EVER);
     dial(partner, Cast { numbered: Some(size), harm, ..cast(peers) })?;
     let ids = connected(peers)?;
-    dial(stopped, cast(1))?;
+    dial(stopped, Cast { window: STUCK_WINDOW, ..cast(1) })?;
     let stuck = connected(peers + 1)?.into_iter().find(|id| !ids.contains(id));
     let stuck = stuck.ok_or_else(|| Failure::new("the peer that is to be stuck is not there"))?;
     let handle = |id| node.wait_connected(id, PATIENCE).context("a handle on a connected peer");
@@ -195,22 +216,32 @@ pub fn gather_peers(
         (handle(stuck)?, ids.into_iter().map(|id| Ok((id, handle(id)?))).collect::<Result<_, Failure>>()?);
 
     kill_process(pid_of(stopped)?, Signal::STOP).context("stopping the process of the peer that is to be stuck")?;
-    let deadline = Instant::now() + PATIENCE;
-    let payload = vec![7; size];
+    fill(&stuck, size)?;
+    Ok(Sender { node, peers, stuck, sent: Sent::default() })
+}
+
+/// Fills what may be under way to a peer that stands still, and its queue: nothing leaves that any more then.
+fn fill(stuck: &PeerHandle, size: usize) -> Result<(), Failure> {
+    let (deadline, payload) = (Instant::now() + PATIENCE, vec![7; size]);
     loop {
-        let mut more = false;
-        while stuck.try_send(&payload[..]).is_ok() {
-            more = true;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-        if !more {
-            break;
-        }
-        if Instant::now() > deadline {
-            return Err(Failure::new("the queue of the peer that stands still is never full"));
+        // No message more may be written, and one is taken that waits for it: none is taken behind that.
+        let stats = stuck.stats();
+        let moves_no_more =
+            stats.unacked_bytes + HEADER + size > STUCK_WINDOW as usize && stats.kept_bytes > stats.unacked_bytes;
+        let full = loop {
+            if let Err(error) = stuck.try_send(&payload[..]) {
+                break error.kind;
+            }
+        };
+        match full {
+            SendErrorKind::Full if moves_no_more => return Ok(()),
+            SendErrorKind::Full if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
+            SendErrorKind::Full => {
+                return Err(Failure::new(format!("the peer that stands still takes more: {stats:?}")));
+            }
+            other => return Err(Failure::new(format!("filling the queue of the peer that stands still: {other}"))),
         }
     }
-    Ok(Sender { node, peers, stuck, sent: Sent::default() })
 }
 
 fn pid_of(partner: &Partner) -> Result<Pid, Failure> {

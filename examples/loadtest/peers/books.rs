@@ -3,14 +3,12 @@
 //! Owns: the books of one peer. Threads: the host's. Locks: none. Blocks on: nothing.
 //! Upholds: a message counts by the number and the length that it came with; harm that was asked for is done once.
 
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::checker::{Checker, Tally};
 
 /// Harm to a message on purpose, behind everything that is measured: the proof that the books would show it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Harm {
     /// One message is forgotten.
     Drop,
