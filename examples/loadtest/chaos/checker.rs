@@ -125,6 +125,39 @@ struct Fate {
 type Position = (u16, u32);
 
 impl Verdict {
+    /// What no run may have, and this one has; a sentence for each.
+    pub fn harms(&self) -> Vec<String> {
+        let counts = [
+            (self.lost, "messages lost"),
+            (self.duplicated, "messages duplicated"),
+            (self.reordered, "messages reordered"),
+            (self.corrupted, "messages corrupted"),
+            (self.unexpected, "messages that nobody sent"),
+            (self.unknown_without_kills, "messages unknown without the kills it takes"),
+            (self.announced_without_restart, "messages announced as repeats to a receiver that never restarted"),
+            (self.returned_and_delivered, "messages returned as not handed over, and yet delivered"),
+            (self.returned_damaged, "messages given back with other bytes"),
+            (self.wrong_outcomes, "outcomes that are nobody's, or second ones"),
+            (self.resent, "numbers used twice by the application"),
+        ];
+        let mut harms: Vec<String> =
+            counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{what}: {count}")).collect();
+        // One that was delivered and has no outcome is in no other count.
+        for (accepted, known, what) in [
+            (self.accepted, self.acked + self.returned + self.unknown, "messages"),
+            (
+                self.effort_accepted,
+                self.effort_written + self.effort_returned + self.effort_unknown,
+                "best effort messages",
+            ),
+        ] {
+            if accepted != known {
+                harms.push(format!("{accepted} {what} accepted, the outcome of {known} known"));
+            }
+        }
+        harms
+    }
+
     /// Compares what the processes of one node sent to another one with what that one's were handed. All processes but
     /// the last of each were killed.
     fn count(&mut self, sent: &[Vec<Line>], received: &[Vec<Line>]) {

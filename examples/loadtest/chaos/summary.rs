@@ -136,34 +136,12 @@ impl Summary {
 
     /// Everything that must hold and does not.
     fn faults_of(&self, options: &Options, found: &Findings) -> Vec<String> {
-        let mut reasons = Vec::new();
+        let mut reasons = found.verdict.harms();
         let mut must = |holds: bool, reason: String| {
             if !holds {
                 reasons.push(reason);
             }
         };
-        for (count, what) in [
-            (self.lost, "messages lost"),
-            (self.duplicated, "messages duplicated"),
-            (self.reordered, "messages reordered"),
-            (self.corrupted, "messages corrupted"),
-            (self.unexpected, "messages that nobody sent"),
-            (self.unknown_without_kills, "messages unknown without the kills it takes"),
-            (self.announced_without_restart, "messages announced as repeats to a receiver that never restarted"),
-            (self.returned_and_delivered, "messages returned as not handed over, and yet delivered"),
-            (self.returned_damaged, "messages given back with other bytes"),
-            (self.wrong_outcomes, "outcomes that are nobody's, or second ones"),
-            (self.resent, "numbers used twice by the application"),
-        ] {
-            must(count == 0, format!("{what}: {count}"));
-        }
-        let known = self.acked + self.returned + self.unknown;
-        must(self.accepted == known, format!("{} messages accepted, the outcome of {known} known", self.accepted));
-        let (accepted, known) = (
-            self.best_effort_accepted,
-            self.best_effort_written + self.best_effort_returned + self.best_effort_unknown,
-        );
-        must(accepted == known, format!("{accepted} best effort messages accepted, the outcome of {known} known"));
         for settled in &found.settled {
             let (accepted, known) = (settled.accepted, settled.known);
             must(accepted == known, format!("a node accepted {accepted} messages and knows the outcome of {known}"));

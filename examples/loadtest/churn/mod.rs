@@ -18,7 +18,6 @@ mod redirect;
 use clap::builder::RangedU64ValueParser;
 use serde::Serialize;
 
-use crate::chaos::checker::Verdict;
 use crate::chaos::sabotage::Sabotage;
 use crate::failure::Failure;
 use crate::report::{self, Judged};
@@ -94,13 +93,16 @@ fn judge(options: &Options, found: &Found) -> Report {
         redirects.get(place).copied().unwrap_or_default()
     };
     let p99 = of_hundred(99);
-    let mut reasons = harms(&verdict);
+    let mut reasons = verdict.harms();
     let mut must = |holds: bool, what: String| {
         if !holds {
             reasons.push(what);
         }
     };
     must(verdict.acked > 0, "nothing was acknowledged".to_owned());
+    must(verdict.refused == 0, format!("messages refused: {}", verdict.refused));
+    // Nobody was killed: each process said goodbye, and what it had.
+    must(verdict.unknown == 0, format!("messages of unknown fate: {}", verdict.unknown));
     must(
         [switched, restarted, vanished].iter().all(|count| *count > 0),
         format!("not every kind of move happened: {switched} switched, {restarted} restarted, {vanished} vanished"),
@@ -131,25 +133,6 @@ fn judge(options: &Options, found: &Found) -> Report {
         sabotage: options.sabotage,
         seconds,
     }
-}
-
-/// What the checker found that must not be.
-fn harms(verdict: &Verdict) -> Vec<String> {
-    let counts = [
-        (verdict.lost, "lost"),
-        (verdict.duplicated, "duplicated"),
-        (verdict.reordered, "reordered"),
-        (verdict.corrupted, "corrupted"),
-        (verdict.unexpected, "delivered and never sent"),
-        (verdict.returned_and_delivered, "returned and yet delivered"),
-        (verdict.returned_damaged, "given back damaged"),
-        (verdict.wrong_outcomes, "given a wrong outcome"),
-        (verdict.resent, "sent twice by the application"),
-        (verdict.refused, "refused"),
-        // Nobody was killed: each process said goodbye, and what it had.
-        (verdict.unknown, "of unknown fate"),
-    ];
-    counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} messages were {what}")).collect()
 }
 
 impl Judged for Report {
