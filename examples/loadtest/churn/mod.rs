@@ -15,6 +15,8 @@ pub mod host;
 mod parent;
 mod redirect;
 
+use std::time::Duration;
+
 use clap::builder::RangedU64ValueParser;
 use serde::Serialize;
 
@@ -50,7 +52,7 @@ pub struct Options {
 #[derive(Debug, Serialize)]
 struct Report {
     workload: &'static str,
-    /// Changes of the map after which a peer was somewhere else, or there again.
+    /// Changes of the map after which a peer was somewhere else, or there again. Each is a redirect.
     moves: usize,
     accepted: u64,
     acked: u64,
@@ -61,6 +63,8 @@ struct Report {
     redirect_p50_ms: f64,
     redirect_p99_ms: f64,
     redirect_max_ms: f64,
+    /// Until a peer that was not reached before was reached: not among the redirects.
+    connect_p99_ms: f64,
     ok: bool,
     /// What did not hold.
     reasons: Vec<String>,
@@ -84,15 +88,27 @@ pub fn run(options: &Options) -> Result<bool, Failure> {
     report::judged("churn", options.json, parent::run(options).map(|found| judge(options, &found)))
 }
 
+/// Milliseconds, in order.
+struct Times(Vec<f64>);
+
+impl Times {
+    fn of(times: &[Duration]) -> Self {
+        let mut sorted: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1e3).collect();
+        sorted.sort_by(f64::total_cmp);
+        Self(sorted)
+    }
+
+    /// So many of a hundred took no longer; 0 of none.
+    fn of_hundred(&self, share: usize) -> f64 {
+        let place = (self.0.len() * share).div_ceil(100).saturating_sub(1);
+        self.0.get(place).copied().unwrap_or_default()
+    }
+}
+
 fn judge(options: &Options, found: &Found) -> Report {
     let Found { verdict, switched, restarted, vanished, seconds, .. } = *found;
-    let mut redirects: Vec<f64> = found.redirects.iter().map(|time| time.as_secs_f64() * 1e3).collect();
-    redirects.sort_by(f64::total_cmp);
-    let of_hundred = |share: usize| {
-        let place = (redirects.len() * share).div_ceil(100).saturating_sub(1);
-        redirects.get(place).copied().unwrap_or_default()
-    };
-    let p99 = of_hundred(99);
+    let redirects = Times::of(&found.redirects);
+    let (moves, p99) = (switched + restarted + vanished, redirects.of_hundred(99));
     let mut reasons = verdict.harms();
     let mut must = |holds: bool, what: String| {
         if !holds {
@@ -108,20 +124,23 @@ fn judge(options: &Options, found: &Found) -> Report {
         format!("not every kind of move happened: {switched} switched, {restarted} restarted, {vanished} vanished"),
     );
     must(found.unfinished == 0, format!("{} peers were not reached where they had moved to", found.unfinished));
+    let (begun, ended) = (options.peers + moves, found.connects.len() + found.redirects.len() + found.unfinished);
+    must(begun == ended, format!("of {begun} changes of the map it is known of {ended} whether the peer was reached"));
     must(p99 < MOST_REDIRECT_MS, format!("a redirect took {p99:.0} ms (p99), {MOST_REDIRECT_MS} are allowed"));
     must(found.left.is_empty(), format!("the sender's shutdown left {}", found.left));
     Report {
         workload: "churn",
-        moves: switched + restarted + vanished,
+        moves,
         accepted: verdict.accepted,
         acked: verdict.acked,
         returned: verdict.returned,
         lost: verdict.lost,
         duplicated: verdict.duplicated,
         reordered: verdict.reordered,
-        redirect_p50_ms: of_hundred(50),
+        redirect_p50_ms: redirects.of_hundred(50),
         redirect_p99_ms: p99,
-        redirect_max_ms: of_hundred(100),
+        redirect_max_ms: redirects.of_hundred(100),
+        connect_p99_ms: Times::of(&found.connects).of_hundred(99),
         ok: reasons.is_empty(),
         reasons,
         peers: options.peers,

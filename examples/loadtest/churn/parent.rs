@@ -39,8 +39,10 @@ pub struct Found {
     pub switched: usize,
     pub restarted: usize,
     pub vanished: usize,
+    /// How long it took until each peer was reached for the first time, and where it had moved to.
+    pub connects: Vec<Duration>,
     pub redirects: Vec<Duration>,
-    /// Redirects that did not end.
+    /// Of both, those that did not end.
     pub unfinished: usize,
     pub verdict: Verdict,
     /// What the sender's shutdown left; empty if nothing.
@@ -145,6 +147,7 @@ impl<'a> Run<'a> {
         self.found.seconds = began.elapsed().as_secs_f64();
         {
             let redirects = self.redirects.lock();
+            self.found.connects = redirects.connects().to_vec();
             self.found.redirects = redirects.over().to_vec();
             self.found.unfinished = redirects.unfinished();
         }
