@@ -186,3 +186,76 @@ impl Judged for Report {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chaos::checker::Verdict;
+
+    fn options() -> Options {
+        Options { peers: 2, seconds: 1.0, seed: 1, sabotage: None, json: true }
+    }
+
+    fn good() -> Found {
+        Found {
+            switched: 2,
+            restarted: 1,
+            vanished: 1,
+            connects: vec![Duration::from_secs(2); 2],
+            redirects: vec![Duration::from_millis(20); 4],
+            verdict: Verdict { accepted: 7, acked: 5, returned: 2, delivered: 5, ..Verdict::default() },
+            ..Found::default()
+        }
+    }
+
+    #[test]
+    fn a_good_run_is_ok_and_each_single_defect_makes_it_not_ok() {
+        let report = judge(&options(), &good());
+        assert_eq!(report.reasons, Vec::<String>::new());
+        // The first connections, which took longer than a redirect may, are none.
+        assert_eq!((report.moves, report.redirect_p99_ms, report.connect_p99_ms), (4, 20.0, 2000.0));
+        let defects: [fn(&mut Found); 24] = [
+            |found| found.verdict.lost = 1,
+            |found| found.verdict.duplicated = 1,
+            |found| found.verdict.reordered = 1,
+            |found| found.verdict.corrupted = 1,
+            |found| found.verdict.unexpected = 1,
+            |found| found.verdict.unknown_without_kills = 1,
+            |found| found.verdict.announced_without_restart = 1,
+            |found| found.verdict.returned_and_delivered = 1,
+            |found| found.verdict.returned_damaged = 1,
+            |found| found.verdict.wrong_outcomes = 1,
+            |found| found.verdict.resent = 1,
+            |found| found.verdict.refused = 1,
+            |found| (found.verdict.acked, found.verdict.unknown) = (4, 1),
+            // It arrived, and nobody told its sender.
+            |found| found.verdict.acked = 4,
+            |found| (found.verdict.acked, found.verdict.returned) = (0, 7),
+            |found| (found.switched, found.vanished) = (0, 3),
+            |found| (found.restarted, found.vanished) = (0, 2),
+            |found| (found.vanished, found.switched) = (0, 3),
+            |found| (found.unfinished, found.redirects) = (1, vec![Duration::ZERO; 3]),
+            |found| found.redirects.clear(),
+            |found| found.redirects.truncate(3),
+            |found| found.connects.truncate(1),
+            |found| found.redirects[3] = Duration::from_millis(1500),
+            |found| found.left.push_str("a thread"),
+        ];
+        for (number, defect) in defects.into_iter().enumerate() {
+            let mut found = good();
+            defect(&mut found);
+            let report = judge(&options(), &found);
+            assert!(!report.ok && report.reasons.len() == 1, "defect {number}: {:?}", report.reasons);
+        }
+    }
+
+    #[test]
+    fn one_of_a_hundred_may_take_longer_than_the_p99() {
+        let mut found = good();
+        let slow = [Duration::from_secs(9)];
+        (found.switched, found.redirects) = (98, [&[Duration::from_millis(20); 99][..], &slow].concat());
+        let report = judge(&options(), &found);
+        assert!(report.ok, "{:?}", report.reasons);
+        assert_eq!((report.redirect_p50_ms, report.redirect_p99_ms, report.redirect_max_ms), (20.0, 20.0, 9000.0));
+    }
+}
