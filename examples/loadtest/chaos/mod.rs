@@ -20,7 +20,7 @@ mod choice;
 pub mod control;
 pub mod ledger;
 mod node;
-mod outcomes;
+pub mod outcomes;
 mod parent;
 pub mod payload;
 mod plan;
