@@ -121,6 +121,10 @@ fn each_sabotage_is_found_in_its_counter_only() {
                 let (result, status) = run(&["--cuts", "10", "--seed", "8", "--sabotage", sabotage]);
                 assert!(result["ok"] == false && status == Some(1), "{sabotage}: {result}");
                 assert_eq!(harms(&result), wanted, "{sabotage}: {result}");
+                // What the library says of its phases is held against the same ledgers.
+                let told = result["reasons"].as_array().unwrap().iter().filter_map(Value::as_str);
+                let differ = told.filter(|reason| reason.contains(" messages over, its application wrote ")).count();
+                assert_eq!(differ as u64, wanted[0] + wanted[1], "{sabotage}: {result}");
                 assert_eq!(number(&result, "cuts"), 10, "{sabotage}: {result}");
             });
         }

@@ -90,12 +90,22 @@ pub struct Verdict {
     pub effort_accepted_by_killed: u64,
 }
 
+/// What a run's ledgers come to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// All of them, held against each other.
+    pub verdict: Verdict,
+    /// How many messages the last process of each node was handed, of every sort.
+    pub handed_over: Vec<u64>,
+}
+
 /// Reads the ledgers of a run.
 ///
 /// # Errors
 /// One of them cannot be read.
-pub fn check(check: &Check) -> Result<Verdict, Failure> {
+pub fn check(check: &Check) -> Result<Checked, Failure> {
     let mut verdict = Verdict::default();
+    let mut handed_over = vec![0; check.lives.len()];
     let read_all = |lives: u16, path: &dyn Fn(u16) -> PathBuf| {
         (0..lives).map(|life| ledger::read(&path(life))).collect::<Result<Vec<_>, _>>()
     };
@@ -105,9 +115,10 @@ pub fn check(check: &Check) -> Result<Verdict, Failure> {
             let sent = read_all(*sender_lives, &|life| ledger::sent_by(folder, from, life, to))?;
             let received = read_all(*receiver_lives, &|life| ledger::received_by(folder, to, life, from))?;
             verdict.count(&sent, &received);
+            handed_over[to] += received.last().map_or(0, |lines| lines.len() as u64);
         }
     }
-    Ok(verdict)
+    Ok(Checked { verdict, handed_over })
 }
 
 /// What is known of one message.

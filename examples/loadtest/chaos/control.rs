@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use threadwire::PeerId;
 use threadwire::metrics::{Phase, Phases};
 
-use crate::chaos::checker::{Check, Verdict};
+use crate::chaos::checker::{Check, Checked};
 use crate::chaos::plan::{Kind, LinkFault};
 use crate::chaos::sabotage::Sabotage;
 use crate::churn::host::{Cast, Place};
@@ -124,7 +124,7 @@ pub enum Answer {
     /// The proxy has ended.
     Passed(Passed),
     /// The checker is through.
-    Checked(Verdict),
+    Checked(Checked),
     /// Peers listen.
     Hosted(Vec<Place>),
     /// The process gives up.

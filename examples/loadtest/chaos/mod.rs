@@ -149,7 +149,7 @@ pub fn run_part(options: &PartOptions) -> Result<bool, Failure> {
         Part::Proxy => proxy::run(line),
         Part::Host => crate::churn::host::run(&line),
         Part::Checker => match line.receive(None)? {
-            Some(Order::Check(check)) => checker::check(&check).and_then(|v| report::json(&Answer::Checked(v))),
+            Some(Order::Check(check)) => checker::check(&check).and_then(|all| report::json(&Answer::Checked(all))),
             _ => Err(Failure::new("the checker was asked for something else")),
         },
     };

@@ -55,6 +55,8 @@ pub struct Findings {
     pub passed: Passed,
     /// What the checker found.
     pub verdict: Verdict,
+    /// Messages that each node's last process was handed, by its ledgers.
+    pub handed_over: Vec<u64>,
     /// Sessions that a node ended because what came was not as it must be.
     pub refused_sessions: u64,
     /// Whether the harm that was asked for was done.
@@ -235,10 +237,11 @@ impl<'a> Run<'a> {
         self.found.lives = lives;
         let check = Check { folder: self.folder.clone(), lives: self.found.lives.clone() };
         self.order(checker, &Order::Check(check))?;
-        self.found.verdict = self.hear(checker, CHECK, |answer| match answer {
-            Answer::Checked(verdict) => Some(verdict),
+        let checked = self.hear(checker, CHECK, |answer| match answer {
+            Answer::Checked(checked) => Some(checked),
             _ => None,
         })?;
+        (self.found.verdict, self.found.handed_over) = (checked.verdict, checked.handed_over);
         self.wait(checker)?;
         Ok(self.found)
     }

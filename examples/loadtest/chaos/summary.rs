@@ -157,7 +157,15 @@ impl Summary {
             let (taken, begun) = (phases.outgoing_buffer.succeeded, phases.outgoing_transfer.begun);
             must(taken == begun, format!("{taken:?} were taken for the wire, and {begun:?} began the transfer"));
         }
+        for (phases, written_down) in found.phases.iter().zip(&found.handed_over) {
+            let handed = phases.incoming_buffer.succeeded.0;
+            must(
+                handed == *written_down,
+                format!("a node handed {handed} messages over, its application wrote {written_down} down"),
+            );
+        }
         must(found.phases.len() == found.settled.len(), "a node told nothing of its phases".to_owned());
+        must(found.handed_over.len() == found.settled.len(), "the ledgers of a node were not counted".to_owned());
         let asked = options.cuts as u64;
         must(self.cuts == asked, format!("{} of {asked} faults happened", self.cuts));
         for kind in Kind::all(options.secure) {
@@ -245,8 +253,9 @@ mod tests {
             phases: vec![PhaseSums {
                 outgoing_buffer: PhaseSum { begun: (5, 9), succeeded: (4, 7), failed: (1, 2), open: 0 },
                 outgoing_transfer: PhaseSum { begun: (4, 7), succeeded: (3, 6), failed: (1, 1), open: 0 },
-                incoming_buffer: PhaseSum::default(),
+                incoming_buffer: PhaseSum { begun: (6, 8), succeeded: (5, 7), failed: (1, 1), open: 0 },
             }],
+            handed_over: vec![5],
             lives: vec![1, 2],
             passed: Passed { reconnects: 9, ..Passed::default() },
             verdict: Verdict { accepted: 7, acked: 4, returned: 2, unknown: 1, delivered: 5, ..Verdict::default() },
@@ -259,7 +268,7 @@ mod tests {
     #[test]
     fn a_good_run_is_ok_and_each_single_defect_makes_it_not_ok() {
         assert_eq!(Summary::new(&options(), &good()).reasons, Vec::<String>::new());
-        let defects: [fn(&mut Findings); 25] = [
+        let defects: [fn(&mut Findings); 29] = [
             |found| found.verdict.lost = 1,
             |found| found.verdict.duplicated = 1,
             |found| found.verdict.reordered = 1,
@@ -280,6 +289,10 @@ mod tests {
             |found| found.phases[0].outgoing_transfer.succeeded.1 = 5,
             |found| found.phases[0].outgoing_transfer.failed.0 = 2,
             |found| found.phases[0].incoming_buffer.open = 1,
+            |found| found.phases[0].incoming_buffer = PhaseSum::default(),
+            |found| found.handed_over[0] = 4,
+            |found| found.handed_over[0] = 6,
+            |found| found.handed_over.clear(),
             |found| {
                 let sum = &mut found.phases[0].outgoing_transfer;
                 (sum.begun.0, sum.failed.0) = (3, 0);

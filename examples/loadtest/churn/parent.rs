@@ -163,7 +163,7 @@ impl<'a> Run<'a> {
         let lives = std::iter::once(1).chain(self.peers.iter().map(|peer| peer.lives)).collect();
         checker.order(&Order::Check(Check { folder: self.folder.clone(), lives }))?;
         self.found.verdict = self.hear(1, CHECK, |answer| match answer {
-            Answer::Checked(verdict) => Some(verdict),
+            Answer::Checked(checked) => Some(checked.verdict),
             _ => None,
         })?;
         checker.wait()?;
