@@ -42,8 +42,13 @@ impl WriteHalf for Wide {
 
 /// A link attached to connection 1, with room for everything.
 fn attached_link() -> Arc<PeerLink> {
+    link_of(settings())
+}
+
+/// Settings with room for everything.
+fn settings() -> SessionSettings {
     const LONG: Duration = Duration::from_secs(3600);
-    let settings = SessionSettings {
+    SessionSettings {
         tuned: Tuned::new(Tuning {
             queue: QueueLimits::bounds(100, 64 << 20),
             requests: RequestLimits { requests: 100, bytes: 1 << 20 },
@@ -62,7 +67,11 @@ fn attached_link() -> Arc<PeerLink> {
         askers: Arc::default(),
         times: Arc::new(PhaseTimes::new(0)),
         taps: OutgoingTaps::default(),
-    };
+    }
+}
+
+/// A link with these settings, attached to connection 1.
+fn link_of(settings: SessionSettings) -> Arc<PeerLink> {
     let ids = [1, 2].map(|id| PeerId::from_bytes([id; 32]));
     let limits = LinkLimits { window_bytes: 64 << 20, max_message: 16 << 20 };
     let mut other = LinkCore::new(ids[1], ids[0], limits, 2);
@@ -196,4 +205,30 @@ fn while_broadcasts_flood_a_peer_that_was_written_to_waits_for_company_and_for_a
     assert!(wake.try_recv().is_err());
     cast(Duration::ZERO);
     assert!(wake.try_recv().is_ok(), "a broadcast that may not wait");
+}
+
+#[test]
+fn a_share_that_a_look_takes_while_the_sender_thread_works_is_not_slept_over() {
+    const COMPANY: Duration = Duration::from_secs(3600);
+    let outbox = Outbox::new(QueueLimits::bounds(2_000, 1 << 20), Arc::new(Budget::new(1 << 30)));
+    let writer = |conn| Box::new(Writer::new(ConnectionId(conn), Arc::new(Wide::default()), Instant::now()));
+    let joined = |conn| {
+        let Token::Here(working) = outbox.take_token(ConnectionId(conn), false) else { panic!("no token") };
+        let row = Arc::new(Row::new(1, COMPANY, Instant::now()));
+        outbox.join(&row, 0);
+        assert_eq!(row.append(0, b"cast", Instant::now(), |members| members[0]), Some(true));
+        (working, row)
+    };
+    let (_wake, _) = outbox.attach(writer(1));
+    let (working, row) = joined(1);
+    // It is over: nothing waits for company any more.
+    assert!(row.append(0, b"late", Instant::now() + COMPANY, |_| ()).is_none());
+    assert_eq!(outbox.counts().messages, 1);
+    assert!(matches!(outbox.rest(working), Rest::Again(_)), "one was appended since it looked");
+
+    let (_wake, _) = outbox.attach(writer(2));
+    let (_, row) = joined(2);
+    assert!(row.append(0, b"late", Instant::now() + COMPANY, |_| ()).is_none());
+    let (_wake, _) = outbox.attach(writer(3));
+    assert!(outbox.taking(Instant::now()).take(Lane::Normal).is_some(), "a new session begins with what there is");
 }

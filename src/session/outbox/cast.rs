@@ -92,7 +92,8 @@ impl Outbox {
         if before && !starved { state.kick(false, 0) } else { Kick::No }
     }
 
-    /// Puts what the peer has of a row at the end of its queue; it takes part no more. Whether there was something.
+    /// Puts what the peer has of a row at the end of its queue; it takes part no more. Whether there was something: a sender
+    /// thread that is at work may have looked already, and looks again then.
     pub(super) fn take_share(&self, state: &mut State) -> bool {
         let Some(Joined { row, place }) = state.joined.take() else { return false };
         let Share { frames, messages, early } = row.leave(place);
@@ -118,6 +119,9 @@ impl Outbox {
                 queue.open(self.spares.small(), row.since);
             }
             queue.append_frames(IN_A_ROW, &frames, messages);
+        }
+        if let Some(tx) = state.tx.as_mut().filter(|tx| !tx.waits) {
+            tx.kicked = true;
         }
         true
     }
