@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::options::{Delivery, SendOptions};
 use super::outbox::{Item, Outbox, QueueLimits, Rest, Token, Wait};
 use super::peer_link::{PeerLink, SessionSettings};
 use super::requests::RequestLimits;
@@ -15,6 +16,7 @@ use crate::ident::{ConnectionId, PeerId};
 use crate::link::{LinkCore, LinkLimits, Offer, Segment};
 use crate::memory::Budget;
 use crate::metrics::{Class, PhaseTimes};
+use crate::outcome::Outcome;
 use crate::transport::WriteHalf;
 use crate::wire::{Heading, Lane};
 
@@ -27,6 +29,26 @@ impl WriteHalf for Wide {
         let bytes = from.iter().map(|slice| slice.len()).sum();
         self.0.fetch_add(bytes, Ordering::Relaxed);
         Ok(bytes)
+    }
+
+    fn write(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.try_write(from)
+    }
+
+    fn expect_writes_of(&self, _bytes: usize) {}
+
+    fn finish(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Takes nothing.
+#[derive(Debug)]
+struct Stuck;
+
+impl WriteHalf for Stuck {
+    fn try_write(&self, _from: &[IoSlice<'_>]) -> io::Result<usize> {
+        Ok(0)
     }
 
     fn write(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -231,4 +253,19 @@ fn a_share_that_a_look_takes_while_the_sender_thread_works_is_not_slept_over() {
     assert!(row.append(0, b"late", Instant::now() + COMPANY, |_| ()).is_none());
     let (_wake, _) = outbox.attach(writer(3));
     assert!(outbox.taking(Instant::now()).take(Lane::Normal).is_some(), "a new session begins with what there is");
+}
+
+#[test]
+fn best_effort_that_is_being_written_when_the_node_ends_is_told_unknown() {
+    let (link, conn) = (attached_link(), ConnectionId(1));
+    let (_wake, _) = link.outbox.attach(Box::new(Writer::new(conn, Arc::new(Stuck), Instant::now())));
+    let Token::Here(mut writer) = link.outbox.take_token(conn, false) else { panic!("no token") };
+    let options = SendOptions::new().delivery(Delivery::BestEffort);
+    let receipt = link.send_with(b"message".to_vec(), &options).unwrap();
+    assert!(link.gather(&mut writer, false) && writer.has_residue(), "it is being written");
+    // A handler holds the other thread of the session: nobody says that it is over.
+    assert_eq!(link.end(7), (0, 1));
+    assert!(matches!(receipt.outcome(), Ok(Outcome::Unknown { .. })));
+    let (_, transfer) = link.outbox.phases();
+    assert_eq!((transfer.begun, transfer.open), (transfer.failed, 0));
 }

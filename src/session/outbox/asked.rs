@@ -213,6 +213,11 @@ impl Outbox {
         ended
     }
 
+    /// Ends what is being written: whoever writes it comes too late.
+    pub(crate) fn end_in_flight(&self) -> Vec<Ended> {
+        Self::lose_in_flight(&mut self.state.lock())
+    }
+
     /// The writer of these is gone: whether they were written is not known.
     pub(super) fn lose_in_flight(state: &mut State) -> Vec<Ended> {
         let mut ended = Vec::new();
