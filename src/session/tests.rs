@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::options::{Delivery, SendOptions};
+use super::options::{Delivery, OverflowPolicy, SendOptions};
 use super::outbox::{Item, Outbox, QueueLimits, Rest, Token, Wait};
 use super::peer_link::{PeerLink, SessionSettings};
 use super::requests::RequestLimits;
@@ -12,11 +12,13 @@ use super::taps::OutgoingTaps;
 use super::tuning::{Tuned, Tuning};
 use super::undelivered::Undeliverable;
 use super::writer::Writer;
+use crate::config::LINK_FLOOR;
+use crate::error::SendErrorKind;
 use crate::ident::{ConnectionId, PeerId};
 use crate::link::{LinkCore, LinkLimits, Offer, Segment};
 use crate::memory::Budget;
 use crate::metrics::{Class, PhaseTimes};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, ReturnReason};
 use crate::transport::WriteHalf;
 use crate::wire::{Heading, Lane};
 
@@ -268,4 +270,26 @@ fn best_effort_that_is_being_written_when_the_node_ends_is_told_unknown() {
     assert!(matches!(receipt.outcome(), Ok(Outcome::Unknown { .. })));
     let (_, transfer) = link.outbox.phases();
     assert_eq!((transfer.begun, transfer.open), (transfer.failed, 0));
+}
+
+#[test]
+fn a_message_that_replaces_one_pays_for_what_it_is_longer() {
+    const KIB: usize = 1024;
+    let memory = Arc::new(Budget::new(512 * KIB));
+    let settings = SessionSettings { memory: memory.clone(), ..settings() };
+    let link = link_of(settings);
+    let options = SendOptions::new().overflow(OverflowPolicy::Conflate(1));
+    let first = link.send_with(vec![1; KIB], &options).unwrap();
+    // Others of the node have all that is beyond the floor of this link.
+    assert!(memory.take(512 * KIB));
+    let refused = link.send_with(vec![2; LINK_FLOOR + KIB], &options).unwrap_err();
+    assert_eq!((refused.kind, refused.payload.len()), (SendErrorKind::Full, LINK_FLOOR + KIB));
+    assert!(matches!(first.outcome(), Ok(Outcome::Returned { reason: ReturnReason::DroppedOldest, .. })));
+    memory.give(512 * KIB);
+    let second = link.send_with(vec![3; KIB], &options).unwrap();
+    let third = link.send_with(vec![4; LINK_FLOOR + KIB], &options).unwrap();
+    assert!(memory.used() >= KIB);
+    assert!(matches!(second.outcome(), Ok(Outcome::Returned { reason: ReturnReason::Replaced, .. })));
+    drop((third, link));
+    assert_eq!(memory.used(), 0);
 }

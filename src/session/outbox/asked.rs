@@ -85,6 +85,7 @@ impl Outbox {
             let queue = &state.lanes[lane.index()];
             if let Some(old) = entry.key.and_then(|key| queue.entries().of_key(key)).map(Entry::len)
                 && state.has_room_instead(lane, len, old)
+                && self.affords(&mut state, len.saturating_sub(old))
             {
                 return Ok(self.replace(&mut state, lane, entry, asker, inline, reads, ended));
             }
