@@ -375,10 +375,14 @@ impl PeerLink {
         window.min(LINK_FLOOR + held(&inbound))
     }
 
-    /// No session is attached any more.
+    /// No session was attached any more, a moment ago.
     pub(crate) fn close_window(&self) {
         let held = std::mem::take(&mut *self.inbound.lock());
         drop(held);
+        // One that was attached since holds what it was told it may; one that is to be takes it by itself.
+        if self.core.lock().attached().is_some() {
+            self.hold_window();
+        }
     }
 
     /// Where the peer said it can be dialled, in the handshake of its last connection.

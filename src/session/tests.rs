@@ -293,3 +293,15 @@ fn a_message_that_replaces_one_pays_for_what_it_is_longer() {
     drop((third, link));
     assert_eq!(memory.used(), 0);
 }
+
+#[test]
+fn a_window_is_not_given_back_under_a_session_that_was_attached_meanwhile() {
+    let memory = Arc::new(Budget::new(1 << 30));
+    let link = link_of(SessionSettings { memory: memory.clone(), holds_inbound: true, ..settings() });
+    link.open_window();
+    let held = memory.used();
+    assert!(held > 0);
+    // Of the session before, by whoever saw it end before this one was attached.
+    link.close_window();
+    assert_eq!(memory.used(), held);
+}
