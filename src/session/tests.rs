@@ -203,6 +203,19 @@ fn a_share_of_a_row_is_counted_and_paid_for_and_comes_before_what_is_sent_after_
     assert_eq!(next.append(0, b"", Instant::now(), |members| members[0]), Some(false));
     drop(outbox);
     assert_eq!(memory.used(), 0);
+
+    let (poor, next) = (Arc::new(Budget::new(1)), Arc::new(Row::new(1, COMPANY, Instant::now())));
+    assert!(poor.take(1));
+    let outbox = Outbox::new(QueueLimits::bounds(2_000, 1 << 20), poor.clone());
+    outbox.await_peer(1 << 20);
+    outbox.peer_known();
+    let (_wake, _) = outbox.attach(Box::new(Writer::new(conn, Arc::new(Wide::default()), Instant::now())));
+    let filled = vec![7; LINK_FLOOR - ROW_BYTES / 2];
+    let filled = Item::Large(Segment::large(Lane::Bulk, Heading::default(), filled));
+    assert!(outbox.push(Lane::Bulk, Class::PLAIN, filled, Wait::No, false, 0).is_ok());
+    outbox.join(&next, 0);
+    assert_eq!(next.append(0, b"", Instant::now(), |members| members[0]), Some(false), "no memory for a row");
+    assert_eq!(poor.refused(), 0, "nobody met a refusal");
 }
 
 #[test]

@@ -81,7 +81,7 @@ impl Outbox {
         let starved = queue.starved;
         let fits = queue.messages + ROW_MESSAGES <= limits.messages && queue.bytes + ROW_BYTES <= limits.bytes;
         let looks_again = starved || state.tx.as_ref().is_some_and(|tx| tx.lingers || !tx.waits);
-        if fits && looks_again && !state.special && !queue.ends_in_entries() && self.affords(state, ROW_BYTES) {
+        if fits && looks_again && !state.special && !queue.ends_in_entries() && self.affords_extra(state, ROW_BYTES) {
             row.join(place);
             state.joined = Some(Joined { row: row.clone(), place });
             self.waits.store(true, Ordering::Relaxed);
