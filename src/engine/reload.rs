@@ -91,7 +91,7 @@ impl Engine {
             return Err(ReloadError::NotAllowed { field, value, allowed: "another node's id".to_owned() });
         }
         let most = settings::registry(change.new).links;
-        if self.shared.registry.links_with(change.new.peers.iter().map(|peer| peer.id)) > most {
+        if !self.shared.registry.takes_peers(change.new.peers.iter().map(|peer| peer.id), most) {
             let (field, value) = ("peer".to_owned(), format!("{} peers", change.new.peers.len()));
             let allowed = format!("{most} peers with those that this node knows already");
             return Err(ReloadError::NotAllowed { field, value, allowed });

@@ -2,12 +2,13 @@
 
 use std::net::{SocketAddr, TcpStream};
 
-use threadwire::config::{Closed, Peer};
-use threadwire::error::{CloseReason, ConnectError, DialCause, DisconnectReason};
-use threadwire::{Event, Node, PeerId};
+use threadwire::config::{Closed, Config, Peer, TrustMode};
+use threadwire::direct::PeersMap;
+use threadwire::error::{CloseReason, ConnectError, DialCause, DisconnectReason, ReloadError};
+use threadwire::{Event, Node, PeerEvent, PeerId, Watch};
 
-use crate::common::{PATIENCE, addr, alone, handshaking, link, quick, reaches, start, wait_event, wait_until};
-use crate::{Change, changed, told};
+use crate::common::{NOWHERE, PATIENCE, addr, alone, handshaking, link, quick, reaches, start, wait_event, wait_until};
+use crate::{Change, changed, nobody, told};
 
 fn went(closed: &[Closed]) -> Vec<(PeerId, CloseReason)> {
     closed.iter().map(|closed| (closed.peer, closed.reason)).collect()
@@ -121,4 +122,38 @@ fn peers_of_the_configuration_come_move_and_go_and_those_of_the_application_stay
     alice.add_peer(dave.id(), dave.local_addr()).unwrap();
     assert_eq!(alice.reload(&config).unwrap().closed, []);
     reaches(&alice, &dave);
+}
+
+/// Links there may be beyond the connections, and as many peers as fill them up with `more`, which nobody has.
+fn crowd(node: &Node, more: usize) {
+    for n in 0..1024 + more as u64 {
+        let mut id = [7; 32];
+        id[..8].copy_from_slice(&n.to_le_bytes());
+        node.add_peer(PeerId::from_bytes(id), NOWHERE).unwrap();
+    }
+}
+
+/// With room for so many peers that are known and away: 1024 beyond its connections.
+fn with_room(connections: usize) -> Config {
+    changed(&quick(), |config| (config.inbound, config.outbound, config.unknown_peers) = (1, connections - 1, 0))
+}
+
+#[test]
+fn limits_below_the_peers_that_are_known_are_taken_and_only_more_peers_are_refused() {
+    let _alone = alone();
+    let (wide, narrow) = (with_room(20), with_room(2));
+    let bob = start(wide.clone());
+    crowd(&bob, 20);
+    assert_eq!(bob.reload(&narrow).unwrap().changed, ["outbound"]);
+    // One that is known is no more; one that is not is one too many.
+    let mut known = [7; 32];
+    known[..8].copy_from_slice(&[0; 8]);
+    let with = |id| {
+        let peer = Peer::new("north", id, ["127.0.0.1:1".parse().unwrap()]);
+        changed(&narrow, |config| config.peers = vec![peer])
+    };
+    let error = bob.reload(&with(nobody())).unwrap_err();
+    assert!(matches!(&error, ReloadError::NotAllowed { field, .. } if field == "peer"), "{error}");
+    assert_eq!(bob.reload(&with(PeerId::from_bytes(known))).unwrap().changed, ["peer"]);
+    assert_eq!(bob.reload(&wide).unwrap().changed, ["outbound", "peer"]);
 }
