@@ -227,7 +227,8 @@ pub enum SendErrorKind {
     /// The message is longer than `max_message`.
     #[error("the message is longer than max_message")]
     TooLarge,
-    /// The id is this node's own, or the node does not know this peer and `unknown_peers` is 0. Add it.
+    /// The id is this node's own, or stands for an address ([`PeerId::stands_for`]: send to that), or the node does not
+    /// know this peer and `unknown_peers` is 0. Add it.
     #[error("the node does not know this peer")]
     UnknownPeer,
     /// The node does not know this peer, and messages wait for, or handles are held on, as many such peers as

@@ -215,6 +215,12 @@ fn check_peers(peers: &[Peer]) -> Result<(), Fault> {
         require(names.insert(&peer.name), field("name"), name(), "a name that no peer above has")?;
         require(ids.insert(peer.id), field("id"), peer.id, "an id that no peer above has")?;
         require(!peer.addresses.is_empty(), field("addresses"), "[]", "at least one address")?;
+        require(
+            peer.id.stands_for().is_none(),
+            field("id"),
+            peer.id,
+            "the id of a peer: this one stands for an address",
+        )?;
         for address in &peer.addresses {
             let dialable = address.socket_addr().map_or(address.port() != 0, is_dialable);
             require(dialable, field("addresses"), address, DIALABLE)?;
