@@ -208,13 +208,17 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         self.outbound.next_due().into_iter().chain(self.lookups.next_deadline()).chain(self.places.next_due()).min()
     }
 
-    /// Lets peers go that nobody wants any more, and says which sessions that ends.
+    /// Lets peers go that nobody wants any more, and says which sessions that ends: those that leave already are told
+    /// why by somebody else.
     fn part(&mut self, gone: Vec<PeerId>, answer: &Sender<Vec<Closed>>) {
         let mut closed = Vec::new();
         for peer in gone {
-            let link = self.shared.registry.link(&peer);
-            let attached = link.and_then(|link| link.core.lock().attached());
-            closed.extend(attached.map(|conn| Closed::new(peer, conn, CloseReason::Requested)));
+            if let Some(link) = self.shared.registry.link(&peer) {
+                let attached = link.core.lock().attached();
+                let session = |conn| self.shared.registry.session(conn, |entry| entry.session.clone());
+                let stays = attached.filter(|conn| session(*conn).is_none_or(|session| !session.is_leaving(&link)));
+                closed.extend(stays.map(|conn| Closed::new(peer, conn, CloseReason::Requested)));
+            }
             self.leave(peer);
         }
         // Whoever asked may have given up.

@@ -6,8 +6,9 @@
 //! Upholds: a configuration is put to use whole or not at all; sessions that are within it do not notice; when it is over,
 //! everything holds for whatever begins.
 //!
-//! Order: difference, files, sockets bound (all that can fail) -> sockets served -> trust, times, sizes and limits -> peers
-//! -> whoever is no longer trusted, wanted or within the limits is told goodbye.
+//! Order: difference, files, sockets bound (all that can fail) -> sockets served -> trust, times, sizes and limits ->
+//! whoever is no longer trusted is told goodbye -> peers, and goodbye to whoever is no longer wanted -> goodbye to whoever
+//! is beyond the limits. Each session that goes is told the first of these that holds.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -73,10 +74,9 @@ impl Engine {
         let files = prepared.map(|prepared| self.protection.put(prepared)).unwrap_or_default();
         changed.extend(files.into_iter().filter(|field| !change.fields.contains(field)));
         self.set(present, config, &change);
-        let unwanted = self.set_peers(&change)?;
         // Who was let in is not judged again for what is no trust's concern.
         let mut closed = if trusts_others { self.part_with_untrusted() } else { Vec::new() };
-        closed.extend(unwanted);
+        closed.extend(self.set_peers(&change)?);
         let leaving = closed.iter().map(|closed| closed.conn).collect();
         closed.extend(limit(&commands, Caps::of(config), leaving)?);
         *self.names.lock() = config.peers.iter().map(|peer| (peer.name.clone(), peer.id)).collect();
@@ -160,7 +160,8 @@ impl Engine {
         let sessions = self.shared.registry.sessions(|entry| (entry.link.clone(), entry.session.clone()));
         let mut closed = Vec::new();
         for (link, session) in sessions {
-            if session.proof.as_ref().is_some_and(|proof| !transport.trusts(proof)) {
+            let untrusted = session.proof.as_ref().is_some_and(|proof| !transport.trusts(proof));
+            if untrusted && !session.is_leaving(&link) {
                 log::warn!(target: "threadwire::session", "{} {}: no longer trusted", link.id.short(), session.conn);
                 session.say_goodbye(&link, CloseReason::Untrusted);
                 closed.push(Closed::new(link.id, session.conn, CloseReason::Untrusted));

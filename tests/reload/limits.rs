@@ -157,3 +157,19 @@ fn limits_below_the_peers_that_are_known_are_taken_and_only_more_peers_are_refus
     assert_eq!(bob.reload(&with(PeerId::from_bytes(known))).unwrap().changed, ["peer"]);
     assert_eq!(bob.reload(&wide).unwrap().changed, ["outbound", "peer"]);
 }
+
+#[test]
+fn a_peer_that_is_neither_trusted_nor_wanted_any_more_is_told_the_first_and_reported_once() {
+    let _alone = alone();
+    for _ in 0..20 {
+        let (bob, mut config) = (start(quick()), quick());
+        config.security.trust = TrustMode::Listed;
+        let nobody = config.clone();
+        config.peers = vec![Peer::new("bob", bob.id(), [addr(&bob).into()])];
+        let alice = start(config);
+        alice.wait_connected(bob.id(), PATIENCE).unwrap();
+        let report = alice.reload(&nobody).unwrap();
+        assert_eq!(went(&report.closed), [(bob.id(), CloseReason::Untrusted)]);
+        assert_eq!(told(&bob), DisconnectReason::Remote(CloseReason::Untrusted));
+    }
+}
