@@ -60,6 +60,8 @@ pub(crate) struct Supervisor<F> {
     unheard: Option<Said>,
     /// Which of what it said holds.
     heard: u64,
+    /// How many peers of that there was no room for.
+    left_out: usize,
     /// Who waits for the end of a round.
     waiters: HashMap<RoundId, Sender<Result<PeerId, ConnectError>>>,
     watched: HashMap<ConnectionId, Watched>,
@@ -138,6 +140,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             map: None,
             unheard: None,
             heard: 0,
+            left_out: 0,
             waiters: HashMap::new(),
             watched: HashMap::new(),
             slow: SlowPeers::default(),
@@ -164,7 +167,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             }
             Report::Find(link) => self.find(link),
             Report::Follow(map) => {
-                (self.map, self.heard) = (Some(map), 0);
+                (self.map, self.heard, self.left_out) = (Some(map), 0, 0);
                 self.map_changed(true);
                 self.follow_map(Instant::now());
             }
@@ -233,6 +236,11 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         self.places.change(times.backoff.clone(), times.stable_after);
         for host in self.lookups.change(threads.load(Ordering::Relaxed), times.lookup, now) {
             self.begin_lookup(host);
+        }
+        if self.left_out > 0 {
+            // There may be room now: what the map said last is followed once more.
+            self.heard = self.heard.saturating_sub(1);
+            self.map_changed(true);
         }
     }
 

@@ -173,3 +173,24 @@ fn a_peer_that_is_neither_trusted_nor_wanted_any_more_is_told_the_first_and_repo
         assert_eq!(told(&bob), DisconnectReason::Remote(CloseReason::Untrusted));
     }
 }
+
+#[test]
+fn a_raised_limit_brings_in_the_peers_of_the_map_that_were_left_out() {
+    let _alone = alone();
+    let (carol, map) = (start(quick()), Watch::new(PeersMap::new()));
+    let alice = Node::builder().config(with_room(2)).peers_map(&map).start().unwrap();
+    crowd(&alice, 2);
+    map.update(|peers| drop(peers.insert(carol.id(), vec![addr(&carol).into()])));
+    // Whoever takes a peer away has said what the map says before: it is heard then.
+    let mut last = [7; 32];
+    last[..8].copy_from_slice(&[0; 8]);
+    alice.remove_peer(PeerId::from_bytes(last)).unwrap();
+    wait_event(&alice, "the map is heard", |event| match event {
+        Event::Peer(PeerEvent::SenderStopped { peer, .. }) => (peer == PeerId::from_bytes(last)).then_some(()),
+        _ => None,
+    });
+    assert!(alice.peers().iter().all(|peer| peer.id != carol.id()), "there is no room for her");
+    alice.reload(&with_room(3)).unwrap();
+    alice.wait_connected(carol.id(), PATIENCE).unwrap();
+    reaches(&alice, &carol);
+}

@@ -51,12 +51,13 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             refused += usize::from(!known);
             known
         });
-        if refused > 0 {
+        if refused > 0 && self.left_out == 0 {
             log::warn!(
                 target: "threadwire::dial",
                 "{refused} peers of the map are left out: more than the configuration allows, or ids of addresses"
             );
         }
+        self.left_out = refused;
         self.outbound.follow(peers, now);
     }
 
