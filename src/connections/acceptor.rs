@@ -104,7 +104,7 @@ pub(crate) fn accept_loop(mut acceptor: Acceptor) {
                     acceptor.unlisten(&listeners);
                     let _ = answer.send(());
                 }
-                Command::Limit(caps, leaving, answer) => drop(answer.send(acceptor.limit(caps, &leaving))),
+                Command::Limit(caps, answer) => drop(answer.send(acceptor.limit(caps))),
                 Command::Stop => return acceptor.stop(),
             }
         }

@@ -10,7 +10,7 @@
 //! whoever is no longer trusted is told goodbye -> peers, and goodbye to whoever is no longer wanted -> goodbye to whoever
 //! is beyond the limits. Each session that goes is told the first of these that holds.
 
-use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 use crossbeam_channel::bounded;
@@ -24,7 +24,7 @@ use super::sockets::Moving;
 use crate::config::{Change, Closed, Config, Reload};
 use crate::connections::{Caps, Command, Commands, Connections, Lifecycle, Report, Times};
 use crate::error::{CloseReason, ReloadError};
-use crate::ident::{ConnectionId, PeerId};
+use crate::ident::PeerId;
 use crate::session::{self, Tuning};
 
 impl Engine {
@@ -77,8 +77,7 @@ impl Engine {
         // Who was let in is not judged again for what is no trust's concern.
         let mut closed = if trusts_others { self.part_with_untrusted() } else { Vec::new() };
         closed.extend(self.set_peers(&change)?);
-        let leaving = closed.iter().map(|closed| closed.conn).collect();
-        closed.extend(limit(&commands, Caps::of(config), leaving)?);
+        closed.extend(limit(&commands, Caps::of(config))?);
         *self.names.lock() = config.peers.iter().map(|peer| (peer.name.clone(), peer.id)).collect();
         present.config = config.clone();
         Ok(Reload::new(changed, closed))
@@ -172,8 +171,8 @@ impl Engine {
 }
 
 /// Has whoever is beyond the limits go.
-fn limit(commands: &Commands, caps: Caps, leaving: BTreeSet<ConnectionId>) -> Result<Vec<Closed>, ReloadError> {
+fn limit(commands: &Commands, caps: Caps) -> Result<Vec<Closed>, ReloadError> {
     let (answer, answered) = bounded(1);
-    commands.send(Command::Limit(caps, leaving, answer));
+    commands.send(Command::Limit(caps, answer));
     answered.recv().map_err(|_| ReloadError::ShuttingDown)
 }

@@ -194,3 +194,42 @@ fn a_raised_limit_brings_in_the_peers_of_the_map_that_were_left_out() {
     alice.wait_connected(carol.id(), PATIENCE).unwrap();
     reaches(&alice, &carol);
 }
+
+#[test]
+fn a_session_that_is_leaving_already_makes_room_for_the_rest_and_is_not_reported_again() {
+    let _alone = alone();
+    let inbound = |most| changed(&quick(), |config| config.inbound = most);
+    // Its handler keeps it from answering a goodbye: it is there for a second, or until this test lets it go.
+    let (hold, held) = crossbeam_channel::bounded::<()>(0);
+    let (tell, runs) = crossbeam_channel::unbounded();
+    let busy = Node::builder().config(quick()).handler(move |_, _| {
+        tell.send(()).unwrap();
+        let _ = held.recv();
+    });
+    let (busy, idle) = (busy.start().unwrap(), start(quick()));
+    let connect = |from: &Node, to: &Node| {
+        from.connect(addr(to)).unwrap();
+        to.wait_connected(from.id(), PATIENCE).unwrap();
+    };
+    let occupy = |by: &Node| {
+        by.send(busy.id(), "busy").unwrap();
+        runs.recv_timeout(PATIENCE).unwrap();
+    };
+    let bob = start(inbound(9));
+    connect(&idle, &bob);
+    connect(&busy, &bob);
+    occupy(&bob);
+    assert_eq!(went(&bob.reload(&inbound(1)).unwrap().closed), [(busy.id(), CloseReason::TooMany)]);
+    assert_eq!(bob.reload(&changed(&inbound(1), |config| config.half_open = 9)).unwrap().closed, []);
+    // Whoever the application has sent away.
+    let carol = start(inbound(9));
+    connect(&busy, &carol);
+    connect(&idle, &carol);
+    occupy(&carol);
+    carol.disconnect(busy.id(), CloseReason::Requested).unwrap();
+    assert_eq!(carol.reload(&inbound(1)).unwrap().closed, []);
+    for node in [&bob, &carol] {
+        reaches(&idle, node);
+    }
+    drop(hold);
+}

@@ -39,17 +39,21 @@ impl Acceptor {
         self.listeners.come_back(Instant::now());
     }
 
-    /// Other bounds: who is too many is told so and goes. Those of `leaving` go anyway.
-    pub(super) fn limit(&mut self, caps: Caps, leaving: &BTreeSet<ConnectionId>) -> Vec<Closed> {
+    /// Other bounds: who is too many is told so and goes. Those that leave anyway make room for the rest.
+    pub(super) fn limit(&mut self, caps: Caps) -> Vec<Closed> {
         for victim in self.admission.set_caps(caps) {
             self.shared.metrics.evicted.add();
             self.turn_away(victim, EVICTED);
         }
         let mut closed = Vec::new();
-        for (conn, reason) in self.shared.registry.surplus(caps.inbound_per_ip, leaving) {
+        for (conn, reason) in self.shared.registry.surplus(caps.inbound_per_ip, &leaving) {
             if self.pending.contains_key(&conn) {
                 self.turn_away(conn, (reason, EVICTED.1));
                 continue;
+        let sessions = self.shared.registry.sessions(|entry| (entry.link.clone(), entry.session.clone()));
+        let leaving =
+            sessions.iter().filter(|(link, session)| session.is_leaving(link)).map(|(_, session)| session.conn);
+        let leaving: BTreeSet<ConnectionId> = leaving.collect();
             }
             let session = self.shared.registry.session(conn, |entry| (entry.link.clone(), entry.session.clone()));
             let Some((link, session)) = session else { continue };
