@@ -534,7 +534,8 @@ pub enum StartError {
     System(#[from] io::Error),
 }
 
-/// Why another configuration was not put to use. Nothing has changed, except where [`ReloadError::Bind`] says so.
+/// Why another configuration was not put to use. Nothing has changed, except where [`ReloadError::Bind`] or
+/// [`ReloadError::System`] says so.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReloadError {
@@ -576,13 +577,15 @@ pub enum ReloadError {
         /// Empty, unless somebody else took one in that moment.
         lost: Vec<SocketAddr>,
     },
-    /// A thread or poll could not be made.
-    #[error("{what}")]
+    /// A thread or poll could not be made, or a socket not be watched.
+    #[error("{what}{}", lost_text(.lost))]
     System {
         /// What the system said.
         what: String,
         /// What sort of error that is.
         kind: io::ErrorKind,
+        /// As in [`ReloadError::Bind`].
+        lost: Vec<SocketAddr>,
     },
     /// The node is shutting down.
     #[error("the node is shutting down")]

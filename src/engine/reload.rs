@@ -107,9 +107,7 @@ impl Engine {
         shared.outbound.store(config.outbound, Ordering::Relaxed);
         shared.resolve_threads.store(config.resolve_threads, Ordering::Relaxed);
         shared.times.set(Times::of(config));
-        let advertised = settings::advertised(config, &present.local_addrs());
-        let handshake = (*shared.handshake()).clone().advertise(advertised);
-        shared.handshake.set(handshake);
+        self.advertise(config, &present.local_addrs());
         let tuning = Tuning::of(config, !shared.settings.holds_inbound);
         if tuning != shared.settings.tuned.all() {
             shared.settings.tuned.set(tuning);
@@ -130,8 +128,15 @@ impl Engine {
         }
     }
 
-    /// Peers to keep, and to keep no longer: which sessions end by it. Those that the application added, or that a live
-    /// map of peers has, stay.
+    /// Where peers are told from now on that this node can be dialled.
+    pub(super) fn advertise(&self, config: &Config, local_addrs: &[SocketAddr]) {
+        let advertised = settings::advertised(config, local_addrs);
+        let handshake = (*self.shared.handshake()).clone().advertise(advertised);
+        self.shared.handshake.set(handshake);
+    }
+
+    /// Peers to keep, and to keep no longer: which sessions end by it that would have stayed. Peers that the application
+    /// added, or that a live map of peers has, stay.
     fn set_peers(&self, change: &Change<'_>) -> Result<Vec<Closed>, ReloadError> {
         let peers = change.peers();
         let added = self.added.lock();
