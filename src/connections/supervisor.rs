@@ -233,7 +233,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         let times = self.shared.times();
         let (limit, threads) = (&self.shared.outbound, &self.shared.resolve_threads);
         self.outbound.change(limit.load(Ordering::Relaxed), times.backoff.clone(), times.stable_after, now);
-        self.places.change(times.backoff.clone(), times.stable_after);
+        self.places.change(times.backoff.clone(), times.stable_after, now);
         for host in self.lookups.change(threads.load(Ordering::Relaxed), times.lookup, now) {
             self.begin_lookup(host);
         }
