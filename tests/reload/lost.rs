@@ -201,3 +201,20 @@ fn a_listener_that_is_lost_is_advertised_no_longer() {
     bob.reload(&config).unwrap();
     assert_eq!(told(), bob.local_addr());
 }
+
+#[test]
+fn everybody_who_waits_at_a_listener_that_goes_is_let_in() {
+    const WAITING: u64 = 100;
+    let _alone = alone();
+    let (transport, config) = (Faulty::new(), quick());
+    let bob = transport.start(&config);
+    transport.faults.shut.store(true, Ordering::SeqCst);
+    let waiting: Vec<TcpStream> = (0..WAITING).map(|_| TcpStream::connect(addr(&bob)).unwrap()).collect();
+    transport.faults.shut.store(false, Ordering::SeqCst);
+    bob.reload(&changed(&config, |config| config.listen = vec![])).unwrap();
+    assert_eq!(bob.metrics().accepted, WAITING);
+    drop(waiting);
+    let alice = start(quick());
+    bob.connect(addr(&alice)).unwrap();
+    reaches(&bob, &alice);
+}

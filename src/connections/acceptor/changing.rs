@@ -9,12 +9,13 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::Instant;
 
-use super::Acceptor;
+use super::{ACCEPTS_PER_TURN, Acceptor};
 use crate::config::Closed;
 use crate::connections::admission::{Caps, EVICTED};
 use crate::connections::listening::ListenerId;
 use crate::ident::ConnectionId;
 use crate::transport::Listener;
+use crate::transport::tcp::BACKLOG;
 
 impl Acceptor {
     /// Listens there too, or at none of them.
@@ -33,7 +34,11 @@ impl Acceptor {
     /// Closes these listeners. Whoever waits there is taken before.
     pub(super) fn unlisten(&mut self, listeners: &[ListenerId]) {
         for id in listeners {
-            self.accept(*id);
+            // As many as the system keeps ready; whoever comes later meets a closed door in any case.
+            let mut turns = BACKLOG.unsigned_abs() as usize / ACCEPTS_PER_TURN;
+            while self.accept(*id) && turns > 0 {
+                turns -= 1;
+            }
             self.listeners.remove(&self.poll, *id);
         }
         self.listeners.come_back(Instant::now());
@@ -45,15 +50,15 @@ impl Acceptor {
             self.shared.metrics.evicted.add();
             self.turn_away(victim, EVICTED);
         }
+        let sessions = self.shared.registry.sessions(|entry| (entry.link.clone(), entry.session.clone()));
+        let leaving =
+            sessions.iter().filter(|(link, session)| session.is_leaving(link)).map(|(_, session)| session.conn);
+        let leaving: BTreeSet<ConnectionId> = leaving.collect();
         let mut closed = Vec::new();
         for (conn, reason) in self.shared.registry.surplus(caps.inbound_per_ip, &leaving) {
             if self.pending.contains_key(&conn) {
                 self.turn_away(conn, (reason, EVICTED.1));
                 continue;
-        let sessions = self.shared.registry.sessions(|entry| (entry.link.clone(), entry.session.clone()));
-        let leaving =
-            sessions.iter().filter(|(link, session)| session.is_leaving(link)).map(|(_, session)| session.conn);
-        let leaving: BTreeSet<ConnectionId> = leaving.collect();
             }
             let session = self.shared.registry.session(conn, |entry| (entry.link.clone(), entry.session.clone()));
             let Some((link, session)) = session else { continue };
