@@ -5,6 +5,7 @@
 //! Upholds: what a run has used is the time on processors of both its processes; a session counts when both sides have
 //! it; what failed on either side is counted, and one failure makes the result a bad one.
 
+mod any_key;
 mod bare;
 mod nodes;
 
