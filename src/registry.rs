@@ -431,11 +431,7 @@ impl SharedRegistry {
 
     /// Who is connected by a dial of this address.
     pub(crate) fn dialled(&self, addr: SocketAddr) -> Option<PeerId> {
-        let registry = self.0.read();
-        let leads_there = |info: &&SessionInfo| {
-            info.kind == SessionKind::Outbound && info.status == SessionStatus::Established && info.remote_addr == addr
-        };
-        registry.connections.values().rev().find(leads_there).and_then(|info| info.peer)
+        self.newest_at(addr, |info| info.kind == SessionKind::Outbound).and_then(|info| info.peer)
     }
 
     /// Every connection that holds a slot, in the order they were accepted or dialled.
@@ -451,8 +447,8 @@ impl SharedRegistry {
     /// The newest session with somebody at this address.
     pub(crate) fn session_at(&self, addr: SocketAddr) -> Option<SessionInfo> {
         let registry = self.0.read();
-        let at = |info: &&SessionInfo| info.remote_addr == addr && info.status == SessionStatus::Established;
-        registry.connections.values().rev().find(at).copied()
+        let is_there = |info: &SessionInfo| info.remote_addr == addr && info.status == SessionStatus::Established;
+        registry.connections.values().rev().find(|info| is_there(info) && wants(info)).copied()
     }
 
     /// What `pick` takes from every session.
@@ -470,6 +466,10 @@ impl SharedRegistry {
         self.0.write().limits = limits;
     }
 
+        self.newest_at(addr, |_| true)
+    }
+
+    fn newest_at(&self, addr: SocketAddr, wants: impl Fn(&SessionInfo) -> bool) -> Option<SessionInfo> {
     /// Who is beyond the limits, and why each has to go. `leaving` are gone already.
     pub(crate) fn surplus(
         &self,
