@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::THREADS_PER_SESSION;
-use crate::error::CloseReason;
+use crate::error::{CloseReason, ConnectError, SendErrorKind};
 use crate::handshake::Slot;
 use crate::ident::{ConnectionId, PeerId, PeerIdHasher, SessionKind, SessionStatus};
 use crate::metrics::Totals;
@@ -58,6 +58,26 @@ pub(crate) enum SessionsError {
     /// The node is shutting down.
     #[error("the node is shutting down")]
     Closed,
+}
+
+impl SessionsError {
+    /// What whoever sends is told, where there is no link to send to.
+    pub(crate) fn of_send(self) -> SendErrorKind {
+        match self {
+            Self::TooManyUnknown => SendErrorKind::TooManyUnknown,
+            Self::Closed => SendErrorKind::ShuttingDown,
+            Self::TooMany(_) | Self::NoThreads | Self::TooManyLinks => SendErrorKind::UnknownPeer,
+        }
+    }
+
+    /// What whoever asks for a handle on this peer is told.
+    pub(crate) fn of_peer(self, id: PeerId) -> ConnectError {
+        match self {
+            Self::TooManyUnknown => ConnectError::TooManyUnknown(id),
+            Self::Closed => ConnectError::ShuttingDown,
+            Self::TooMany(_) | Self::NoThreads | Self::TooManyLinks => ConnectError::UnknownPeer(id),
+        }
+    }
 }
 
 /// What is known of one connection, from accept or dial to its end.
@@ -446,6 +466,10 @@ impl SharedRegistry {
 
     /// The newest session with somebody at this address.
     pub(crate) fn session_at(&self, addr: SocketAddr) -> Option<SessionInfo> {
+        self.newest_at(addr, |_| true)
+    }
+
+    fn newest_at(&self, addr: SocketAddr, wants: impl Fn(&SessionInfo) -> bool) -> Option<SessionInfo> {
         let registry = self.0.read();
         let is_there = |info: &SessionInfo| info.remote_addr == addr && info.status == SessionStatus::Established;
         registry.connections.values().rev().find(|info| is_there(info) && wants(info)).copied()
@@ -466,10 +490,6 @@ impl SharedRegistry {
         self.0.write().limits = limits;
     }
 
-        self.newest_at(addr, |_| true)
-    }
-
-    fn newest_at(&self, addr: SocketAddr, wants: impl Fn(&SessionInfo) -> bool) -> Option<SessionInfo> {
     /// Who is beyond the limits, and why each has to go. `leaving` are gone already.
     pub(crate) fn surplus(
         &self,

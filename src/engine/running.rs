@@ -152,13 +152,8 @@ impl Engine {
     /// # Errors
     /// There is none, and there can be none.
     pub(crate) fn peer(&self, id: PeerId) -> Result<PeerHandle, ConnectError> {
-        let refused = |refusal| match refusal {
-            SessionsError::TooManyUnknown => ConnectError::TooManyUnknown(id),
-            SessionsError::Closed => ConnectError::ShuttingDown,
-            _ => ConnectError::UnknownPeer(id),
-        };
         match self.link_to(id) {
-            Some(link) => link.map(PeerHandle::new).map_err(refused),
+            Some(link) => link.map(PeerHandle::new).map_err(|error| error.of_peer(id)),
             None => Err(ConnectError::UnknownPeer(id)),
         }
     }
