@@ -40,7 +40,7 @@
 //! | scrape | 2 s for a whole request, 5 s for the whole answer, 1 s for the client to close | metrics | the connection is cut, and counted |
 //! | scrape, accept again | 100 ms after an accept failed | metrics | the endpoint's listener is tried |
 //! | linger | 1 s after a goodbye | supervisor | the connection is closed |
-//! | reconnect delay | 0.1 to 30 s, or what the other side's refusal asked for (1 s half-open limits, 5 s others and clashes) | supervisor | the next dial |
+//! | reconnect delay | 0.1 to 30 s, or what the other side's refusal or goodbye asked for (1 s half-open limits, 5 s others and clashes; a minute at most) | supervisor | the next dial |
 //! | `RESOLVE_RETRY_TIMEOUT` | 1 s after no name of a kept peer was found, and it has no other address | supervisor | its next round |
 //! | no slot for a dial | 100 ms | supervisor | dials that are due are tried again |
 //! | refusals at a bound | 1 min for each cause | acceptor | the next one is a warning again, with the count of those between |
