@@ -19,7 +19,7 @@ use crate::ident::{ConnectionId, SessionKind};
 use crate::registry::SessionSlot;
 use crate::session::Peer;
 use crate::transport::{Fault, PendingConnection, Security};
-use crate::wire::{Decoder, MAX_HANDSHAKE_BODY};
+use crate::wire::{Decoder, MAX_HANDSHAKE_BODY, stay_away};
 
 /// The most bytes listened to, and thrown away, after a goodbye.
 const UNHEARD: usize = 64 * 1024;
@@ -321,10 +321,11 @@ impl Pending {
     }
 }
 
-/// How long to stay away from a side that refused without saying so, in milliseconds.
+/// How long to stay away from a side that refused where it could not say for how long, in milliseconds: what is in the
+/// way that early may be handshakes.
 fn retry_after(reason: CloseReason) -> u64 {
     match reason {
-        CloseReason::TooMany | CloseReason::NoResources => 1_000,
+        CloseReason::TooMany | CloseReason::NoResources => stay_away::SOON.as_millis() as u64,
         _ => 0,
     }
 }
