@@ -70,6 +70,9 @@ pub(super) trait OpenHalf: Send {
     /// # Errors
     /// [`Fault::Rejected`] for what is none, [`Fault::Refused`] for the other side's alert; nothing may follow either.
     fn open(&mut self, raw: &mut [u8], at: usize) -> io::Result<Option<Opened>>;
+
+    /// From now on a thread of its own reads: what costs time costs nobody else's.
+    fn begin_session(&mut self);
 }
 
 /// What came of opening a record.
@@ -237,6 +240,11 @@ impl Opener {
     /// Whether the connection has had something to say since this was last asked.
     pub(super) fn owes(&mut self) -> bool {
         std::mem::take(&mut self.owes)
+    }
+
+    /// From now on a thread of its own reads.
+    pub(super) fn begin_session(&mut self) {
+        self.half.begin_session();
     }
 
     /// Opens what was read, and reads more while that gives nothing; 0 is the end of the stream.

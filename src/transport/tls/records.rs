@@ -30,8 +30,11 @@ use crate::transport::Fault;
 const HEADER: usize = 5;
 /// The longest rest of a record (RFC 8446, 5.2).
 const LONGEST: usize = RECORD + 256;
-/// Updates of the other side's keys in a row, with nothing else between them; more are an attack on our time.
-const UPDATES: u8 = 32;
+/// Records in a row that bring nothing of the stream: new keys, tickets, alerts without a meaning, empty ones. More are an
+/// attack on our time.
+const EMPTY: u8 = 32;
+/// The most bytes that records may have beyond those of the stream before a session begins.
+const EARLY: usize = 64 * 1024;
 /// The most bytes of a message of the handshake that is skipped.
 const SKIPPED: usize = 64 * 1024;
 
@@ -133,7 +136,8 @@ pub(super) fn split(extracted: &ExtractedSecrets, secrets: Secrets) -> Result<(S
     let shared = Arc::new(Shared { secrets: Mutex::new(secrets), asked, alert });
     let (tx, rx) = (&extracted.tx, &extracted.rx);
     let sealing = Sealing { keys: Keys::new(tx.0, &tx.1)?, shared: shared.clone(), closed: false };
-    let opening = Opening { keys: Keys::new(rx.0, &rx.1)?, shared, tickets, skip: 0, part: Vec::new(), updates: 0 };
+    let keys = Keys::new(rx.0, &rx.1)?;
+    let opening = Opening { keys, shared, tickets, skip: 0, part: Vec::new(), empty: 0, early: Some(EARLY) };
     Ok((sealing, opening))
 }
 
@@ -251,8 +255,11 @@ pub(super) struct Opening {
     skip: usize,
     /// The begin of a message of the handshake whose end is in a later record.
     part: Vec<u8>,
-    /// Updates of keys since the last bytes of the stream.
-    updates: u8,
+    /// Records since the last one with bytes of the stream; before a session begins, all that had none.
+    empty: u8,
+    /// Bytes beyond those of the stream that records may still have; any number once a session has begun, which has a
+    /// thread of its own for them.
+    early: Option<usize>,
 }
 
 impl Opening {
@@ -264,6 +271,25 @@ impl Opening {
 
     fn unexpected(&self, what: &str) -> io::Error {
         self.reject(alert::UNEXPECTED_MESSAGE, format!("{what} has no place here"))
+    }
+
+    /// Bounds what costs time and brings nothing.
+    fn count(&mut self, opened: &Opened) -> io::Result<()> {
+        if opened.plain == 0 && !opened.ended {
+            self.empty += 1;
+            if self.empty > EMPTY {
+                return Err(self.unexpected("one more record that brings nothing"));
+            }
+        } else if self.early.is_none() {
+            self.empty = 0;
+        }
+        if let Some(left) = &mut self.early {
+            match left.checked_sub(opened.used - opened.plain) {
+                Some(less) => *left = less,
+                None => return Err(self.unexpected("one more record before a session")),
+            }
+        }
+        Ok(())
     }
 
     /// Messages of the handshake, behind it: new keys, and tickets that nobody uses. Whether we owe an answer.
@@ -294,10 +320,6 @@ impl Opening {
                     // Whatever follows is sealed by the new key: in a record of its own.
                     if !bytes.is_empty() {
                         return Err(self.unexpected("a message behind new keys"));
-                    }
-                    self.updates += 1;
-                    if self.updates > UPDATES {
-                        return Err(self.unexpected("one more change of keys in a row"));
                     }
                     self.keys = match self.shared.secrets.lock().next(false) {
                         Ok(keys) => keys,
@@ -355,10 +377,7 @@ impl OpenHalf for Opening {
             return Err(self.unexpected("a record within a message"));
         }
         match (kind, body) {
-            (kind::DATA, _) => {
-                self.updates = 0;
-                opened.plain = len;
-            }
+            (kind::DATA, _) => opened.plain = len,
             (kind::HANDSHAKE, _) => {
                 // They are short: the key that opens what follows is made meanwhile.
                 let messages = body.to_vec();
@@ -371,6 +390,11 @@ impl OpenHalf for Opening {
             }
             _ => return Err(self.unexpected(&format!("a protected record of kind {kind}"))),
         }
+        self.count(&opened)?;
         Ok(Some(opened))
+    }
+
+    fn begin_session(&mut self) {
+        self.early = None;
     }
 }
