@@ -54,7 +54,8 @@
 //! Take a place among the unproven ones (`half_open`, and less with `half_open_per_ip`) until the deadline of the whole
 //! handshake or until somebody else needs it. A connection that says nothing, or half a record, costs no arithmetic. A
 //! whole hello of TLS costs a key exchange and a signature, about a quarter of a millisecond on one of two threads kept
-//! for that; nothing limits how many a stranger may ask for beyond the places, and good peers then wait for their turn.
+//! for that: for as many connections as there are places, whose turn good peers wait for. Whoever leaves or loses its place
+//! before its turn is passed over (`MetricsSnapshot::steps_skipped`).
 //! Refusals before the proof are a word in the clear: whoever is on the way can forge them, as it can cut connections.
 //!
 //! # What a peer can do
