@@ -9,14 +9,15 @@ use std::sync::Arc;
 
 use mio::event::Source;
 use parking_lot::Mutex;
-use threadwire::error::{CloseReason, DialCause};
+use threadwire::config::TrustMode;
+use threadwire::error::{CloseReason, ConnectError, DialCause};
 use threadwire::ident::SessionKind;
 use threadwire::transport::tcp::Tcp;
 use threadwire::transport::{Connection, Listener, PendingConnection, Proof, Transport};
 use threadwire::{Config, Event, Node, PeerId};
 
 mod common;
-use common::{addr, alone, plain, reaches, wait_event, wait_until};
+use common::{addr, alone, nothing_left, plain, reaches, wait_event, wait_until};
 
 /// TCP that says whatever it is told to.
 #[derive(Debug, Clone)]
@@ -164,4 +165,44 @@ fn whoever_was_dialled_by_name_is_that_peer_or_nobody_whatever_the_transport_has
     alice.add_peer(bob.id(), [addr(bob)]).unwrap();
     alice.wait_connected(bob.id(), common::PATIENCE).unwrap();
     reaches(alice, bob);
+}
+
+#[test]
+fn a_transport_that_distrusts_a_peer_keeps_it_out_whoever_is_listed_and_before_a_session() {
+    let _alone = alone();
+    for proves in [false, true] {
+        let mut config = plain();
+        config.security.trust = TrustMode::Open;
+        let nodes = two(&config);
+        if proves {
+            prove_each_other(&nodes);
+        }
+        let [(alice, _), (bob, of_bob)] = &nodes;
+        *of_bob.says.distrusted.lock() = Some(alice.id());
+        let Err(ConnectError::Dial(mut errors)) = alice.connect(addr(bob)) else { panic!("she came in") };
+        assert_eq!(errors.remove(0).cause, DialCause::Refused(CloseReason::Untrusted), "proves: {proves}");
+        assert_eq!(of_bob.says.asked.lock().as_slice(), [alice.id()]);
+        wait_until("it is counted", || bob.metrics().handshakes_failed_by.local.get(CloseReason::Untrusted) == 1);
+        assert_eq!(bob.metrics().sessions_started, 0, "proves: {proves}");
+        nothing_left(bob);
+        *of_bob.says.distrusted.lock() = None;
+        alice.connect(addr(bob)).unwrap();
+        reaches(alice, bob);
+    }
+}
+
+#[test]
+fn a_list_keeps_out_whom_a_transport_has_proven_and_trusts() {
+    let _alone = alone();
+    let mut config = plain();
+    (config.security.trust, config.security.trusted) = (TrustMode::Listed, vec![common::identities()[0].peer_id()]);
+    let nodes = two(&config);
+    prove_each_other(&nodes);
+    let [(alice, _), (bob, _)] = &nodes;
+    let Err(ConnectError::Dial(errors)) = alice.connect(addr(bob)) else { panic!("she came in") };
+    let cause = &errors[0].cause;
+    let either = [DialCause::Refused(CloseReason::Untrusted), DialCause::Rejected(CloseReason::Untrusted)];
+    assert!(either.contains(cause), "{cause:?}");
+    wait_until("both have ended it", || common::settled(alice) && common::settled(bob));
+    assert_eq!((alice.metrics().sessions_started, bob.metrics().sessions_started), (0, 0));
 }
