@@ -86,6 +86,8 @@ pub(super) struct Opened {
     pub(super) ended: bool,
     /// The connection has something to say itself.
     pub(super) owes: bool,
+    /// It brings new keys that we asked for.
+    pub(super) answers: bool,
 }
 
 /// The sending direction: what is sealed and not written yet.

@@ -23,15 +23,15 @@ use super::cipher::{OpenHalf, Opened, RECORD, RECORD_EXTRA, SealHalf};
 use super::words;
 use crate::error::CloseReason;
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use crate::transport::Fault;
 
 /// A record's header: kind, version, length of the rest.
 const HEADER: usize = 5;
 /// The longest rest of a record (RFC 8446, 5.2).
 const LONGEST: usize = RECORD + 256;
-/// Records in a row that bring nothing of the stream: new keys, tickets, alerts without a meaning, empty ones. More are an
-/// attack on our time.
+/// Records in a row that bring nothing of the stream, nor what we asked for: new keys, tickets, alerts without a meaning,
+/// empty ones. More are an attack on our time.
 const EMPTY: u8 = 32;
 /// The most bytes that records may have beyond those of the stream before a session begins.
 const EARLY: usize = 64 * 1024;
@@ -89,6 +89,8 @@ struct Shared {
     secrets: Mutex<Secrets>,
     /// The other side asked for new keys of ours, and has no answer yet.
     asked: AtomicBool,
+    /// New keys of the other side that we asked for, and have not got yet.
+    wanted: AtomicU32,
     /// The alert that says why we end, or [`alert::NONE`].
     alert: AtomicU8,
 }
@@ -132,8 +134,8 @@ impl Keys {
 /// The keys are of a kind this crate does not know, which the provider never agrees to.
 pub(super) fn split(extracted: &ExtractedSecrets, secrets: Secrets) -> Result<(Sealing, Opening), Error> {
     let tickets = matches!(secrets, Secrets::Dialled(_));
-    let (asked, alert) = (AtomicBool::new(false), AtomicU8::new(alert::NONE));
-    let shared = Arc::new(Shared { secrets: Mutex::new(secrets), asked, alert });
+    let (asked, wanted, alert) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU8::new(alert::NONE));
+    let shared = Arc::new(Shared { secrets: Mutex::new(secrets), asked, wanted, alert });
     let (tx, rx) = (&extracted.tx, &extracted.rx);
     let sealing = Sealing { keys: Keys::new(tx.0, &tx.1)?, shared: shared.clone(), closed: false };
     let keys = Keys::new(rx.0, &rx.1)?;
@@ -183,6 +185,10 @@ impl Sealing {
 
     fn update(&mut self, ask: bool, into: &mut Vec<u8>) -> io::Result<()> {
         let update: [u8; message::KEY_UPDATE_LEN] = [message::KEY_UPDATE, 0, 0, 1, u8::from(ask)];
+        if ask {
+            // Before it can be answered.
+            self.shared.wanted.fetch_add(1, Ordering::AcqRel);
+        }
         self.record(kind::HANDSHAKE, update.len(), |into| into.extend_from_slice(&update), into)?;
         self.keys = self.shared.secrets.lock().next(true).map_err(io::Error::other)?;
         Ok(())
@@ -275,7 +281,7 @@ impl Opening {
 
     /// Bounds what costs time and brings nothing.
     fn count(&mut self, opened: &Opened) -> io::Result<()> {
-        if opened.plain == 0 && !opened.ended {
+        if opened.plain == 0 && !opened.ended && !opened.answers {
             self.empty += 1;
             if self.empty > EMPTY {
                 return Err(self.unexpected("one more record that brings nothing"));
@@ -292,9 +298,9 @@ impl Opening {
         Ok(())
     }
 
-    /// Messages of the handshake, behind it: new keys, and tickets that nobody uses. Whether we owe an answer.
-    fn take_messages(&mut self, mut bytes: &[u8]) -> io::Result<bool> {
-        let mut owes = false;
+    /// Messages of the handshake, behind it: new keys, and tickets that nobody uses. `opened` is told whether we owe an
+    /// answer, or have got one.
+    fn take_messages(&mut self, mut bytes: &[u8], opened: &mut Opened) -> io::Result<()> {
         if bytes.is_empty() {
             return Err(self.unexpected("an empty message"));
         }
@@ -325,9 +331,12 @@ impl Opening {
                         Ok(keys) => keys,
                         Err(error) => return Err(self.reject(alert::INTERNAL_ERROR, error.to_string())),
                     };
+                    let less = |wanted: u32| wanted.checked_sub(1);
                     if ask == 1 {
                         self.shared.asked.store(true, Ordering::Release);
-                        owes = true;
+                        opened.owes = true;
+                    } else if self.shared.wanted.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).is_ok() {
+                        opened.answers = true;
                     }
                 }
                 [message::KEY_UPDATE, ..] if self.part.len() == message::KEY_UPDATE_LEN => {
@@ -339,7 +348,7 @@ impl Opening {
                 [] => {}
             }
         }
-        Ok(owes)
+        Ok(())
     }
 }
 
@@ -381,7 +390,7 @@ impl OpenHalf for Opening {
             (kind::HANDSHAKE, _) => {
                 // They are short: the key that opens what follows is made meanwhile.
                 let messages = body.to_vec();
-                opened.owes = self.take_messages(&messages)?;
+                self.take_messages(&messages, &mut opened)?;
             }
             (kind::ALERT, &[_, alert::CLOSE_NOTIFY]) => opened.ended = true,
             (kind::ALERT, &[_, alert::USER_CANCELED]) => {}
