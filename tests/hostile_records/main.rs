@@ -22,6 +22,7 @@ mod common;
 mod rogue;
 
 use common::stranger::machine;
+use common::wire::alert;
 use common::{PATIENCE, addr, alone, nothing_left, quick, reaches, start, wait_until};
 use rogue::{ALERT, DATA, HANDSHAKE, KEY_UPDATE, Rogue, Shows, TICKET};
 
@@ -40,16 +41,16 @@ fn tls() -> Tls {
     Tls::new(Tcp::default(), PROTOCOL, Credential::bare(identity), Trust::open()).unwrap()
 }
 
-/// Brings our side to where it carries bytes.
-fn open(side: &mut dyn PendingConnection) -> io::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+/// Lets our side go as far as it gets now; whether it carries bytes.
+fn turn(side: &mut dyn PendingConnection) -> io::Result<bool> {
     loop {
-        assert!(Instant::now() < deadline, "it does not open");
         match side.secure() {
             Ok(Security::Work(work)) => side.worked(work.run()),
-            Ok(Security::Wait) => std::thread::yield_now(),
-            Ok(Security::Open) if side.flush()? => return Ok(()),
-            Ok(Security::Open) => {}
+            Ok(Security::Wait) => {
+                side.flush()?;
+                return Ok(false);
+            }
+            Ok(Security::Open) => return side.flush(),
             Err(error) => {
                 // What it says of its failure is the other side's to hear.
                 let _ = side.flush();
@@ -59,8 +60,29 @@ fn open(side: &mut dyn PendingConnection) -> io::Result<()> {
     }
 }
 
+/// Brings our side to where it carries bytes.
+fn open(side: &mut dyn PendingConnection) -> io::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !turn(side)? {
+        assert!(Instant::now() < deadline, "it does not open");
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
 /// A rogue, and our side, for which the connection is of this kind.
 fn meet(tls: &Tls, kind: SessionKind, shows: &Shows) -> (Rogue, Box<dyn PendingConnection>) {
+    let (rogue, ours, opened) = try_to_meet(tls, kind, shows);
+    opened.unwrap();
+    (rogue.unwrap(), ours)
+}
+
+/// The same, where one of them may refuse: what came of it for the rogue, our side, and what came of it for us.
+fn try_to_meet(
+    tls: &Tls,
+    kind: SessionKind,
+    shows: &Shows,
+) -> (io::Result<Rogue>, Box<dyn PendingConnection>, io::Result<()>) {
     std::thread::scope(|scope| {
         let (mut ours, rogue) = match kind {
             SessionKind::Inbound => {
@@ -82,8 +104,8 @@ fn meet(tls: &Tls, kind: SessionKind, shows: &Shows) -> (Rogue, Box<dyn PendingC
                 (dialled, rogue)
             }
         };
-        open(&mut *ours).unwrap();
-        (rogue.join().unwrap(), ours)
+        let opened = open(&mut *ours);
+        (rogue.join().unwrap(), ours, opened)
     })
 }
 
@@ -211,7 +233,7 @@ fn a_stranger_that_floods_a_node_with_records_that_bring_nothing_is_refused_and_
     let shows = Shows::new("threadwire-direct/1");
     let rogues: Vec<Rogue> = (0..ROGUES)
         .map(|n| {
-            let mut rogue = Rogue::dial(&shows, addr(&bob));
+            let mut rogue = Rogue::dial(&shows, addr(&bob)).unwrap();
             let mut hello = machine(&shows.identity, SessionKind::Outbound, bob.id()).output().clone();
             if n % 2 == 0 {
                 // No hello at all: a frame of nothing but its length.
@@ -328,4 +350,37 @@ fn new_keys_and_tickets_may_come_in_pieces_and_padded() {
         }
         assert_eq!(rogue.hear(4), b"ours", "{way}");
     });
+}
+
+#[test]
+fn whoever_names_no_protocol_or_another_one_or_shows_nothing_is_refused_and_told_so() {
+    use AlertDescription::{CertificateRequired, NoApplicationProtocol};
+    use CloseReason::{Untrusted, WrongProtocol};
+    fn fault(opened: io::Result<()>) -> Fault {
+        Fault::of(&opened.unwrap_err()).unwrap().clone()
+    }
+    for kind in SIDES {
+        let mut shows = Shows::new(PROTOCOL);
+        shows.protocols.clear();
+        let (rogue, _ours, opened) = try_to_meet(&tls(), kind, &shows);
+        assert!(matches!(fault(opened), Fault::Rejected(WrongProtocol, _)), "{kind:?}");
+        // For the rogue all was well: it is told by a record as any other, right behind the handshake.
+        let told = match rogue {
+            Ok(mut rogue) => rogue.hear_alert().map(|alert| format!("{alert:?}")),
+            Err(error) => alert(&error),
+        };
+        assert_eq!(told, Some(format!("{NoApplicationProtocol:?}")), "{kind:?}");
+        let (_, _ours, opened) = try_to_meet(&tls(), kind, &Shows::new("another/1"));
+        match (kind, fault(opened)) {
+            (SessionKind::Inbound, Fault::Rejected(reason, _)) | (SessionKind::Outbound, Fault::Refused(reason, _)) => {
+                assert_eq!(reason, WrongProtocol);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut shows = Shows::new(PROTOCOL);
+    shows.nothing = true;
+    let (rogue, _ours, opened) = try_to_meet(&tls(), SessionKind::Inbound, &shows);
+    assert!(matches!(fault(opened), Fault::Rejected(Untrusted, _)));
+    assert_eq!(rogue.unwrap().hear_alert(), Some(CertificateRequired));
 }

@@ -1,6 +1,6 @@
 //! A side of TLS that has proven its key, and then seals what the test says, whatever that is.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
@@ -8,14 +8,16 @@ use parking_lot::Mutex;
 use rcgen::{KeyPair, PKCS_ED25519};
 use ring::aead::{AES_128_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Prk};
-use rustls::client::AlwaysResolvesClientRawPublicKeys;
+use rustls::client::{AlwaysResolvesClientRawPublicKeys, ResolvesClientCert};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::AlwaysResolvesServerRawPublicKeys;
 use rustls::sign::CertifiedKey;
-use rustls::{AlertDescription, ClientConfig, ClientConnection, KeyLog, ServerConfig, ServerConnection, version};
+use rustls::{
+    AlertDescription, ClientConfig, ClientConnection, KeyLog, ServerConfig, ServerConnection, SignatureScheme, version,
+};
 use threadwire::handshake::Identity;
 
 use crate::common::PATIENCE;
@@ -34,6 +36,8 @@ pub struct Shows {
     pem: String,
     /// The protocols that it names.
     pub protocols: Vec<Vec<u8>>,
+    /// It says that it will show its bare key, and shows nothing.
+    pub nothing: bool,
 }
 
 impl Shows {
@@ -41,7 +45,7 @@ impl Shows {
     pub fn new(protocol: &str) -> Self {
         let pem = KeyPair::generate_for(&PKCS_ED25519).unwrap().serialize_pem();
         let identity = Arc::new(Identity::from_pem(&pem).unwrap());
-        Self { identity, pem, protocols: vec![protocol.as_bytes().to_vec()] }
+        Self { identity, pem, protocols: vec![protocol.as_bytes().to_vec()], nothing: false }
     }
 
     fn key(&self) -> Arc<CertifiedKey> {
@@ -49,6 +53,24 @@ impl Shows {
         let key = provider().key_provider.load_private_key(key).unwrap();
         let info = CertificateDer::from(key.public_key().unwrap().to_vec());
         Arc::new(CertifiedKey::new(vec![info], key))
+    }
+}
+
+/// Promises a bare key, and has none.
+#[derive(Debug)]
+struct Nothing;
+
+impl ResolvesClientCert for Nothing {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        None
+    }
+
+    fn only_raw_public_keys(&self) -> bool {
+        true
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 
@@ -80,15 +102,21 @@ pub struct Rogue {
 }
 
 impl Rogue {
-    /// Dials, and shakes hands as it should.
-    pub fn dial(shows: &Shows, addr: SocketAddr) -> Self {
+    /// Dials, and shakes hands as it should, or shows nothing.
+    ///
+    /// # Errors
+    /// The other side has said no.
+    pub fn dial(shows: &Shows, addr: SocketAddr) -> io::Result<Self> {
         let log = Arc::new(Overheard { label: "CLIENT_TRAFFIC_SECRET_0", secret: Mutex::default() });
         let mut config = ClientConfig::builder_with_provider(one_suite())
             .with_protocol_versions(&[&version::TLS13])
             .unwrap()
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Anybody { bare: true }))
-            .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(shows.key())));
+            .with_client_cert_resolver(match shows.nothing {
+                true => Arc::new(Nothing),
+                false => Arc::new(AlwaysResolvesClientRawPublicKeys::new(shows.key())),
+            });
         config.alpn_protocols.clone_from(&shows.protocols);
         config.key_log = log.clone();
         let tls = ClientConnection::new(Arc::new(config), "node".try_into().unwrap()).unwrap();
@@ -96,7 +124,10 @@ impl Rogue {
     }
 
     /// Takes the next connection of a listener, and shakes hands as it should.
-    pub fn accept(shows: &Shows, listener: &TcpListener) -> Self {
+    ///
+    /// # Errors
+    /// The two have not come together.
+    pub fn accept(shows: &Shows, listener: &TcpListener) -> io::Result<Self> {
         let log = Arc::new(Overheard { label: "SERVER_TRAFFIC_SECRET_0", secret: Mutex::default() });
         let mut config = ServerConfig::builder_with_provider(one_suite())
             .with_protocol_versions(&[&version::TLS13])
@@ -110,16 +141,16 @@ impl Rogue {
         Self::shake_hands(tls.into(), listener.accept().unwrap().0, &log)
     }
 
-    fn shake_hands(mut tls: rustls::Connection, mut stream: TcpStream, log: &Overheard) -> Self {
+    fn shake_hands(mut tls: rustls::Connection, mut stream: TcpStream, log: &Overheard) -> io::Result<Self> {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         while tls.is_handshaking() {
-            tls.complete_io(&mut stream).unwrap();
+            tls.complete_io(&mut stream)?;
         }
         while tls.wants_write() {
-            tls.write_tls(&mut stream).unwrap();
+            tls.write_tls(&mut stream)?;
         }
-        Self { tls, stream, keys: Keys::of(log.secret.lock().clone()) }
+        Ok(Self { tls, stream, keys: Keys::of(log.secret.lock().clone()) })
     }
 
     /// One record of this kind, with so many bytes of padding.

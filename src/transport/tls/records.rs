@@ -173,6 +173,11 @@ impl Sealing {
         Ok(())
     }
 
+    /// Refuses, before a byte of the stream is sealed.
+    pub(super) fn refuse(&mut self, reason: CloseReason, into: &mut Vec<u8>) {
+        self.alert(u8::from(words::alert_for(reason)), into);
+    }
+
     fn alert(&mut self, code: u8, into: &mut Vec<u8>) {
         const WARNING: u8 = 1;
         const FATAL: u8 = 2;

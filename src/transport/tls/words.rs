@@ -54,6 +54,15 @@ fn meant_by(alert: AlertDescription) -> CloseReason {
     }
 }
 
+/// The alert that says this reason once the handshake is over.
+pub(super) fn alert_for(reason: CloseReason) -> AlertDescription {
+    match reason {
+        CloseReason::WrongProtocol => AlertDescription::NoApplicationProtocol,
+        CloseReason::Untrusted => AlertDescription::BadCertificate,
+        _ => AlertDescription::InternalError,
+    }
+}
+
 /// A fatal alert with this reason, unprotected: for a side that has not heard a protected word yet.
 pub(super) fn refusal(reason: CloseReason) -> [u8; 7] {
     const ALERT: u8 = 21;
