@@ -4,8 +4,8 @@
 #![cfg(feature = "tls")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
 
-use std::io::{self, ErrorKind};
-use std::net::TcpListener;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -58,6 +58,19 @@ fn turn(side: &mut dyn PendingConnection) -> io::Result<bool> {
             }
         }
     }
+}
+
+/// What our side says first when it dials.
+fn client_hello() -> Vec<u8> {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut dialled = tls().connect(listener.local_addr().unwrap()).unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    wait_until("the dial is through", || dialled.connected().unwrap());
+    assert!(!turn(&mut *dialled).unwrap());
+    drop(dialled);
+    let mut hello = Vec::new();
+    stream.read_to_end(&mut hello).unwrap();
+    hello
 }
 
 /// Brings our side to where it carries bytes.
@@ -383,4 +396,53 @@ fn whoever_names_no_protocol_or_another_one_or_shows_nothing_is_refused_and_told
     let (rogue, _ours, opened) = try_to_meet(&tls(), SessionKind::Inbound, &shows);
     assert!(matches!(fault(opened), Fault::Rejected(Untrusted, _)));
     assert_eq!(rogue.unwrap().hear_alert(), Some(CertificateRequired));
+}
+
+/// The hello of a dialler in records of so many bytes.
+fn in_crumbs(hello: &[u8], crumb: usize) -> Vec<u8> {
+    let crumbs = hello[5..].chunks(crumb);
+    crumbs.flat_map(|crumb| [&[22, 3, 1, 0, u8::try_from(crumb.len()).unwrap()], crumb].concat()).collect()
+}
+
+#[test]
+fn a_hello_in_a_few_records_is_heard_and_one_in_crumbs_is_refused() {
+    let tls = tls();
+    let mut listener = tls.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let hello = client_hello();
+    for (crumb, heard) in [(hello.len() / 20, true), (1, false)] {
+        let mut stranger = TcpStream::connect(listener.local_addr()).unwrap();
+        let mut accepted = None;
+        wait_until("it dials", || {
+            accepted = listener.accept().ok();
+            accepted.is_some()
+        });
+        let mut accepted = accepted.unwrap();
+        // One by one, as they are dearest: each is looked at before the next one comes.
+        let mut last = Ok(false);
+        for record in in_crumbs(&hello, crumb).chunks(5 + crumb) {
+            if last.is_err() || stranger.write_all(record).is_err() {
+                break;
+            }
+            last = turn(&mut *accepted);
+        }
+        stranger.set_nonblocking(true).unwrap();
+        wait_until("it is answered", || {
+            if last.is_ok() {
+                last = turn(&mut *accepted);
+            }
+            stranger.peek(&mut [0]).is_ok_and(|count| count > 0)
+        });
+        stranger.set_nonblocking(false).unwrap();
+        let mut answer = [0; 7];
+        stranger.read_exact(&mut answer).unwrap();
+        match heard {
+            true => assert!(last.is_ok() && answer[0] == HANDSHAKE, "{last:?} {answer:?}"),
+            false => {
+                let error = last.unwrap_err();
+                let fault = Fault::of(&error);
+                assert!(matches!(fault, Some(Fault::Rejected(CloseReason::ProtocolError, _))), "{error:?}");
+                assert_eq!(answer[0], ALERT, "{answer:?}");
+            }
+        }
+    }
 }
