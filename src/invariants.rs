@@ -71,8 +71,9 @@
 //! A thread that holds one takes only those of higher ranks. Nobody else holds two locks of the same rank. Leaves, under
 //! which nothing is locked: the inbox, the gate, the heartbeats' clock, the advertised address, the events' count and
 //! what was told of failing peers, the value of a `Watch`, what a reload replaces (times, sizes, options of sockets, our
-//! side of handshakes, addresses, names), how far a shutdown is, the tables of questions and the list of links that have some,
-//! the list of taps, the messages of a direct sender that are under way, a row of broadcasts.
+//! side of handshakes, addresses, names), how far a shutdown is, the tables of questions and the list of links that have
+//! some, a step of a handshake that waits for a worker, the list of taps, the messages of a direct sender that are under
+//! way, a row of broadcasts.
 //!
 //! No guard but the sealer's is held across a blocking send, a join, socket I/O, the destructor of a session or a slot,
 //! or user code; none but `Inlet::current` and `Engine::present` while waiting for anything but its own condition.

@@ -10,9 +10,11 @@
 //! ```
 
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::connections::shared::{DialRequest, Work};
+use crate::connections::work::Waiting;
 use crate::error::CloseReason;
 use crate::handshake::{Handshake, Proven, Step, put_refusal};
 use crate::ident::{ConnectionId, SessionKind};
@@ -44,6 +46,8 @@ pub(crate) struct Pending {
     pub(crate) request: Option<DialRequest>,
     /// Its transport carries bytes; until then nothing is read or said.
     pub(crate) open: bool,
+    /// The step that a worker was last asked for. It ends with the connection, done or not.
+    pub(crate) waiting: Option<Arc<Waiting>>,
     /// Bytes thrown away since our stream was ended.
     pub(crate) unheard: Option<usize>,
 }
@@ -112,6 +116,7 @@ impl Pending {
             peer: None,
             request: None,
             open: false,
+            waiting: None,
             unheard: None,
         }
     }
@@ -278,6 +283,7 @@ impl Pending {
             put_refusal(&mut self.out, reason, &reason.to_string(), retry_after);
         }
         self.open = true;
+        self.waiting = None;
         self.stage = Stage::Parting;
         // Sixty bytes into a socket that took at most a few hundred before: they fit, or it is broken.
         let _ = self.flush();
