@@ -16,6 +16,9 @@ use threadwire::{Event, Node, PeerId};
 mod common;
 
 mod addresses;
+mod begins;
+mod deadlines;
+mod effects;
 mod fields;
 mod limits;
 mod messages;
