@@ -22,8 +22,9 @@ pub(crate) struct Lookups {
     names: HashMap<Arc<str>, Lookup>,
     /// Names that wait for a thread, in order.
     queue: VecDeque<Arc<str>>,
-    /// Who asked, in the order of the deadlines. What was answered already stays until it comes to the front.
-    asked: VecDeque<(Instant, RoundId, Arc<str>)>,
+    /// Who asked, in the order of the deadlines, and how long each waits in all. What was answered already stays until it
+    /// comes to the front.
+    asked: VecDeque<(Instant, Duration, RoundId, Arc<str>)>,
 }
 
 /// The lookup of one name.
@@ -76,7 +77,7 @@ impl Lookups {
         // In order also where the timeout has become shorter.
         let deadline = now + self.timeout;
         let at = self.asked.partition_point(|(other, ..)| *other <= deadline);
-        self.asked.insert(at, (deadline, round, name));
+        self.asked.insert(at, (deadline, self.timeout, round, name));
         verdict
     }
 
@@ -114,12 +115,12 @@ impl Lookups {
     /// Who has waited long enough, and what to tell it. A lookup that runs goes on.
     pub(crate) fn expired(&mut self, now: Instant) -> Vec<(RoundId, DialCause)> {
         let mut expired = Vec::new();
-        while let Some((_, round, host)) = self.asked.pop_front_if(|(deadline, ..)| *deadline <= now) {
+        while let Some((_, waited, round, host)) = self.asked.pop_front_if(|(deadline, ..)| *deadline <= now) {
             let Some(lookup) = self.names.get_mut(&host) else { continue };
             let Some(at) = lookup.rounds.iter().position(|waits| *waits == round) else { continue };
             lookup.rounds.swap_remove(at);
             if lookup.begun.is_some() {
-                expired.push((round, DialCause::TimedOut(self.timeout)));
+                expired.push((round, DialCause::TimedOut(waited)));
                 continue;
             }
             expired.push((round, DialCause::ResolversBusy));
@@ -235,6 +236,11 @@ mod tests {
         assert_eq!(lookups.next_deadline(), Some(now + short));
         assert_eq!(lookups.expired(now + short), [(round(2), DialCause::TimedOut(short))]);
         assert_eq!(lookups.next_deadline(), Some(now + TIMEOUT));
+        assert_eq!(
+            lookups.expired(now + TIMEOUT),
+            [(round(1), DialCause::TimedOut(TIMEOUT))],
+            "as long as it did wait"
+        );
     }
 
     #[test]

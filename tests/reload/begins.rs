@@ -67,6 +67,7 @@ fn more_may_be_on_its_way_from_the_next_connection_on() {
     // Nobody takes what comes.
     let (alice, bob) = (start(config.clone()), start(config.clone()));
     let to_bob = link(&alice, &bob);
+    bob.wait_connected(alice.id(), PATIENCE).unwrap();
     while to_bob.try_send(vec![7; 16_000]).is_ok() {}
     let large = changed(&config, |config| config.window_bytes = 16 * SMALL);
     [&alice, &bob].into_iter().for_each(|node| drop(node.reload(&large).unwrap()));

@@ -1,17 +1,17 @@
 //! Deadlines and delays: what waits under a long one, or begins after it was shortened, ends by the short one.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use threadwire::config::{Backoff, BackoffPolicy, Config};
 use threadwire::error::{CloseReason, ConnectError, DialCause, DialStage, DisconnectReason};
-use threadwire::{Event, Node, Outcome, PeerId, PeerInfo, ReturnReason, SendOptions};
+use threadwire::{Address, Event, Node, Outcome, PeerId, PeerInfo, ReturnReason, SendOptions};
 
 use crate::common::mute::Mute;
 use crate::common::names::Names;
 use crate::common::stranger::Stranger;
-use crate::common::{CHANNEL, PATIENCE, addr, black_hole, link, start, wait_event, wait_until};
+use crate::common::{CHANNEL, PATIENCE, addr, alone, black_hole, link, start, wait_event, wait_until};
 use crate::effects::{Effect, HOUR, SHORT, lasting};
 use crate::{changed, nobody, told};
 
@@ -232,5 +232,47 @@ fn delays_are_those_of_another_policy() {
         // Who waits, waits no longer than the cap that is lowered.
         alice.reload(&often).unwrap();
         wait_until("it is dialled again", || attempts() > info.attempts);
+    }
+}
+
+#[test]
+fn a_dial_that_is_under_way_keeps_its_deadline_and_its_error_says_how_long_that_was() {
+    let _alone = alone();
+    let brief = Duration::from_millis(500);
+    let names = Names::default();
+    let _revived = names.until_dropped();
+    let (_listener, _inside, hole) = black_hole();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = changed(&lasting(), |config| {
+        (config.resolve_timeout, config.connect_timeout, config.handshake_timeout) = (brief, brief, brief);
+    });
+    let cases: [(Address, DialStage); 3] = [
+        ("dead-1:1".parse().unwrap(), DialStage::Resolve),
+        (hole.into(), DialStage::Connect),
+        (silent.local_addr().unwrap().into(), DialStage::Handshake),
+    ];
+    for (to, stage) in cases {
+        let alice = with_names(&config, &names);
+        std::thread::scope(|scope| {
+            let dial = scope.spawn(|| alice.connect(to));
+            let under_way = match stage {
+                DialStage::Resolve => {
+                    wait_until("its lookup has begun", || alice.metrics().lookups == 1);
+                    None
+                }
+                DialStage::Connect => {
+                    wait_until("it has begun", || alice.metrics().dials == 1);
+                    None
+                }
+                // It says hello as soon as it is connected.
+                _ => silent.accept().ok().filter(|(stream, _)| stream.peek(&mut [0]).is_ok_and(|count| count > 0)),
+            };
+            // The thread that dials has gone on to something else since.
+            let knocks = TcpStream::connect(addr(&alice)).unwrap();
+            wait_until("somebody is let in", || alice.metrics().accepted == 1);
+            alice.reload(&lasting()).unwrap();
+            assert_eq!(failed(dial.join().unwrap()), (stage, DialCause::TimedOut(brief)));
+            drop((under_way, knocks));
+        });
     }
 }
