@@ -14,7 +14,7 @@ pub mod stranger;
 pub mod wire;
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -71,6 +71,13 @@ pub fn over(channel: Channel) -> Config {
     let mut config = quick();
     config.security.channel = channel;
     config
+}
+
+/// An address of the loopback network that no other process listens at, for ports that are released and bound again, or
+/// are to refuse. `n` tells several apart.
+pub fn own_ip(n: u8) -> IpAddr {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    IpAddr::from([127, n.max(1), high, low])
 }
 
 /// A node of this configuration.
