@@ -2,9 +2,14 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
+use threadwire::Node;
 use threadwire::config::{Config, Exposure, Reload};
 use threadwire::error::ReloadError;
+use threadwire::transport::tcp::Tcp;
+use threadwire::transport::{Listener, PendingConnection, Transport};
 
 use crate::common::{addr, alone, link, own_ip, quick, reaches, start};
 use crate::{changed, refused};
@@ -111,6 +116,82 @@ fn an_address_that_cannot_be_bound_is_a_refusal_and_the_old_ones_are_served_agai
         reaches(&alice, &bob);
     }
     assert_eq!(bob.reload(&config).unwrap().changed, [""; 0]);
+}
+
+/// TCP, and somebody who waits for addresses to be released, and takes them before anything else is bound.
+#[derive(Debug, Clone, Default)]
+struct Snatched {
+    tcp: Tcp,
+    /// What is waited for, once a socket for everywhere is asked for.
+    wants: Arc<Mutex<Vec<SocketAddr>>>,
+    has: Arc<Mutex<Vec<TcpListener>>>,
+}
+
+impl Transport for Snatched {
+    fn name(&self) -> &'static str {
+        "snatched"
+    }
+
+    fn listen(&self, addr: SocketAddr) -> std::io::Result<Box<dyn Listener>> {
+        if addr.ip().is_unspecified() {
+            for addr in self.wants.lock().drain(..) {
+                self.has.lock().push(TcpListener::bind(addr)?);
+            }
+        }
+        self.tcp.listen(addr)
+    }
+
+    fn connect(&self, addr: SocketAddr) -> std::io::Result<Box<dyn PendingConnection>> {
+        self.tcp.connect(addr)
+    }
+}
+
+#[test]
+fn what_cannot_be_bound_again_after_a_refusal_is_said_to_be_lost_and_can_be_had_again_later() {
+    let _alone = alone();
+    let snatched = Snatched::default();
+    let config = changed(&public(), |config| {
+        config.listen.push((own_ip(2), 0).into());
+        config.metrics.listen = Some((own_ip(1), 0).into());
+    });
+    let bob = Node::builder().config(config.clone()).transport(snatched.clone()).start().unwrap();
+    let alice = start(quick());
+    link(&alice, &bob);
+    let [old, other] = bob.local_addrs()[..] else { panic!("{:?}", bob.local_addrs()) };
+    let metrics = bob.metrics_addr().unwrap();
+    // All three have to go for what is wanted.
+    let wanted = |listen: &[SocketAddr], metrics: SocketAddr| {
+        changed(&config, |config| {
+            (config.listen, config.inbound) = (listen.to_vec(), 7);
+            config.metrics.listen = Some(metrics);
+        })
+    };
+    let all = [everywhere(old.port()), everywhere(other.port())];
+    *snatched.wants.lock() = vec![old, metrics];
+    let error = refused(&bob, &wanted(&all, everywhere(metrics.port())));
+    let ReloadError::Bind { field: "listen", addr: failed, kind: ErrorKind::AddrInUse, lost, .. } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!((*failed, lost.as_slice()), (all[0], &[old, metrics][..]));
+    assert!([old, metrics].iter().all(|lost| error.to_string().contains(&lost.to_string())), "{error}");
+    // The rest is as it was, and the configuration that holds says what is left.
+    assert_eq!((bob.local_addrs(), bob.metrics_addr()), (vec![other], None));
+    let mut left = config.clone();
+    (left.listen, left.metrics.listen) = (vec![config.listen[1]], None);
+    assert_eq!(bob.config(), left);
+    start(quick()).connect(other).unwrap();
+    reaches(&alice, &bob);
+    // Once they are free, what there was can be had again.
+    snatched.has.lock().clear();
+    let report = bob.reload(&changed(&config, |config| {
+        (config.listen, config.metrics.listen) = (vec![old, other], Some(metrics));
+    }));
+    assert_eq!(report.unwrap().changed, ["listen", "metrics.listen"]);
+    assert_eq!((bob.local_addrs(), bob.metrics_addr()), (vec![old, other], Some(metrics)));
+    start(quick()).connect(old).unwrap();
+    assert!(scraped(metrics).unwrap().contains("# EOF"));
+    reaches(&alice, &bob);
+    assert_eq!(alice.metrics().sessions_ended, 0);
 }
 
 /// What a scraper gets.
