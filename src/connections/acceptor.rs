@@ -244,9 +244,10 @@ impl Acceptor {
                     stream.expect(peer);
                 }
                 let stage = Stage::Dialling(Handshake::dial(self.shared.handshake(), request.peer, nonce));
-                let deadline = now + self.shared.times().connect;
-                let pending = Pending::new(conn, SessionKind::Outbound, stream, stage, deadline, self.shared.now());
-                self.add(Pending { slot: Some(slot), request: Some(request), ..pending });
+                let allowed = self.shared.times().connect;
+                let (kind, started) = (SessionKind::Outbound, self.shared.now());
+                let pending = Pending::new(conn, kind, stream, stage, now + allowed, started);
+                self.add(Pending { slot: Some(slot), request: Some(request), allowed, ..pending });
             }
             Err(error) => self.dial_failed(request, None, DialStage::Connect, DialCause::Io(error.kind()), 0),
         }
@@ -284,7 +285,8 @@ impl Acceptor {
         let is_parting = matches!(pending.stage, Stage::Parting);
         if dialling && !matches!(pending.stage, Stage::Dialling(_)) {
             // Connected: from here on the handshake's own deadline counts.
-            let deadline = Instant::now() + self.shared.times().handshake;
+            pending.allowed = self.shared.times().handshake;
+            let deadline = Instant::now() + pending.allowed;
             self.move_deadline(conn, deadline);
         }
         match progress {

@@ -38,6 +38,8 @@ pub(crate) struct Pending {
     pub(crate) out: Vec<u8>,
     pub(crate) stage: Stage,
     pub(crate) deadline: Instant,
+    /// How long the dial may take, or the handshake once that has begun, if we dialled.
+    pub(crate) allowed: Duration,
     /// When it was accepted or dialled, on the clock of offers.
     pub(crate) started: u64,
     /// Whose connection it is, once that is proven.
@@ -112,6 +114,7 @@ impl Pending {
             out: Vec::new(),
             stage,
             deadline,
+            allowed: Duration::ZERO,
             started,
             peer: None,
             request: None,
