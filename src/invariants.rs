@@ -222,10 +222,10 @@
 //!
 //! **I-29 What is taken from a direct sender's channel has one result, and waits for no peer.** *Enforced by*
 //! `direct::dispatch`, which takes no message without a place for its result, and offers without a wait;
-//! `tests/direct_sender.rs`. *If not:* one peer that is stuck stops all, or a message vanishes.
+//! `tests/direct_sender`. *If not:* one peer that is stuck stops all, or a message vanishes.
 //!
 //! **I-30 Nothing is acknowledged that nobody could take.** *Enforced by* `Inbox`: without a receiver what comes is
-//! rejected, and the session ended; `tests/direct_sender.rs`. *If not:* a sender takes for delivered what went nowhere.
+//! rejected, and the session ended; `tests/direct_sender`. *If not:* a sender takes for delivered what went nowhere.
 //!
 //! **I-31 A peer is kept where its sources say, and only one session of it stays.** What dials it follows the live map
 //! and what was added, each speaking for itself; a session at an address that is gone stays until another takes over;
@@ -234,8 +234,9 @@
 //! has taken its place.
 //!
 //! **I-32 What is sent to an address belongs to one identity:** the first that proves itself there after it was sent.
-//! *Enforced by* `PeerLink::move_on`, which takes a message out of the stand-in's outbox for good; `tests/direct.rs`, with
-//! another identity at the same address. *If not:* a message reaches somebody it was not for.
+//! *Enforced by* `PeerLink::move_on`, which takes a message out of the stand-in's outbox for good, and
+//! `PeerLink::move_to`, by which what was sent first goes first; `tests/direct.rs`, with another identity at the same
+//! address. *If not:* a message reaches somebody it was not for.
 //!
 //! **I-33 A message begins each phase of its delivery once, and ends it once.** In the outgoing phases that can be seen at
 //! any moment: what began is counted where it is accepted or taken, what ended where it ends, what is under way where it

@@ -3,7 +3,7 @@
 //! Owns: results that are still to be taken; who was found where. Threads: `direct`, or the caller's.
 //! Locks: what a send verb locks; one after the other, never while it waits. Blocks on: all its channels at once.
 //! Upholds: no peer holds up another; what was taken from the channel has one result; messages to one destination are
-//! offered in their order.
+//! offered in their order, also while it is found out who is at an address.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -232,6 +232,10 @@ impl Dispatcher {
         self.seen.remove(&addr);
         let session = self.engine.shared.registry.session_at(addr)?;
         let peer = self.handle(session.peer?).ok()?;
+        // What waits for somebody to prove itself there was sent before, and whoever did is not bound yet.
+        if let Some(place) = self.engine.shared.registry.link(&PeerId::of_address(addr)) {
+            place.move_to(&peer);
+        }
         if self.seen.len() >= SEEN {
             // Whoever is still there is found again.
             self.seen.clear();
