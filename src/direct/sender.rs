@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, never};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never};
 
 use super::dispatch::{Dispatcher, dispatch_loop};
 use super::incoming::Consumer;
@@ -27,6 +27,8 @@ use crate::threads::{self, Thread};
 /// How long a dropped sender may take to shut down.
 const DROP_DEADLINE: Duration = Duration::from_secs(2);
 const STACK: usize = 256 * 1024;
+/// The name of its thread.
+const THREAD: &str = "direct";
 
 /// A direct sender that runs: it takes messages from a channel and sends each to its destination, and hands on what
 /// comes, over any transport, without a [`Node`](crate::Node). Everything it needs and gives is in [`DirectInputs`].
@@ -131,7 +133,7 @@ impl DirectSender {
         let transfers = watched.as_ref().map(|(transfers, _)| transfers.clone());
         let metrics = inputs.metrics.clone();
         let dispatcher = Dispatcher::new(engine.clone(), inputs, watched, stopped);
-        let thread = threads::spawn("direct", "", STACK, move || drop(dispatch_loop(dispatcher)));
+        let thread = threads::spawn(THREAD, "", STACK, move || drop(dispatch_loop(dispatcher)));
         let thread = thread.inspect_err(|_| metrics.end(&engine.shared))?;
         Ok(Self { engine, transfers, stop, thread: Mutex::new(Some(thread)) })
     }
@@ -182,13 +184,21 @@ impl DirectSender {
         // Full: somebody has asked; gone: it is over.
         let _ = self.stop.try_send(deadline);
         let mut report = self.engine.wait_shutdown(time).unwrap_or_default();
-        if !session::in_handler()
-            && let Some(thread) = self.thread.lock().take()
-            && let Err(held) = thread.join_until(deadline)
-        {
-            report.threads.push(held.name().to_owned());
+        if !session::in_handler() {
+            // Without the lock: others may wait beside, each with a deadline of its own.
+            let ended = self.thread.lock().as_ref().map(Thread::ended);
+            match ended.map(|ended| ended.recv_deadline(deadline)) {
+                Some(Err(RecvTimeoutError::Timeout)) => report.threads.push(THREAD.to_owned()),
+                _ => self.clear_up(deadline),
+            }
         }
         report
+    }
+
+    /// The thread has ended: what is left of it goes.
+    fn clear_up(&self, deadline: Instant) {
+        let thread = self.thread.lock().take();
+        drop(thread.map(|thread| thread.join_until(deadline)));
     }
 
     /// Waits until it has shut down, whoever asks for it. `None`: it has not within `timeout`, or this is a handler.

@@ -78,6 +78,35 @@ fn a_shutdown_does_not_wait_beyond_its_deadline_for_results_to_be_taken() {
 }
 
 #[test]
+fn a_shutdown_that_waits_for_results_to_be_taken_keeps_nobody_with_a_nearer_deadline() {
+    let _alone = alone();
+    let (mut inputs, caller) = inputs(quick());
+    let (to_results, results) = bounded(1);
+    inputs.results = Some(to_results);
+    let sender = DirectSender::start(inputs).unwrap();
+    (0..2).for_each(|_| caller.send("carol", "comes back"));
+    wait_until("one result waits for the other", || results.is_full() && caller.messages.is_empty());
+    thread::scope(|scope| {
+        let patient = scope.spawn(|| sender.shutdown(10 * PATIENCE));
+        // Only results are left.
+        wait_until("it is over but for its thread", || sender.wait_shutdown(Duration::ZERO).is_some());
+        let ((tell, told), sender) = (bounded(1), &sender);
+        scope.spawn(move || {
+            let reports = [(); 20].map(|()| sender.shutdown(Duration::from_millis(1)));
+            tell.send(reports).unwrap();
+        });
+        let reports = told.recv_timeout(PATIENCE);
+        // Whatever came of it: nobody waits for ever.
+        assert_eq!(results.iter().take(2).count(), 2);
+        let held = |report: &ShutdownReport| report.finished && report.threads == ["direct"];
+        let reports = reports.expect("those with a nearer deadline wait for the other one");
+        assert!(reports.iter().all(held), "{reports:?}");
+        assert!(patient.join().unwrap().is_clean());
+    });
+    assert!(sender.shutdown(PATIENCE).is_clean());
+}
+
+#[test]
 fn a_shutdown_by_the_signal_takes_no_more_time_than_the_caller_allows() {
     let _alone = alone();
     let (mut inputs, caller) = inputs(quick());
