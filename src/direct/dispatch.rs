@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Select, Sender, never};
+use crossbeam_channel::{Receiver, Select, Sender, after, never};
 
 use super::destination::DirectReceiver;
 use super::inputs::DirectInputs;
@@ -29,6 +29,12 @@ use crate::watch::Watcher;
 const IN_A_ROW: usize = 256;
 /// Addresses that are remembered with who is there.
 const SEEN: usize = 4096;
+/// Of the time that a shutdown has, a quarter at most goes by until what is in the channel has been taken.
+const TAKING_SHARE: u32 = 4;
+/// An eighth of it is kept for results that nobody has taken yet,
+const RESULTS_SHARE: u32 = 8;
+/// or as much as this, if that is not more than half of it: a thread that is woken may wait for a processor.
+const RESULTS_TIME: Duration = Duration::from_millis(200);
 
 type Given = (DirectReceiver, DirectMessage, Instant);
 
@@ -307,16 +313,12 @@ impl Dispatcher {
     /// Takes what is in the channel, and shuts down.
     fn end(mut self, deadline: Instant) -> ShutdownReport {
         let time = deadline.saturating_duration_since(Instant::now());
-        for _ in 0..self.messages.len() {
-            if !self.has_room() {
-                break;
-            }
-            let Ok(given) = self.messages.try_recv() else { break };
-            self.dispatch(given);
-        }
-        // An eighth is kept for the results, and of that a half for whoever waits for this thread.
-        let report = self.engine.shut_down(time - time / 8);
-        let results_by = deadline.checked_sub(time / 16).unwrap_or(deadline);
+        self.take_the_rest(time / TAKING_SHARE);
+        // This is kept for the results, and of it a half for whoever waits for this thread.
+        let kept = (time / RESULTS_SHARE).max(RESULTS_TIME.min(time / 2));
+        let drained_by = deadline.checked_sub(kept).unwrap_or(deadline);
+        let report = self.engine.shut_down(drained_by.saturating_duration_since(Instant::now()));
+        let results_by = deadline.checked_sub(kept / 2).unwrap_or(deadline);
         loop {
             self.give_results(results_by);
             if let Ok(batch) = self.outcomes.try_recv() {
@@ -329,6 +331,25 @@ impl Dispatcher {
         }
         self.metrics.end(&self.engine.shared);
         report
+    }
+
+    /// Takes what is in the channel now, each as soon as its result has a place, for as long as this.
+    fn take_the_rest(&mut self, time: Duration) {
+        (self.shutdown, self.config_changes, self.stop) = (never(), never(), after(time));
+        let mut left = self.messages.len();
+        while left > 0 {
+            match self.next() {
+                Woken::Message(Some(given)) => {
+                    self.dispatch(given);
+                    left -= 1;
+                }
+                Woken::Outcomes(Some(batch)) => self.ended(batch),
+                Woken::Outcomes(None) => self.outcomes = never(),
+                Woken::Taken(true) => {}
+                Woken::Taken(false) => self.nobody_wants_results(),
+                Woken::Message(None) | Woken::Stop(_) | Woken::Signal | Woken::Config(_) => return,
+            }
+        }
     }
 
     /// Gives results until the deadline; what is not taken then is counted.

@@ -169,9 +169,10 @@ impl DirectSender {
         Ok(PeerSender::new(peer, self.engine.shared.clone(), self.transfers.clone()))
     }
 
-    /// Shuts it down: takes what is in the channel of messages, waits until what was accepted is acknowledged, says goodbye
-    /// to every peer, gives out the results that are left, ends every thread. What comes into the channel later comes back
-    /// as a result, refused; what comes after the end is the caller's who still sends: keep a clone of the receiver, and
+    /// Shuts it down: takes what is in the channel of messages, as before each when its result has a place, for a quarter of
+    /// the time at most; waits until what was accepted is acknowledged, says goodbye to every peer, gives out the results
+    /// that are left, ends every thread. What is in the channel then, or comes into it, comes back as a result, refused;
+    /// what comes after the end is the caller's who still sends: keep a clone of the receiver, and
     /// it stays in the channel.
     ///
     /// It happens once, whoever asks, the shutdown signal included; everybody gets the report. Inside a handler it begins,

@@ -4,7 +4,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
+use threadwire::config::Peer;
 use threadwire::direct::{DirectMessage, DirectSender, TransportError, run_direct_sender};
+use threadwire::error::SendErrorKind;
 use threadwire::{ReturnReason, ShutdownReport};
 
 use crate::common::{PATIENCE, addr, alone, quick, wait_until};
@@ -104,6 +106,40 @@ fn a_shutdown_that_waits_for_results_to_be_taken_keeps_nobody_with_a_nearer_dead
         assert!(patient.join().unwrap().is_clean());
     });
     assert!(sender.shutdown(PATIENCE).is_clean());
+}
+
+#[test]
+fn a_shutdown_takes_what_is_in_the_channel_though_some_is_refused_and_little_may_be_under_way() {
+    const ALL: u64 = 50;
+    let _alone = alone();
+    for under_way in [1, 1_000] {
+        let bob = sink();
+        let mut config = quick();
+        config.peers = vec![Peer::new("bob", bob.id(), [addr(&bob).into()])];
+        let (mut inputs, caller) = inputs(config);
+        // It is over before it begins.
+        inputs.shutdown = bounded(0).1;
+        (inputs.shutdown_time, inputs.under_way) = (10 * PATIENCE, under_way);
+        for id in 0..ALL {
+            let to = if id % 5 == 0 { "nobody" } else { "bob" };
+            caller.send(to, DirectMessage { id, ..DirectMessage::default() });
+        }
+        let report = run_direct_sender(inputs).unwrap();
+        assert!(report.is_clean(), "{report:?}");
+        let (mut arrived, mut refused) = (0, 0);
+        for result in caller.results.try_iter() {
+            match result.result {
+                Ok(_) => arrived += 1,
+                Err(error) => {
+                    let unknown = TransportError::Refused(SendErrorKind::UnknownName);
+                    assert_eq!((error, result.id % 5), (unknown, 0));
+                    refused += 1;
+                }
+            }
+        }
+        assert_eq!((arrived, refused), (ALL / 5 * 4, ALL / 5), "{under_way} under way at the most");
+        assert_eq!(bob.metrics().traffic.messages_received, ALL / 5 * 4);
+    }
 }
 
 #[test]
