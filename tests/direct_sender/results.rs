@@ -81,3 +81,18 @@ fn without_results_what_fails_is_counted() {
     wait_until("both are counted", || caller.metrics.snapshot().undelivered_missed == 2);
     assert!(sender.shutdown(PATIENCE).finished && caller.results.is_empty());
 }
+
+#[test]
+fn any_number_of_messages_may_be_allowed_under_way() {
+    let _alone = alone();
+    for under_way in [0, usize::MAX] {
+        let bob = sink();
+        let (mut inputs, caller) = inputs(quick());
+        inputs.under_way = under_way;
+        let sender = DirectSender::start(inputs).unwrap();
+        caller.put(bob.id(), &[addr(&bob)]);
+        (0..10).for_each(|_| caller.send(bob.id(), "hello"));
+        assert!((0..10).all(|_| caller.result().result.is_ok()), "{under_way}");
+        assert!(sender.shutdown(PATIENCE).is_clean());
+    }
+}
