@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::THREADS_PER_SESSION;
-use crate::error::CloseReason;
+use crate::error::{CloseReason, SendErrorKind};
 use crate::handshake::Slot;
 use crate::ident::{ConnectionId, PeerId, PeerIdHasher, SessionKind, SessionStatus};
 use crate::metrics::Totals;
@@ -58,6 +58,17 @@ pub(crate) enum SessionsError {
     /// The node is shutting down.
     #[error("the node is shutting down")]
     Closed,
+}
+
+/// What whoever wanted to send is told.
+impl From<SessionsError> for SendErrorKind {
+    fn from(error: SessionsError) -> Self {
+        match error {
+            SessionsError::TooManyUnknown => Self::TooManyUnknown,
+            SessionsError::Closed => Self::ShuttingDown,
+            SessionsError::TooMany(_) | SessionsError::NoThreads | SessionsError::TooManyLinks => Self::UnknownPeer,
+        }
+    }
 }
 
 /// What is known of one connection, from accept or dial to its end.

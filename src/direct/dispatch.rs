@@ -20,7 +20,6 @@ use crate::config::Config;
 use crate::engine::{Engine, ShutdownReport};
 use crate::error::SendErrorKind;
 use crate::ident::{ConnectionId, PeerId};
-use crate::registry::SessionsError;
 use crate::session::{OutcomeBatch, PeerHandle};
 use crate::sync::deadline_in;
 use crate::watch::Watcher;
@@ -57,15 +56,6 @@ pub(super) struct Dispatcher {
     /// Who was found at an address, and on which connection: it is theirs while that lasts.
     seen: HashMap<SocketAddr, (PeerHandle, ConnectionId)>,
     handles: HashMap<PeerId, PeerHandle>,
-}
-
-/// Why there is nobody to offer a message to.
-fn refused(error: SessionsError) -> SendErrorKind {
-    match error {
-        SessionsError::TooManyUnknown => SendErrorKind::TooManyUnknown,
-        SessionsError::Closed => SendErrorKind::ShuttingDown,
-        _ => SendErrorKind::UnknownPeer,
-    }
 }
 
 /// What woke the loop.
@@ -217,7 +207,7 @@ impl Dispatcher {
         if let Some(handle) = self.handles.get(&id) {
             return Ok(handle.clone());
         }
-        let link = self.engine.link_to(id).ok_or(SendErrorKind::UnknownPeer)?.map_err(refused)?;
+        let link = self.engine.link_to(id).ok_or(SendErrorKind::UnknownPeer)??;
         let handle = PeerHandle::new(link);
         // One that is not known is held by what waits for it alone: a handle would keep its place.
         if self.engine.shared.registry.known_link(&id).is_some() {
@@ -254,7 +244,7 @@ impl Dispatcher {
     fn offer_at(&mut self, addr: SocketAddr, to: DirectReceiver, message: DirectMessage, created_at: Instant) {
         let place = match self.engine.place(addr) {
             Ok(place) => place,
-            Err(error) => return self.failed(refusal(to, None, message, created_at, refused(error))),
+            Err(error) => return self.failed(refusal(to, None, message, created_at, error.into())),
         };
         let peer = PeerHandle::new(place.bound().unwrap_or_else(|| place.clone()));
         self.offer(&peer, to, message, created_at);

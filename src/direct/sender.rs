@@ -24,8 +24,6 @@ use crate::session::{self, KindsBuilder, OutcomeBatch};
 use crate::sync::{Mutex, deadline_in};
 use crate::threads::{self, Thread};
 
-/// How long a dropped sender may take to shut down.
-const DROP_DEADLINE: Duration = Duration::from_secs(2);
 const STACK: usize = 256 * 1024;
 /// The name of its thread.
 const THREAD: &str = "direct";
@@ -213,7 +211,7 @@ impl DirectSender {
 
 impl Drop for DirectSender {
     fn drop(&mut self) {
-        self.shutdown(DROP_DEADLINE);
+        self.shutdown(engine::DROP_DEADLINE);
     }
 }
 

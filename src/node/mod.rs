@@ -24,7 +24,7 @@ use crate::engine::{Engine, Event, Finding, ShutdownReport};
 use crate::error::{ConnectError, RecvError, SendError, SendErrorKind};
 use crate::ident::PeerId;
 use crate::metrics::{Class, MetricsSnapshot};
-use crate::registry::{SessionInfo, SessionsError};
+use crate::registry::SessionInfo;
 use crate::session::{self, Batch, Message, OutgoingMessage, PeerHandle, PeerLink, TapOptions, Undelivered};
 use crate::sync::{Mutex, deadline_in};
 use crate::wire::Lane;
@@ -121,9 +121,8 @@ impl Node {
             () if session::in_handler() => SendErrorKind::WouldBlock,
             () => match self.engine.link_to(id) {
                 Some(Ok(link)) => return PeerHandle::new(link).send(payload),
-                Some(Err(SessionsError::TooManyUnknown)) => SendErrorKind::TooManyUnknown,
-                Some(Err(SessionsError::Closed)) => SendErrorKind::ShuttingDown,
-                Some(Err(_)) | None => SendErrorKind::UnknownPeer,
+                Some(Err(refused)) => refused.into(),
+                None => SendErrorKind::UnknownPeer,
             },
         };
         Err(SendError { kind, payload: payload.into() })
