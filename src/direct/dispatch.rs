@@ -267,7 +267,8 @@ impl Dispatcher {
     fn failed(&mut self, refused: TransferResult) {
         let TransferResult { to, result, .. } = &refused;
         if let Err(error) = result {
-            log::debug!(target: "threadwire::direct", "a message for {to} came back: {error}");
+            let me = self.engine.shared.me.short();
+            log::debug!(target: "threadwire::direct", "{me}: a message for {to} came back: {error}");
         }
         if self.results.is_some() {
             self.ready.push_back(refused);
@@ -286,7 +287,8 @@ impl Dispatcher {
 
     /// The receiver of results was dropped.
     fn nobody_wants_results(&mut self) {
-        log::warn!(target: "threadwire::direct", "nobody takes the results of messages any more");
+        let me = self.engine.shared.me.short();
+        log::warn!(target: "threadwire::direct", "{me}: nobody takes the results of messages any more");
         self.results = None;
         let ready = std::mem::take(&mut self.ready);
         ready.iter().for_each(|result| self.lost(result));

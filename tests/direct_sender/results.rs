@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{bounded, unbounded};
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use parking_lot::Mutex;
 use threadwire::direct::{DirectMessage, DirectSender, TransportError};
 use threadwire::error::SendErrorKind;
 use threadwire::{OverflowPolicy, SendOptions};
@@ -95,4 +97,44 @@ fn any_number_of_messages_may_be_allowed_under_way() {
         assert!((0..10).all(|_| caller.result().result.is_ok()), "{under_way}");
         assert!(sender.shutdown(PATIENCE).is_clean());
     }
+}
+
+/// Keeps what direct senders log.
+struct Lines(Mutex<Vec<(Level, String)>>);
+
+static LINES: Lines = Lines(Mutex::new(Vec::new()));
+
+impl Log for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "threadwire::direct"
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.0.lock().push((record.level(), record.args().to_string()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn what_comes_back_is_logged_and_that_nobody_takes_it_any_more_once() {
+    let _alone = alone();
+    log::set_logger(&LINES).unwrap();
+    log::set_max_level(LevelFilter::Debug);
+    let (sender, caller) = started(quick());
+    caller.send("carol", "comes back");
+    caller.error();
+    drop(caller.results);
+    for _ in 0..2 {
+        caller.messages.send(("carol".into(), "comes back".into(), Instant::now())).unwrap();
+    }
+    wait_until("nobody is told", || caller.metrics.snapshot().undelivered_missed == 2);
+    log::set_max_level(LevelFilter::Off);
+    let (me, unknown) = (sender.id().short(), SendErrorKind::UnknownName);
+    let back = (Level::Debug, format!("{me}: a message for carol came back: not taken: {unknown}"));
+    let nobody = (Level::Warn, format!("{me}: nobody takes the results of messages any more"));
+    let lines = std::mem::take(&mut *LINES.0.lock());
+    assert_eq!(lines, [back.clone(), back.clone(), nobody, back]);
 }
