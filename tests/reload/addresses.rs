@@ -1,13 +1,12 @@
 //! Where a node listens, and where it serves metrics.
 
-use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use threadwire::config::Exposure;
 use threadwire::error::ReloadError;
 
-use crate::changed;
 use crate::common::{addr, alone, link, quick, reaches, start};
+use crate::{changed, scraped};
 
 #[test]
 fn a_node_listens_elsewhere_and_its_sessions_stay() {
@@ -80,15 +79,6 @@ fn an_address_that_cannot_be_bound_is_a_refusal_and_the_old_ones_are_served_agai
         reaches(&alice, &bob);
     }
     assert_eq!(bob.reload(&config).unwrap().changed, [""; 0]);
-}
-
-/// What a scraper gets.
-fn scraped(addr: SocketAddr) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(addr)?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
 }
 
 #[test]

@@ -18,12 +18,21 @@ const UNIT: usize = 64 * 1024;
 impl Outbox {
     /// Whether there is memory for `more` bytes; takes it.
     pub(super) fn affords(&self, state: &mut State, more: usize) -> bool {
+        Self::pays(state, more, |missing| self.memory.take(missing))
+    }
+
+    /// The same for what goes on without: nobody meets a refusal.
+    pub(super) fn affords_extra(&self, state: &mut State, more: usize) -> bool {
+        Self::pays(state, more, |missing| self.memory.try_take(missing))
+    }
+
+    fn pays(state: &mut State, more: usize, take: impl FnOnce(usize) -> bool) -> bool {
         let wanted = state.wanted(more);
         if wanted <= state.charged {
             return true;
         }
         let missing = (wanted - state.charged).next_multiple_of(UNIT);
-        let taken = self.memory.take(missing);
+        let taken = take(missing);
         if taken {
             state.charged += missing;
         }

@@ -85,6 +85,7 @@ impl Outbox {
             let queue = &state.lanes[lane.index()];
             if let Some(old) = entry.key.and_then(|key| queue.entries().of_key(key)).map(Entry::len)
                 && state.has_room_instead(lane, len, old)
+                && self.affords(&mut state, len.saturating_sub(old))
             {
                 return Ok(self.replace(&mut state, lane, entry, asker, inline, reads, ended));
             }
@@ -211,6 +212,11 @@ impl Outbox {
         let State { in_flight, tickets, .. } = state;
         in_flight.retain(|segment| segment.tracks().iter().any(|track| tickets.get_mut(track.ticket).is_some()));
         ended
+    }
+
+    /// Ends what is being written: whoever writes it comes too late.
+    pub(crate) fn end_in_flight(&self) -> Vec<Ended> {
+        Self::lose_in_flight(&mut self.state.lock())
     }
 
     /// The writer of these is gone: whether they were written is not known.

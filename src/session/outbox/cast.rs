@@ -81,7 +81,7 @@ impl Outbox {
         let starved = queue.starved;
         let fits = queue.messages + ROW_MESSAGES <= limits.messages && queue.bytes + ROW_BYTES <= limits.bytes;
         let looks_again = starved || state.tx.as_ref().is_some_and(|tx| tx.lingers || !tx.waits);
-        if fits && looks_again && !state.special && !queue.ends_in_entries() && self.affords(state, ROW_BYTES) {
+        if fits && looks_again && !state.special && !queue.ends_in_entries() && self.affords_extra(state, ROW_BYTES) {
             row.join(place);
             state.joined = Some(Joined { row: row.clone(), place });
             self.waits.store(true, Ordering::Relaxed);
@@ -92,7 +92,8 @@ impl Outbox {
         if before && !starved { state.kick(false, 0) } else { Kick::No }
     }
 
-    /// Puts what the peer has of a row at the end of its queue; it takes part no more. Whether there was something.
+    /// Puts what the peer has of a row at the end of its queue; it takes part no more. Whether there was something: a sender
+    /// thread that is at work may have looked already, and looks again then.
     pub(super) fn take_share(&self, state: &mut State) -> bool {
         let Some(Joined { row, place }) = state.joined.take() else { return false };
         let Share { frames, messages, early } = row.leave(place);
@@ -118,6 +119,9 @@ impl Outbox {
                 queue.open(self.spares.small(), row.since);
             }
             queue.append_frames(IN_A_ROW, &frames, messages);
+        }
+        if let Some(tx) = state.tx.as_mut().filter(|tx| !tx.waits) {
+            tx.kicked = true;
         }
         true
     }

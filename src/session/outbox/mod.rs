@@ -297,6 +297,8 @@ impl Outbox {
     pub(crate) fn attach(&self, writer: Box<Writer>) -> (Receiver<()>, Vec<Ended>) {
         let (wake, woken) = bounded(1);
         let mut state = self.state.lock();
+        // What waited for company goes with what the new session writes first.
+        self.take_share(&mut state);
         let tx = Tx::new(writer.conn(), wake);
         self.attached.store(tx.conn.0, Ordering::Relaxed);
         state.tx = Some(tx);
@@ -357,6 +359,10 @@ impl Outbox {
         };
         let Some(company) = company else {
             self.take_share(state);
+            if let Some(tx) = &mut state.tx {
+                // This is the look that the share asks for.
+                tx.kicked = false;
+            }
             return Rest::Again(writer);
         };
         #[cfg(all(test, shuttle))]

@@ -62,7 +62,7 @@ impl Outbox {
                 continue;
             }
             // What the node cannot afford now is paid for by whoever comes next.
-            self.affords(state, entry.len());
+            self.affords_extra(state, entry.len());
             self.waits.store(true, Ordering::Relaxed);
             if entry.expires.is_some() {
                 self.expiring.store(true, Ordering::Relaxed);
