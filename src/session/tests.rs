@@ -10,7 +10,7 @@ use super::requests::RequestLimits;
 use super::row::{ROW_BYTES, Row};
 use super::taps::OutgoingTaps;
 use super::tuning::{Tuned, Tuning};
-use super::undelivered::Undeliverable;
+use super::undelivered::{Undeliverable, Undelivered};
 use super::writer::Writer;
 use crate::config::LINK_FLOOR;
 use crate::error::SendErrorKind;
@@ -317,4 +317,35 @@ fn a_window_is_not_given_back_under_a_session_that_was_attached_meanwhile() {
     // Of the session before, by whoever saw it end before this one was attached.
     link.close_window();
     assert_eq!(memory.used(), held);
+}
+
+/// Settings, and where messages go that failed and that nobody waits for.
+fn told() -> (SessionSettings, crossbeam_channel::Receiver<Undelivered>) {
+    let (undelivered, failed) = Undeliverable::new();
+    (SessionSettings { undelivered: Arc::new(undelivered), ..settings() }, failed)
+}
+
+/// A link that stands for an address.
+fn stand_in() -> (Arc<PeerLink>, crossbeam_channel::Receiver<Undelivered>) {
+    let (settings, failed) = told();
+    let addr = "127.0.0.1:9".parse().unwrap();
+    let ids = [PeerId::from_bytes([1; 32]), PeerId::of_address(addr)];
+    let core = LinkCore::new(ids[0], ids[1], LinkLimits { window_bytes: 1 << 20, max_message: 1 << 20 }, 1);
+    let link = PeerLink::new(core, ids[1], [1; 16], Arc::new(settings));
+    link.outbox.await_peer(1 << 20);
+    link.stand_in_for(addr);
+    (Arc::new(link), failed)
+}
+
+#[test]
+fn a_message_that_moved_to_a_peer_and_failed_there_was_for_that_peer() {
+    let ((address, failed), peer) = (stand_in(), attached_link());
+    let receipt = address.send_with(b"message".to_vec(), &SendOptions::new()).unwrap();
+    let before = address.send_with(b"too late".to_vec(), &SendOptions::new().ttl(Duration::ZERO)).unwrap();
+    address.expire(Instant::now());
+    address.bind(Some(peer.clone()));
+    peer.end(7);
+    drop((receipt, before));
+    let told: Vec<PeerId> = failed.try_iter().map(|failed| failed.peer).collect();
+    assert_eq!(told, [peer.id, address.id]);
 }
