@@ -398,5 +398,6 @@ fn whom_the_callers_policy_refuses_has_no_session_and_all_others_do() {
     let Err(ConnectError::Dial(errors)) = refused else { panic!("{refused:?}") };
     assert_eq!(errors[0].cause, DialCause::Refused(CloseReason::Refused));
     assert_eq!(carol.connect(sender.local_addrs()[0]).unwrap().id(), sender.id());
+    sender.wait_connected(carol.id(), PATIENCE).unwrap();
     assert_eq!(caller.metrics.snapshot().sessions_started, 1);
 }
