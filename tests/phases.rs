@@ -9,7 +9,7 @@ use std::time::Duration;
 use threadwire::config::{Channel, Offline};
 use threadwire::error::{CloseReason, RejectCause};
 use threadwire::metrics::{Cast, MetricsSnapshot, Phase, Phases};
-use threadwire::wire::{FrameHeader, FrameType, Lane, Prefix, flags};
+use threadwire::wire::{FrameHeader, FrameType, Lane, Prefix, flags, put_segment};
 use threadwire::{Delivery, Kind, Node, OverflowPolicy, PeerHandle, Receipt, SendOptions, To};
 
 mod common;
@@ -472,20 +472,23 @@ fn what_a_peer_says_that_makes_no_sense_is_counted_in_one_row_all_the_same() {
     // Pieces of an answer to no question, which is none.
     let to_nobody = flags::CORRELATED | flags::FAILED;
     let first = Prefix { correlation: Some(1), total: Some(50_000), ..Prefix::default() };
-    let piece = |flag, payload: usize| {
-        let prefix = if flag == flags::FIRST { first } else { Prefix { total: None, ..first } };
-        block(Lane::Reply, to_nobody | flag, prefix, &vec![1; payload])
-    };
-    let pieces = [piece(flags::FIRST, 30_000), piece(flags::LAST, 20_000)].concat();
+    let piece = |flag, prefix, payload| block(Lane::Reply, to_nobody | flag, prefix, &vec![1; payload]);
+    let pieces = [piece(flags::FIRST, first, 30_000), piece(flags::LAST, Prefix::default(), 20_000)].concat();
     for handles in [true, false] {
         let node = if handles { of_block().on(BLOCK, |_, _| {}) } else { of_block() }.start().unwrap();
         let mut mute = Mute::connect(Channel::Plain, node.id(), addr(&node), 1 << 20);
         node.wait_connected(mute.id, PATIENCE).unwrap();
-        assert!(mute.say(&nonsense) && mute.say(&pieces));
+        let mut heads = [Vec::new(), Vec::new()];
+        put_segment(&mut heads[0], Lane::Normal, 0, 0);
+        put_segment(&mut heads[1], Lane::Reply, 0, 0);
+        assert!(mute.say(&[&heads[0], &nonsense, &heads[1], &pieces].map(Vec::as_slice).concat()));
         if !handles {
             assert_eq!(node.recv_timeout(PATIENCE).unwrap().payload(), b"short");
         }
-        wait_until("all came", || node.metrics().traffic.unknown_answers == 1);
+        wait_until("all came", || {
+            assert_eq!(node.metrics().sessions_ended, 0);
+            node.metrics().traffic.unknown_answers == 1
+        });
         let came = over(&node).incoming_buffer;
         let rows = ["block", ""].map(|kind| came.of(kind, None).unwrap());
         let counts = rows.map(|row| [row.begun, row.succeeded, row.failed].map(|volume| volume.messages));

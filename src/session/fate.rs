@@ -28,7 +28,7 @@ impl PeerLink {
         let state = Arc::new(ReceiptState::new());
         let label = Label { kind: options.kind, lane: self.priority_of(options).lane() };
         self.send_asked(payload, options, Asker::Receipt(state.clone()))?;
-        Ok(Receipt::new(state, self.settings.undelivered.clone(), self.id, label))
+        Ok(Receipt::new(state, self.settings.undelivered.clone(), label))
     }
 
     /// Sends a message as its options say; the collector hears of it.
@@ -175,7 +175,7 @@ impl PeerLink {
             match asker {
                 Asker::Nobody => undelivered.put(self.id, label, outcome),
                 Asker::Receipt(state) => {
-                    if let Some(outcome) = state.tell(outcome) {
+                    if let Some(outcome) = state.tell(self.id, outcome) {
                         undelivered.put(self.id, label, outcome);
                     }
                 }

@@ -5,19 +5,20 @@ use std::time::{Duration, Instant};
 
 use super::options::{Delivery, OverflowPolicy, SendOptions};
 use super::outbox::{Item, Outbox, QueueLimits, Rest, Token, Wait};
+use super::peer::PeerHandle;
 use super::peer_link::{PeerLink, SessionSettings};
 use super::requests::RequestLimits;
 use super::row::{ROW_BYTES, Row};
 use super::taps::OutgoingTaps;
 use super::tuning::{Tuned, Tuning};
-use super::undelivered::Undeliverable;
+use super::undelivered::{Undeliverable, Undelivered};
 use super::writer::Writer;
 use crate::config::LINK_FLOOR;
 use crate::error::SendErrorKind;
 use crate::ident::{ConnectionId, PeerId};
 use crate::link::{LinkCore, LinkLimits, Offer, Segment};
 use crate::memory::Budget;
-use crate::metrics::{Class, PhaseTimes};
+use crate::metrics::{Class, PhaseTally, PhaseTimes};
 use crate::outcome::{Outcome, ReturnReason};
 use crate::transport::WriteHalf;
 use crate::wire::{Heading, Lane};
@@ -317,4 +318,69 @@ fn a_window_is_not_given_back_under_a_session_that_was_attached_meanwhile() {
     // Of the session before, by whoever saw it end before this one was attached.
     link.close_window();
     assert_eq!(memory.used(), held);
+}
+
+/// Settings, and where messages go that failed and that nobody waits for.
+fn told() -> (SessionSettings, crossbeam_channel::Receiver<Undelivered>) {
+    let (undelivered, failed) = Undeliverable::new();
+    (SessionSettings { undelivered: Arc::new(undelivered), ..settings() }, failed)
+}
+
+/// A link that stands for an address.
+fn stand_in() -> (Arc<PeerLink>, crossbeam_channel::Receiver<Undelivered>) {
+    let (settings, failed) = told();
+    let addr = "127.0.0.1:9".parse().unwrap();
+    let ids = [PeerId::from_bytes([1; 32]), PeerId::of_address(addr)];
+    let core = LinkCore::new(ids[0], ids[1], LinkLimits { window_bytes: 1 << 20, max_message: 1 << 20 }, 1);
+    let link = PeerLink::new(core, ids[1], [1; 16], Arc::new(settings));
+    link.outbox.await_peer(1 << 20);
+    link.stand_in_for(addr);
+    (Arc::new(link), failed)
+}
+
+#[test]
+fn a_message_that_moved_to_a_peer_and_failed_there_was_for_that_peer() {
+    let ((address, failed), peer) = (stand_in(), attached_link());
+    let receipt = address.send_with(b"message".to_vec(), &SendOptions::new()).unwrap();
+    let before = address.send_with(b"too late".to_vec(), &SendOptions::new().ttl(Duration::ZERO)).unwrap();
+    address.expire(Instant::now());
+    address.bind(Some(peer.clone()));
+    peer.end(7);
+    drop((receipt, before));
+    let told: Vec<PeerId> = failed.try_iter().map(|failed| failed.peer).collect();
+    assert_eq!(told, [peer.id, address.id]);
+}
+
+#[test]
+fn what_an_address_and_the_peer_there_have_counted_never_falls() {
+    let ((address, _failed), peer) = (stand_in(), attached_link());
+    let counts = || {
+        let totals = [&address, &peer].map(|link| PeerHandle::new(link.clone()).totals());
+        let accepted: u64 = totals.iter().map(|totals| totals.traffic.messages_accepted).sum();
+        let phases = totals.map(|totals| totals.phases.outgoing_buffer);
+        let begun: u64 = phases.iter().map(|phase| phase.begun.total().messages).sum();
+        let of = |phase: &PhaseTally| phase.succeeded.total().messages + phase.failed.total().messages + phase.open;
+        assert_eq!(begun, phases.iter().map(of).sum::<u64>());
+        [accepted, begun]
+    };
+    let brief = SendOptions::new().ttl(Duration::ZERO);
+    let mut before = counts();
+    let mut rises = |what: &str, to: [u64; 2]| {
+        let now = counts();
+        assert!(now >= before, "{what}: {before:?} to {now:?}");
+        assert_eq!(now, to, "{what}");
+        before = now;
+    };
+    let receipts = [SendOptions::new(), brief].map(|options| address.send_with(vec![1; 10], &options).unwrap());
+    rises("two wait", [0; 2]);
+    address.expire(Instant::now());
+    rises("one has ended", [1; 2]);
+    // Taken out, and not there yet.
+    let moved = address.outbox.hand_over();
+    rises("one is on its way", [1; 2]);
+    drop(peer.outbox.adopt(moved));
+    rises("it has a peer", [2; 2]);
+    peer.end(7);
+    rises("all have ended", [2; 2]);
+    drop(receipts);
 }

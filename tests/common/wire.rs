@@ -200,7 +200,7 @@ pub mod tls {
     };
     use threadwire::handshake::Identity;
 
-    use super::any_key::AnyKey;
+    pub use super::any_key::AnyKey;
 
     const PROTOCOL: &[u8] = b"threadwire-direct/1";
     /// What precedes an ed25519 key in its SubjectPublicKeyInfo.

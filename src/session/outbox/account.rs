@@ -80,11 +80,10 @@ impl Outbox {
 impl State {
     /// What should be charged if there were `more` bytes.
     fn wanted(&self, more: usize) -> usize {
-        let queued: usize = self.lanes.iter().map(|lane| lane.bytes).sum();
         // A peer that is not known has no floor: floors are for as many links as there may be sessions.
         let floor = if self.awaited.is_some() { 0 } else { LINK_FLOOR };
         let row = if self.joined.is_some() { ROW_BYTES } else { 0 };
-        (queued + row + self.kept + more).saturating_sub(floor)
+        (self.bytes() + row + self.kept + more).saturating_sub(floor)
     }
 }
 

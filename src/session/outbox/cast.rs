@@ -66,7 +66,6 @@ impl Outbox {
         queue.messages += 1;
         queue.bytes += len;
         let enough = queue.bytes >= ENOUGH.min(state.limits.bytes / 4) || queue.messages >= state.limits.messages / 4;
-        state.accepted += 1;
         Some(Ok(state.kick_soon(lane, company, enough)))
     }
 
@@ -108,7 +107,6 @@ impl Outbox {
         let queue = &mut state.lanes[Lane::Normal.index()];
         queue.messages += messages as usize;
         queue.bytes += frames.len();
-        state.accepted += u64::from(messages);
         if frames.len() >= LARGE {
             queue.put_frames(IN_A_ROW, frames, messages, row.since);
         } else {
