@@ -1,5 +1,5 @@
-//! TLS with anybody: whose key it is does not matter, that they have it does. For the baseline of `connect`, and for tests
-//! that talk to a node through TLS of their own, which read this file too.
+//! TLS with anybody: whose key it is does not matter, that they have it does. For the baseline of `connect`, and for the
+//! tests that talk to a node through TLS of their own, which read this file too.
 //!
 //! Owns: nothing. Threads: any. Locks: none. Blocks on: nothing.
 //! Upholds: both sides have to prove that the key they show is theirs, as a node asks of them that trusts everybody.
