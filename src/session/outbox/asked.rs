@@ -2,7 +2,7 @@
 //!
 //! Owns: nothing of its own; the outbox's state. Threads: callers of send verbs, the holder of the write token, whoever
 //! took an acknowledgement, `supervisor` for what expires. Locks: the outbox lock, never while somebody is told.
-//! Blocks on: room in a lane, with a deadline, if the policy is to wait.
+//! Blocks on: room in a lane and the node's memory, with a deadline, if the policy is to wait.
 //! Upholds: what was accepted ends exactly once: its ticket is taken out by whoever ends it; what ended is given back by
 //! value, to be told without a lock.
 

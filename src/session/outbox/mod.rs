@@ -1,9 +1,11 @@
 //! What waits to be written to one peer, and who may write: the outbox and its write token.
 //!
-//! Owns: per lane one open segment and the sealed ones behind it (in a crossbeam channel), all not numbered yet; the
-//! writer of the attached session while nobody writes. It outlives sessions: what waits survives a lost connection.
+//! Owns: per lane one open segment, the sealed ones before it (in a crossbeam channel) and the messages that wait one by one,
+//! all not numbered yet; the peer's part in a row of broadcasts; the writer of the attached session while nobody writes.
+//! It outlives sessions: what waits survives a lost connection.
 //! Threads: callers of send verbs append; the holder of the write token takes. Locks: its own, L3 (after the link's).
-//! Blocks on: room in a lane, in [`Outbox::push`] with a deadline; woken when a segment is taken or the outbox closes.
+//! Blocks on: room in a lane and the node's memory, in [`Outbox::push`] and [`Outbox::push_entry`] with a deadline; woken
+//! when a segment is taken, something expires or is given back, bounds change, answers crowd, or the outbox closes.
 //! Upholds: messages leave a lane in the order they were appended; at most one thread holds the token of a session;
 //! whoever gives the token back, or finds it away, leaves nobody asleep while there is something to write.
 //!
@@ -12,6 +14,7 @@
 //!
 //!   token:  here --take--> away --put--> here        (the session's tx, an idle peer's caller, or rx for an ack)
 //!   tx:     working --rest--> waiting --kick--> working
+//!              `----rest----> lingering --kick, or its time has come--> working          (see `cast`)
 //! ```
 
 mod account;
