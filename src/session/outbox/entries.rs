@@ -86,6 +86,20 @@ impl Entry {
     }
 }
 
+/// What is noted of a message beside its place.
+#[derive(Debug, Clone, Copy, Default)]
+struct Noted {
+    key: Option<u64>,
+    droppable: bool,
+    expires: Option<Instant>,
+}
+
+impl Noted {
+    fn of(entry: &Entry) -> Self {
+        Self { key: entry.key, droppable: entry.droppable, expires: entry.expires }
+    }
+}
+
 /// So many places or notes whose messages have ended are no matter.
 const FEW: usize = 64;
 
@@ -152,17 +166,17 @@ impl Entries {
     pub(super) fn append(&mut self, entry: Entry) {
         let place = self.end;
         self.end += 1;
-        self.note(&entry, place, None);
+        self.note(place, Noted::of(&entry), Noted::default());
         self.places.push_back((place, Some(entry)));
         self.live += 1;
     }
 
     /// Notes what holds for the message of a place, unless it was noted for the one before in that place.
-    fn note(&mut self, entry: &Entry, place: u64, before: Option<&Entry>) {
-        if let Some(key) = entry.key {
+    fn note(&mut self, place: u64, new: Noted, before: Noted) {
+        if let Some(key) = new.key {
             self.keys.insert(key, place);
         }
-        if entry.droppable && !before.is_some_and(|before| before.droppable) {
+        if new.droppable && !before.droppable {
             if self.is_many(self.droppable.len()) {
                 let mut droppable = std::mem::take(&mut self.droppable);
                 droppable.retain(|place| self.at(*place).is_some_and(|entry| entry.droppable));
@@ -170,8 +184,8 @@ impl Entries {
             }
             self.droppable.push_back(place);
         }
-        if let Some(expires) = entry.expires
-            && before.and_then(|before| before.expires) != Some(expires)
+        if let Some(expires) = new.expires
+            && before.expires != Some(expires)
         {
             if self.is_many(self.expiring.len()) {
                 let mut expiring = std::mem::take(&mut self.expiring).into_vec();
@@ -197,26 +211,17 @@ impl Entries {
     }
 
     /// Puts a message in the place of the one with its key, which comes back; behind all others if there is none.
-    pub(super) fn replace(&mut self, entry: Entry) -> Option<Entry> {
+    pub(super) fn put(&mut self, entry: Entry) -> Option<Entry> {
         let place = entry.key.and_then(|key| self.keys.get(&key)).copied();
-        let Some(place) = place.filter(|place| self.at(*place).is_some()) else {
+        let at = place.and_then(|place| self.index_of(place));
+        let Some((place, Some(present))) = at.and_then(|at| self.places.get_mut(at)) else {
             self.append(entry);
             return None;
         };
-        let old = self.remove(place);
-        self.note(&entry, place, old.as_ref());
-        match (old, self.index_of(place).and_then(|at| self.places.get_mut(at))) {
-            (Some(old), Some((_, slot))) => {
-                *slot = Some(entry);
-                self.live += 1;
-                Some(old)
-            }
-            // It was there a moment ago, under the same lock.
-            (old, _) => {
-                self.append(entry);
-                old
-            }
-        }
+        let (place, new) = (*place, Noted::of(&entry));
+        let before = std::mem::replace(present, entry);
+        self.note(place, new, Noted::of(&before));
+        Some(before)
     }
 
     /// Takes the oldest message out that may be dropped.
@@ -323,9 +328,10 @@ impl Entries {
             if best_effort == Some(false)
                 && let Some((at, ticket)) = last
                 && asks(ticket, !self.starts_before(upto))
-                && let Some(flag_bits) = bytes.get_mut(at + 5)
+                && let Some(header) = bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut)
             {
-                *flag_bits |= flags::ACK_NOW;
+                let asked = FrameHeader::from_bytes(*header);
+                *header = FrameHeader { flags: asked.flags | flags::ACK_NOW, ..asked }.to_bytes();
             }
             let segment = Segment::plain(bytes, frames).tracked(tracks);
             made.segment = Some(if best_effort == Some(true) { segment.unnumbered() } else { segment });
@@ -445,7 +451,7 @@ mod tests {
         let keyed = |expires| Entry { expires, droppable: true, key: Some(1), ..lasting() };
         let turns = [now + Duration::from_secs(1), now + Duration::from_secs(2)].map(Some);
         entries.append(keyed(None));
-        (0..10_000).for_each(|round| assert!(entries.replace(keyed(turns[round % 2])).is_some()));
+        (0..10_000).for_each(|round| assert!(entries.put(keyed(turns[round % 2])).is_some()));
         assert!(dead(&entries).1 <= 80, "{:?}", dead(&entries));
         assert!(entries.drop_oldest().is_some() && entries.drop_oldest().is_none());
     }
