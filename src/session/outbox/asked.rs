@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::entries::Entry;
+use super::entry::Entry;
 use super::tickets::Ticket;
 use super::{Kick, Outbox, State};
 use crate::config::Offline;

@@ -23,6 +23,7 @@ mod backlog;
 mod cast;
 mod ends;
 mod entries;
+mod entry;
 mod moving;
 mod phases;
 mod pushing;
@@ -49,7 +50,7 @@ use crate::wire::LANES;
 
 pub(crate) use asked::Refused;
 pub(crate) use backlog::{Backlog, Level};
-pub(crate) use entries::Entry;
+pub(crate) use entry::Entry;
 pub(crate) use pushing::Wait;
 pub(crate) use queue::{Item, QueueLimits};
 #[cfg(all(test, shuttle))]

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::entries::Entry;
+use super::entry::Entry;
 use super::queue::Item;
 use super::{Kick, Outbox};
 use crate::error::SendErrorKind;

@@ -11,7 +11,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::entries::{Entries, Entry};
+use super::entries::Entries;
+use super::entry::Entry;
 use crate::config::Offline;
 use crate::link::{Payload, Segment, Taken};
 use crate::metrics::{Class, Groups, Tally};
