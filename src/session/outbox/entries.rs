@@ -248,7 +248,7 @@ impl Entries {
             let Some(entry) = self.pop() else { break };
             best_effort = Some(entry.best_effort);
             last = entry.ticket.map(|ticket| (bytes.len(), ticket));
-            entry.put(lane, now, false, &mut bytes);
+            entry.put(lane, now, &mut bytes);
             tracks.extend(entry.ticket.map(|ticket| Track { frame: frames, ticket, expires: entry.expires }));
             frames += 1;
             made.count(&entry);

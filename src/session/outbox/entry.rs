@@ -71,11 +71,10 @@ impl Entry {
     }
 
     /// Appends its frame.
-    pub(super) fn put(&self, lane: Lane, now: Instant, ack_now: bool, out: &mut Vec<u8>) {
-        let flags = self.flags() | if ack_now { flags::ACK_NOW } else { flags::NONE };
+    pub(super) fn put(&self, lane: Lane, now: Instant, out: &mut Vec<u8>) {
         let length = (self.len() - HEADER) as u32;
         out.extend_from_slice(
-            &FrameHeader::on_lane(FrameType::Data, lane, flags, self.heading.kind, length).to_bytes(),
+            &FrameHeader::on_lane(FrameType::Data, lane, self.flags(), self.heading.kind, length).to_bytes(),
         );
         let remaining = self.expires.map(|expires| remaining_ms(expires.saturating_duration_since(now)));
         Prefix { remaining, correlation: self.heading.correlation, total: None }.put(out);
