@@ -1,8 +1,9 @@
 //! The sender thread of a session: writes what the outbox and the link have, and rests.
 //!
 //! Owns: nothing beyond the write token while it writes. Threads: `tx-<peer>` only. Locks: link, then outbox, while a
-//! turn is gathered; none while it writes. Blocks on: its wake channel (with the acknowledgement and heartbeat timers
-//! as timeout; woken by whoever has something for it, or by the channel's end), and the socket (woken by the closer).
+//! turn is gathered; none while it writes. Blocks on: its wake channel (with the acknowledgement and heartbeat timers, and
+//! how long broadcasts wait for company, as timeout; woken by whoever has something for it, or by the channel's end), and
+//! the socket (woken by the closer).
 //! Upholds: an owed acknowledgement waits no longer than the ack delay; a silent line carries a heartbeat; the goodbye
 //! is the last frame, and what was written before it is not destroyed by closing too early.
 

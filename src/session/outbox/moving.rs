@@ -5,7 +5,7 @@
 //! Upholds: what waited goes on in its order, each message with whoever asked about it, and is counted in one place: where
 //! it goes on, or where it ended before. No count falls.
 
-use super::entries::Entry;
+use super::entry::Entry;
 use super::queue::Queue;
 use super::tickets::Ticket;
 use super::{Kick, Outbox};

@@ -11,7 +11,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::entries::{Entries, Entry};
+use super::entries::Entries;
+use super::entry::Entry;
 use crate::config::Offline;
 use crate::link::{Payload, Segment, Taken};
 use crate::metrics::{Class, Groups, Tally};
@@ -264,17 +265,21 @@ impl Queue {
         &self.entries
     }
 
-    /// Puts a message in the place of the one with its key; see [`Entries::replace`].
-    pub(super) fn replace(&mut self, entry: Entry) -> Option<Entry> {
-        if entry.key.is_none_or(|key| self.entries.of_key(key).is_none()) {
-            self.put_entry(entry);
-            return None;
+    /// Puts a message in the place of the one with its key, which comes back; behind all that was appended before, by itself,
+    /// if there is none.
+    pub(super) fn put_by_key(&mut self, entry: Entry) -> Option<Entry> {
+        let replaces = entry.key.is_some_and(|key| self.entries.of_key(key).is_some());
+        if !replaces && self.open_frames > 0 {
+            self.seal();
         }
         self.begin(&entry);
-        let bytes = entry.len();
-        let old = self.entries.replace(entry)?;
-        self.bytes = self.bytes + bytes - old.len();
-        Some(old)
+        self.messages += 1;
+        self.bytes += entry.len();
+        let before = self.entries.put(entry);
+        if let Some(before) = &before {
+            self.left(before);
+        }
+        before
     }
 
     /// Takes the oldest message out that may be dropped.
