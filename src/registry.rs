@@ -479,10 +479,11 @@ impl SharedRegistry {
         self.0.read().surplus(inbound_per_ip, leaving)
     }
 
-    /// How many links there would be with these peers.
-    pub(crate) fn links_with(&self, peers: impl Iterator<Item = PeerId>) -> usize {
+    /// Whether there is room for these peers among `most` links. Those that have one stay, also where there are more.
+    pub(crate) fn takes_peers(&self, peers: impl Iterator<Item = PeerId>, most: usize) -> bool {
         let registry = self.0.read();
-        registry.peers.len() + peers.filter(|id| !registry.peers.contains_key(id)).count()
+        let new = peers.filter(|id| !registry.peers.contains_key(id)).count();
+        new == 0 || registry.peers.len() + new <= most
     }
 
     /// Refuses new connections and links from now on.

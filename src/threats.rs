@@ -59,7 +59,7 @@
 //!
 //! # What a peer can do
 //!
-//! Nothing to other peers: see P4 in the README's promises and the numbered [`invariants`](crate::invariants). It
+//! Nothing to other peers: what one of them costs the others is bounded by the numbered [`invariants`](crate::invariants). It
 //! can fill what it was granted (its window, its reassembly, its queue), hang up, and lie about what it received. New keys
 //! at its request cost a few microseconds each; too many without data end its session.
 //!

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use threadwire::config::Peer;
-use threadwire::error::{CloseReason, ConnectError, SendErrorKind};
+use threadwire::direct::PeersMap;
+use threadwire::error::{CloseReason, ConnectError, DisconnectError, ReloadError, SendError, SendErrorKind};
 use threadwire::handshake::Identity;
-use threadwire::{Config, Destination, Event, Node, Outcome, OverflowPolicy, PeerId, ReturnReason, SendOptions};
+use threadwire::{Config, Destination, Event, Node, Outcome, OverflowPolicy, PeerId, ReturnReason, SendOptions, Watch};
 
 mod common;
 use common::{PATIENCE, addr, alone, quick, start, wait_event, wait_until};
@@ -268,6 +269,47 @@ fn inside_a_handler_nothing_waits_and_the_verb_that_does_not_works() {
     assert_eq!(takes(&carol), "works");
     // The handler has the node: it ends by its own hand.
     node.get().unwrap().shutdown(PATIENCE);
+}
+
+#[test]
+fn an_id_that_stands_for_an_address_is_taken_for_nobody_and_the_address_stays_what_it_was() {
+    let _alone = alone();
+    let mut config = quick();
+    config.unknown_timeout = Duration::from_millis(100);
+    let (alice, place) = (start(config.clone()), later());
+    alice.send_to(place, "nobody's").unwrap();
+    let id = alice.undelivered().recv_timeout(PATIENCE).unwrap().peer;
+    assert_eq!(id.stands_for(), Some(place));
+    let refuses = |alice: &Node| {
+        assert_eq!(alice.peer(id).unwrap_err(), ConnectError::UnknownPeer(id));
+        let SendError { kind, payload, .. } = alice.send(id, "back").unwrap_err();
+        assert_eq!((kind, &payload[..]), (SendErrorKind::UnknownPeer, &b"back"[..]));
+        assert_eq!(alice.send_to(id, "back").unwrap_err().kind, SendErrorKind::UnknownPeer);
+        assert_eq!(alice.add_peer(id, [place]).unwrap_err(), ConnectError::UnknownPeer(id));
+        assert_eq!(alice.remove_peer(id).unwrap_err(), DisconnectError::UnknownPeer(id));
+    };
+    let handle = alice.peer_at(place).unwrap();
+    refuses(&alice);
+    drop(handle);
+    wait_until("it is let go", || !has_place(&alice, place));
+    refuses(&alice);
+    assert!(!has_place(&alice, place));
+    // Nor does a configuration take it, or a map.
+    let mut with = config.clone();
+    with.peers = vec![Peer::new("nobody", id, [place.into()])];
+    let error = alice.reload(&with).unwrap_err();
+    assert!(matches!(&error, ReloadError::NotAllowed { field, .. } if field == "peer[0].id"), "{error}");
+    assert!(Node::builder().config(with).start().is_err());
+    let bob = start_at(place);
+    let places = |id: PeerId| (id, vec![place.into()]);
+    let map = Watch::new(PeersMap::from([places(id), places(bob.id())]));
+    let carol = Node::builder().config(config).peers_map(&map).start().unwrap();
+    carol.wait_connected(bob.id(), PATIENCE).unwrap();
+    assert!(!has_place(&carol, place));
+    for node in [&alice, &carol] {
+        node.send_to(place, "hello").unwrap();
+        assert_eq!(takes(&bob), "hello");
+    }
 }
 
 #[test]

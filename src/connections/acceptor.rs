@@ -80,7 +80,9 @@ pub(crate) fn accept_loop(mut acceptor: Acceptor) {
             match event.token() {
                 WAKE => {}
                 token => match ListenerId::of(token) {
-                    Some(listener) => acceptor.accept(listener),
+                    Some(listener) => {
+                        acceptor.accept(listener);
+                    }
                     None => acceptor.advance(ConnectionId((token.0 - CONNECTION) as u64)),
                 },
             }
@@ -104,7 +106,7 @@ pub(crate) fn accept_loop(mut acceptor: Acceptor) {
                     acceptor.unlisten(&listeners);
                     let _ = answer.send(());
                 }
-                Command::Limit(caps, leaving, answer) => drop(answer.send(acceptor.limit(caps, &leaving))),
+                Command::Limit(caps, answer) => drop(answer.send(acceptor.limit(caps))),
                 Command::Stop => return acceptor.stop(),
             }
         }
@@ -144,15 +146,16 @@ impl Acceptor {
         })
     }
 
-    /// Accepts until there is nobody left, or the others' turn comes.
-    fn accept(&mut self, listener: ListenerId) {
+    /// Accepts until there is nobody left, or the others' turn comes: whether somebody may be left.
+    fn accept(&mut self, listener: ListenerId) -> bool {
         for _ in 0..ACCEPTS_PER_TURN {
             match self.listeners.accept(listener, Instant::now(), &self.shared.metrics) {
                 Some(stream) => self.admit(stream),
-                None => return,
+                None => return false,
             }
         }
         self.listeners.come_back(Instant::now());
+        true
     }
 
     /// A connection came in: it gets a slot, somebody else's if need be, or is refused.

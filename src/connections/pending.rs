@@ -211,7 +211,7 @@ impl Pending {
                 }
                 Step::RefusedByPeer { reason, text, retry_after } => {
                     log::debug!(target: "threadwire::accept", "{} {}: {text}", self.conn, self.stream.remote_addr());
-                    let millis = retry_after.map_or(0, |after| after.as_millis().min(60_000) as u64);
+                    let millis = retry_after.map_or(0, |after| after.as_millis() as u64);
                     return Ok(Progress::Over(Over::Refused(reason, millis)));
                 }
             }
@@ -232,7 +232,7 @@ impl Pending {
                     let Ok(goodbye) = decode_prefix::<Goodbye>(frame.body) else {
                         return Ok(Progress::Over(Over::Rejected(CloseReason::ProtocolError)));
                     };
-                    let millis = u64::from(goodbye.retry_after_ms.min(60_000));
+                    let millis = goodbye.retry_after().as_millis() as u64;
                     return Ok(Progress::Over(Over::Refused(CloseReason::from_code(goodbye.reason), millis)));
                 }
                 Ok(Some(_)) | Err(_) => return Ok(Progress::Over(Over::Rejected(CloseReason::ProtocolError))),

@@ -60,6 +60,8 @@ pub(crate) struct Supervisor<F> {
     unheard: Option<Said>,
     /// Which of what it said holds.
     heard: u64,
+    /// How many peers of that there was no room for.
+    left_out: usize,
     /// Who waits for the end of a round.
     waiters: HashMap<RoundId, Sender<Result<PeerId, ConnectError>>>,
     watched: HashMap<ConnectionId, Watched>,
@@ -138,6 +140,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             map: None,
             unheard: None,
             heard: 0,
+            left_out: 0,
             waiters: HashMap::new(),
             watched: HashMap::new(),
             slow: SlowPeers::default(),
@@ -164,7 +167,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             }
             Report::Find(link) => self.find(link),
             Report::Follow(map) => {
-                (self.map, self.heard) = (Some(map), 0);
+                (self.map, self.heard, self.left_out) = (Some(map), 0, 0);
                 self.map_changed(true);
                 self.follow_map(Instant::now());
             }
@@ -208,13 +211,17 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         self.outbound.next_due().into_iter().chain(self.lookups.next_deadline()).chain(self.places.next_due()).min()
     }
 
-    /// Lets peers go that nobody wants any more, and says which sessions that ends.
+    /// Lets peers go that nobody wants any more, and says which sessions that ends: those that leave already are told
+    /// why by somebody else.
     fn part(&mut self, gone: Vec<PeerId>, answer: &Sender<Vec<Closed>>) {
         let mut closed = Vec::new();
         for peer in gone {
-            let link = self.shared.registry.link(&peer);
-            let attached = link.and_then(|link| link.core.lock().attached());
-            closed.extend(attached.map(|conn| Closed::new(peer, conn, CloseReason::Requested)));
+            if let Some(link) = self.shared.registry.link(&peer) {
+                let attached = link.core.lock().attached();
+                let session = |conn| self.shared.registry.session(conn, |entry| entry.session.clone());
+                let stays = attached.filter(|conn| session(*conn).is_none_or(|session| !session.is_leaving(&link)));
+                closed.extend(stays.map(|conn| Closed::new(peer, conn, CloseReason::Requested)));
+            }
             self.leave(peer);
         }
         // Whoever asked may have given up.
@@ -226,9 +233,14 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         let times = self.shared.times();
         let (limit, threads) = (&self.shared.outbound, &self.shared.resolve_threads);
         self.outbound.change(limit.load(Ordering::Relaxed), times.backoff.clone(), times.stable_after, now);
-        self.places.change(times.backoff.clone(), times.stable_after);
+        self.places.change(times.backoff.clone(), times.stable_after, now);
         for host in self.lookups.change(threads.load(Ordering::Relaxed), times.lookup, now) {
             self.begin_lookup(host);
+        }
+        if self.left_out > 0 {
+            // There may be room now: what the map said last is followed once more.
+            self.heard = self.heard.saturating_sub(1);
+            self.map_changed(true);
         }
     }
 

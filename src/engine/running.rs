@@ -89,9 +89,9 @@ impl Engine {
     /// Keeps a peer connected from now on. `added`: because the application says so, whatever a configuration says.
     ///
     /// # Errors
-    /// It is ourselves, there are as many links as there may be, or the engine shuts down.
+    /// It is ourselves or an address, there are as many links as there may be, or the engine shuts down.
     pub(crate) fn keep(&self, id: PeerId, addresses: Vec<Address>, added: bool) -> Result<PeerHandle, ConnectError> {
-        if id == self.shared.me {
+        if id == self.shared.me || id.stands_for().is_some() {
             return Err(ConnectError::UnknownPeer(id));
         }
         // First: whoever takes the peers of a configuration away looks who was added.
@@ -161,8 +161,12 @@ impl Engine {
         }
     }
 
-    /// The link of a peer, known or not. `None`: there is none, and there can be none.
+    /// The link of a peer, known or not. `None`: there is none, and there can be none. So it is of what stands for an
+    /// address: what waits there moves to whoever proves itself, and a handle on it would not know of that.
     pub(crate) fn link_to(&self, id: PeerId) -> Option<Result<Arc<PeerLink>, SessionsError>> {
+        if id.stands_for().is_some() {
+            return None;
+        }
         if let Some(link) = self.shared.registry.link(&id) {
             return Some(Ok(link));
         }

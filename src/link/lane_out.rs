@@ -278,10 +278,13 @@ impl LaneOut {
         self.take_all(number..number + 1).pop()
     }
 
-    /// The messages of these numbers that are kept, copied out: their bytes are not those of the others any more.
+    /// The messages of these numbers that are kept, copied out: their bytes are not those of the others any more. What is
+    /// kept beside them is not walked through: the other side chooses how often this is asked for.
     fn take_all(&mut self, numbers: Range<u64>) -> Vec<(Class, Extract)> {
         let mut extracts = Vec::new();
-        for kept in &mut self.kept {
+        let begin = self.kept.partition_point(|kept| kept.first + u64::from(kept.segment.frames) <= numbers.start);
+        let end = self.kept.partition_point(|kept| kept.first < numbers.end);
+        for kept in self.kept.range_mut(begin..end.max(begin)) {
             let frame = |number: u64| number.saturating_sub(kept.first).min(kept.segment.frames.into()) as u32;
             let frames = frame(numbers.start)..frame(numbers.end);
             if !frames.is_empty() {

@@ -26,7 +26,8 @@ impl Node {
     ///
     /// # Errors
     /// [`ConnectError::BadAddress`]; [`ConnectError::ShuttingDown`]; [`ConnectError::UnknownPeer`] for the node's own
-    /// id, or when there are as many peers as the configuration allows.
+    /// id, for one that stands for an address ([`PeerId::stands_for`]), or when there are as many peers as the
+    /// configuration allows.
     pub fn add_peer<I>(&self, id: PeerId, addresses: I) -> Result<PeerHandle, ConnectError>
     where
         I: IntoIterator<Item: TryInto<Address>>,

@@ -83,8 +83,8 @@ impl Node {
     ///
     /// # Errors
     /// [`ConnectError::TooManyUnknown`]: add the peer, or let go of handles; [`ConnectError::UnknownPeer`]: it is the
-    /// node's own id, the peer is not known and `unknown_peers` is 0, or there are as many peers as the configuration
-    /// allows; [`ConnectError::ShuttingDown`].
+    /// node's own id, or one that stands for an address ([`PeerId::stands_for`]), the peer is not known and
+    /// `unknown_peers` is 0, or there are as many peers as the configuration allows; [`ConnectError::ShuttingDown`].
     pub fn peer(&self, id: PeerId) -> Result<PeerHandle, ConnectError> {
         self.engine.peer(id)
     }

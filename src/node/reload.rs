@@ -34,11 +34,12 @@ impl Node {
     ///
     /// # Errors
     /// [`ReloadError`] names the field and its value, and says what is allowed, or that it is fixed. Nothing has changed
-    /// then: correct it and try again. Two exceptions: [`ReloadError::Bind`] may name an address that is lost, and
-    /// [`ReloadError::ShuttingDown`] may come halfway.
+    /// then: correct it and try again. Two exceptions: [`ReloadError::Bind`] and [`ReloadError::System`] may name an
+    /// address that is lost, and [`ReloadError::ShuttingDown`] may come halfway.
     ///
     /// # Blocking
-    /// For the disk, and for milliseconds on threads of the node; while another reload is under way.
+    /// For the disk, and for milliseconds on threads of the node; where the metrics endpoint moves, up to 5 s for a thread
+    /// that does not end; while another reload is under way.
     pub fn reload(&self, config: &Config) -> Result<Reload, ReloadError> {
         self.engine.reload(config)
     }

@@ -6,6 +6,7 @@
 //! the way out is `wincode` (the same bytes), in this file alone.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bincode::Options;
 use serde::de::DeserializeOwned;
@@ -19,6 +20,8 @@ pub const MAGIC: [u8; 4] = *b"TWIR";
 pub const VERSION_MIN: u16 = 1;
 /// The newest version of the protocol this build speaks.
 pub const VERSION_MAX: u16 = 1;
+/// The longest that another side may keep us away.
+const STAY_AWAY_MOST: Duration = Duration::from_secs(60);
 
 /// First frame of each side.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +122,13 @@ pub struct Goodbye {
     pub received: [u64; LANES],
     /// A sentence for a log.
     pub text: String,
+}
+
+impl Goodbye {
+    /// How long the other side asks to be left alone: a minute at most, whatever it says.
+    pub(crate) fn retry_after(&self) -> Duration {
+        Duration::from_millis(self.retry_after_ms.into()).min(STAY_AWAY_MOST)
+    }
 }
 
 /// Encodes a body.

@@ -1,6 +1,6 @@
 //! Where a node listens, and where it serves metrics.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use threadwire::transport::tcp::Tcp;
 use threadwire::transport::{Listener, PendingConnection, Transport};
 
 use crate::common::{addr, alone, link, own_ip, quick, reaches, start};
-use crate::{changed, refused};
+use crate::{changed, refused, scraped};
 
 /// A node's configuration at an address where no other process takes a port that is released.
 fn aside() -> Config {
@@ -192,15 +192,6 @@ fn what_cannot_be_bound_again_after_a_refusal_is_said_to_be_lost_and_can_be_had_
     assert!(scraped(metrics).unwrap().contains("# EOF"));
     reaches(&alice, &bob);
     assert_eq!(alice.metrics().sessions_ended, 0);
-}
-
-/// What a scraper gets.
-fn scraped(addr: SocketAddr) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(addr)?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
 }
 
 #[test]

@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use threadwire::config::{BackoffPolicy, Config, Exposure, Offline, Peer, TrustMode};
@@ -21,6 +23,7 @@ mod deadlines;
 mod effects;
 mod fields;
 mod limits;
+mod lost;
 mod messages;
 mod turns;
 
@@ -56,6 +59,15 @@ fn told(node: &Node) -> DisconnectReason {
         Event::Disconnected { reason, .. } => Some(reason),
         _ => None,
     })
+}
+
+/// What a scraper gets.
+fn scraped(addr: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(addr)?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// For each live field another value that is allowed.

@@ -139,7 +139,9 @@ impl Acceptor {
             self.carry_out(&link, decision);
         }
         if self.listeners.take_again(now) {
-            self.listeners.ids().into_iter().for_each(|listener| self.accept(listener));
+            for listener in self.listeners.ids() {
+                self.accept(listener);
+            }
         }
     }
 

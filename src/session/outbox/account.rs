@@ -18,12 +18,21 @@ const UNIT: usize = 64 * 1024;
 impl Outbox {
     /// Whether there is memory for `more` bytes; takes it.
     pub(super) fn affords(&self, state: &mut State, more: usize) -> bool {
+        Self::pays(state, more, |missing| self.memory.take(missing))
+    }
+
+    /// The same for what goes on without: nobody meets a refusal.
+    pub(super) fn affords_extra(&self, state: &mut State, more: usize) -> bool {
+        Self::pays(state, more, |missing| self.memory.try_take(missing))
+    }
+
+    fn pays(state: &mut State, more: usize, take: impl FnOnce(usize) -> bool) -> bool {
         let wanted = state.wanted(more);
         if wanted <= state.charged {
             return true;
         }
         let missing = (wanted - state.charged).next_multiple_of(UNIT);
-        let taken = self.memory.take(missing);
+        let taken = take(missing);
         if taken {
             state.charged += missing;
         }
@@ -71,11 +80,10 @@ impl Outbox {
 impl State {
     /// What should be charged if there were `more` bytes.
     fn wanted(&self, more: usize) -> usize {
-        let queued: usize = self.lanes.iter().map(|lane| lane.bytes).sum();
         // A peer that is not known has no floor: floors are for as many links as there may be sessions.
         let floor = if self.awaited.is_some() { 0 } else { LINK_FLOOR };
         let row = if self.joined.is_some() { ROW_BYTES } else { 0 };
-        (queued + row + self.kept + more).saturating_sub(floor)
+        (self.bytes() + row + self.kept + more).saturating_sub(floor)
     }
 }
 

@@ -85,6 +85,7 @@ impl Outbox {
             let queue = &state.lanes[lane.index()];
             if let Some(old) = entry.key.and_then(|key| queue.entries().of_key(key)).map(Entry::len)
                 && state.has_room_instead(lane, len, old)
+                && self.affords(&mut state, len.saturating_sub(old))
             {
                 return Ok(self.replace(&mut state, lane, entry, asker, inline, reads, ended));
             }
@@ -98,7 +99,6 @@ impl Outbox {
                 OverflowPolicy::Fail => return refuse(SendErrorKind::Full, entry),
                 OverflowPolicy::DropNewest => {
                     queue.pass_by(&entry);
-                    state.accepted += 1;
                     entry.ticket = Some(state.tickets.put(Ticket::of(lane, &entry, asker)));
                     ended.push(state.end(lane, entry, ReturnReason::DroppedNewest));
                     return Ok(Kick::No);
@@ -132,7 +132,6 @@ impl Outbox {
                 }
             }
         }
-        state.accepted += 1;
         self.waits.store(true, Ordering::Relaxed);
         let state = &mut *state;
         entry.ticket = Some(state.tickets.put(Ticket::of(lane, &entry, asker)));
@@ -154,7 +153,6 @@ impl Outbox {
         reads: u64,
         ended: &mut Vec<Ended>,
     ) -> Kick {
-        state.accepted += 1;
         entry.ticket = Some(state.tickets.put(Ticket::of(lane, &entry, asker)));
         if entry.expires.is_some() {
             self.expiring.store(true, Ordering::Relaxed);
@@ -202,7 +200,6 @@ impl Outbox {
             .into_iter()
             .filter_map(|name| state.tickets.take(name))
             .map(|ticket| {
-                state.written += 1;
                 state.ends.written.add(ticket.class, 1, ticket.bytes as u64);
                 let timing = ticket.timing(now);
                 Ended { asker: ticket.asker, label: ticket.label, outcome: Outcome::Written(timing) }
@@ -213,13 +210,17 @@ impl Outbox {
         ended
     }
 
+    /// Ends what is being written: whoever writes it comes too late.
+    pub(crate) fn end_in_flight(&self) -> Vec<Ended> {
+        Self::lose_in_flight(&mut self.state.lock())
+    }
+
     /// The writer of these is gone: whether they were written is not known.
     pub(super) fn lose_in_flight(state: &mut State) -> Vec<Ended> {
         let mut ended = Vec::new();
         for segment in std::mem::take(&mut state.in_flight) {
             for extract in segment.extract(0..segment.frames) {
                 let Some(ticket) = extract.ticket.and_then(|name| state.tickets.take(name)) else { continue };
-                state.unknown += 1;
                 state.ends.unknown.add(ticket.class, 1, ticket.bytes as u64);
                 let outcome = Outcome::Unknown { payload: extract.payload };
                 ended.push(Ended { asker: ticket.asker, label: ticket.label, outcome });
@@ -296,7 +297,6 @@ impl Outbox {
             let (segments, entries) = state.lanes[lane.index()].drain();
             for Taken { segment, debt: owed, groups, .. } in segments {
                 debt.iter_mut().zip(owed).for_each(|(debt, owed)| *debt += owed);
-                state.returned += u64::from(segment.messages);
                 state.ends.returned.add_all(&groups);
                 for extract in segment.extract(0..segment.frames) {
                     let outcome = Outcome::Returned { payload: extract.payload, reason };
@@ -339,7 +339,6 @@ impl Outbox {
 impl State {
     /// A message that waited by itself has ended.
     pub(super) fn end(&mut self, lane: Lane, entry: Entry, reason: ReturnReason) -> Ended {
-        self.returned += 1;
         self.ends.returned.add(entry.class, 1, entry.payload.len() as u64);
         let asker = entry.ticket.and_then(|name| self.tickets.take(name)).map(|ticket| ticket.asker);
         let label = Label { kind: entry.heading.kind, lane };

@@ -3,7 +3,8 @@
 //! Owns: the payloads of one lane's such messages, in order, and who of them may be dropped, has a key, or expires.
 //! Threads: whoever holds the outbox lock. Locks: none itself. Blocks on: nothing.
 //! Upholds: a message that ends here leaves no trace on the wire: numbers are given later; the order of the others
-//! stays; what replaces a message takes its place.
+//! stays; what replaces a message takes its place; places of messages that ended, and notes of them, are never many more
+//! than messages that wait.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -85,13 +86,16 @@ impl Entry {
     }
 }
 
+/// So many places or notes whose messages have ended are no matter.
+const FEW: usize = 64;
+
 /// The messages of one lane, by the order of their coming.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
-    /// `None` where one has ended.
-    places: VecDeque<Option<Entry>>,
-    /// The place number of the first.
-    first: u64,
+    /// By their numbers, which rise; `None` where a message has ended.
+    places: VecDeque<(u64, Option<Entry>)>,
+    /// The number of the next place.
+    end: u64,
     live: usize,
     keys: HashMap<u64, u64>,
     /// Places whose messages may be dropped, oldest first; some may have gone.
@@ -126,17 +130,17 @@ impl Made {
 impl Entries {
     /// The number of the place after the last.
     pub(super) fn end(&self) -> u64 {
-        self.first + self.places.len() as u64
+        self.end
     }
 
     /// Whether there is a place before this one.
     pub(super) fn starts_before(&self, place: u64) -> bool {
-        self.first < place
+        self.places.front().is_some_and(|(first, _)| *first < place)
     }
 
     /// When the oldest came.
     pub(super) fn oldest(&self) -> Option<Instant> {
-        self.places.iter().flatten().map(|entry| entry.since).next()
+        self.places.iter().find_map(|(_, entry)| entry.as_ref()).map(|entry| entry.since)
     }
 
     /// When the next one expires, at the earliest.
@@ -146,30 +150,45 @@ impl Entries {
 
     /// Adds one at the end.
     pub(super) fn append(&mut self, entry: Entry) {
-        let place = self.end();
-        self.note(&entry, place);
-        self.places.push_back(Some(entry));
+        let place = self.end;
+        self.end += 1;
+        self.note(&entry, place, None);
+        self.places.push_back((place, Some(entry)));
         self.live += 1;
     }
 
-    fn note(&mut self, entry: &Entry, place: u64) {
+    /// Notes what holds for the message of a place, unless it was noted for the one before in that place.
+    fn note(&mut self, entry: &Entry, place: u64, before: Option<&Entry>) {
         if let Some(key) = entry.key {
             self.keys.insert(key, place);
         }
-        if entry.droppable {
+        if entry.droppable && !before.is_some_and(|before| before.droppable) {
+            if self.is_many(self.droppable.len()) {
+                let mut droppable = std::mem::take(&mut self.droppable);
+                droppable.retain(|place| self.at(*place).is_some_and(|entry| entry.droppable));
+                self.droppable = droppable;
+            }
             self.droppable.push_back(place);
         }
-        if let Some(expires) = entry.expires {
-            if self.expiring.len() > 64 && self.expiring.len() > 2 * self.live {
-                // Most have gone by now.
-                let (first, places) = (self.first, &self.places);
-                self.expiring.retain(|Reverse((when, place))| {
-                    let entry = place.checked_sub(first).and_then(|at| places.get(at as usize));
-                    entry.and_then(Option::as_ref).is_some_and(|entry| entry.expires == Some(*when))
-                });
+        if let Some(expires) = entry.expires
+            && before.and_then(|before| before.expires) != Some(expires)
+        {
+            if self.is_many(self.expiring.len()) {
+                let mut expiring = std::mem::take(&mut self.expiring).into_vec();
+                expiring
+                    .retain(|Reverse((when, place))| self.at(*place).is_some_and(|entry| entry.expires == Some(*when)));
+                // Of one that was replaced to and fro there may be several.
+                expiring.sort_unstable();
+                expiring.dedup();
+                self.expiring = expiring.into();
             }
             self.expiring.push(Reverse((expires, place)));
         }
+    }
+
+    /// Whether most of so many notes must be of messages that have gone.
+    fn is_many(&self, notes: usize) -> bool {
+        notes > FEW && notes > 2 * self.live
     }
 
     /// The message with this key that waits.
@@ -185,10 +204,9 @@ impl Entries {
             return None;
         };
         let old = self.remove(place);
-        self.note(&entry, place);
-        let at = (place - self.first) as usize;
-        match (old, self.places.get_mut(at)) {
-            (Some(old), Some(slot)) => {
+        self.note(&entry, place, old.as_ref());
+        match (old, self.index_of(place).and_then(|at| self.places.get_mut(at))) {
+            (Some(old), Some((_, slot))) => {
                 *slot = Some(entry);
                 self.live += 1;
                 Some(old)
@@ -217,17 +235,22 @@ impl Entries {
     pub(super) fn take_older(&mut self, limit: Instant) -> Vec<Entry> {
         // One that took another's place is younger than those behind it.
         let is_older = |entry: &Option<Entry>| entry.as_ref().is_some_and(|entry| entry.since <= limit);
-        let older = (self.first..).zip(&self.places).filter(|(_, entry)| is_older(entry));
-        let older: Vec<u64> = older.map(|(place, _)| place).collect();
+        let older = self.places.iter().filter(|(_, entry)| is_older(entry));
+        let older: Vec<u64> = older.map(|(place, _)| *place).collect();
         let taken = older.into_iter().filter_map(|place| self.remove(place)).collect();
         self.trim();
         taken
     }
 
-    /// Forgets places at the front whose messages have ended: for a peer that is away nobody else does.
+    /// Forgets places whose messages have ended: those at the front, and all of them if they are many. For a peer that is
+    /// away nobody else does.
     fn trim(&mut self) {
-        while let Some(None) = self.places.front() {
+        while let Some((_, None)) = self.places.front() {
             self.pop();
+        }
+        let dead = self.places.len() - self.live;
+        if dead > FEW && dead > self.live {
+            self.places.retain(|(_, entry)| entry.is_some());
         }
     }
 
@@ -248,9 +271,9 @@ impl Entries {
 
     /// Takes all messages out.
     pub(super) fn drain(&mut self) -> Vec<Entry> {
-        let first = self.end();
-        let drained = std::mem::take(self).places.into_iter().flatten().collect();
-        self.first = first;
+        let end = self.end;
+        let drained = std::mem::take(self).places.into_iter().filter_map(|(_, entry)| entry).collect();
+        self.end = end;
         drained
     }
 
@@ -262,8 +285,9 @@ impl Entries {
         let (mut bytes, mut tracks, mut frames) = (Vec::new(), Vec::new(), 0u32);
         let mut best_effort = None;
         let mut last: Option<(usize, u64)> = None;
-        while self.first < upto {
-            let Some(front) = self.places.front() else { break };
+        while let Some((place, front)) = self.places.front()
+            && *place < upto
+        {
             let Some(entry) = front else {
                 self.pop();
                 continue;
@@ -309,24 +333,31 @@ impl Entries {
         made
     }
 
+    /// Where a place is, if it is there still.
+    fn index_of(&self, place: u64) -> Option<usize> {
+        self.places.binary_search_by_key(&place, |(number, _)| *number).ok()
+    }
+
     fn at(&self, place: u64) -> Option<&Entry> {
-        self.places.get(place.checked_sub(self.first)? as usize)?.as_ref()
+        self.places.get(self.index_of(place)?)?.1.as_ref()
     }
 
     /// Takes the message of a place out; the place stays.
     fn remove(&mut self, place: u64) -> Option<Entry> {
-        let entry = self.places.get_mut(place.checked_sub(self.first)? as usize)?.take()?;
+        let at = self.index_of(place)?;
+        let entry = self.places.get_mut(at)?.1.take()?;
         self.forget(&entry, place);
         Some(entry)
     }
 
     /// Takes the first place away, with its message if it has one.
     fn pop(&mut self) -> Option<Entry> {
-        let place = self.first;
-        let entry = self.places.pop_front()?;
-        self.first += 1;
+        let (place, entry) = self.places.pop_front()?;
         if let Some(entry) = &entry {
             self.forget(entry, place);
+        }
+        while self.droppable.front().is_some_and(|droppable| *droppable <= place) {
+            self.droppable.pop_front();
         }
         if self.places.is_empty() {
             self.droppable.clear();
@@ -379,5 +410,55 @@ mod tests {
             assert_eq!(entries.take_older(since).len(), 3);
             assert_eq!((entries.places.len(), entries.droppable.len(), entries.end()), (0, 0, 5 * (round + 1)));
         }
+    }
+
+    /// A message that expires never, is not dropped and has no key.
+    fn lasting() -> Entry {
+        Entry::plain(Class::PLAIN, Heading::of_kind(0), b"x".to_vec(), Instant::now())
+    }
+
+    /// Places without a message, and notes of places.
+    fn dead(entries: &Entries) -> (usize, usize) {
+        (entries.places.len() - entries.live, entries.droppable.len() + entries.expiring.len())
+    }
+
+    #[test]
+    fn messages_that_end_behind_one_that_stays_leave_a_bounded_number_of_places() {
+        let (mut entries, mut now) = (Entries::default(), Instant::now());
+        entries.append(lasting());
+        for round in 0..10_000 {
+            now += Duration::from_millis(1);
+            let expires = Some(now + Duration::from_millis(5));
+            entries.append(Entry { expires, droppable: true, ..lasting() });
+            entries.expire(now);
+            assert!(dead(&entries).0 <= 80 && dead(&entries).1 <= 200, "{round}: {:?}", dead(&entries));
+        }
+        assert_eq!((entries.live, entries.end()), (1 + 5, 10_001));
+        // The places that are left are those of the messages that are left.
+        assert_eq!(entries.expire(now + Duration::from_secs(1)).len(), 5);
+        assert_eq!(entries.make(Lane::Normal, entries.end(), now, |_, _| false).messages, 1);
+    }
+
+    #[test]
+    fn a_message_that_is_replaced_again_and_again_is_noted_once() {
+        let (mut entries, now) = (Entries::default(), Instant::now());
+        let keyed = |expires| Entry { expires, droppable: true, key: Some(1), ..lasting() };
+        let turns = [now + Duration::from_secs(1), now + Duration::from_secs(2)].map(Some);
+        entries.append(keyed(None));
+        (0..10_000).for_each(|round| assert!(entries.replace(keyed(turns[round % 2])).is_some()));
+        assert!(dead(&entries).1 <= 80, "{:?}", dead(&entries));
+        assert!(entries.drop_oldest().is_some() && entries.drop_oldest().is_none());
+    }
+
+    #[test]
+    fn messages_that_are_taken_from_a_queue_that_is_never_empty_leave_no_notes_behind() {
+        let mut entries = Entries::default();
+        entries.append(lasting());
+        for _ in 0..1_000 {
+            entries.append(Entry { droppable: true, ..lasting() });
+            let upto = entries.end() - 1;
+            assert_eq!(entries.make(Lane::Normal, upto, Instant::now(), |_, _| false).messages, 1);
+        }
+        assert_eq!(dead(&entries), (0, 1));
     }
 }

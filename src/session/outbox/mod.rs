@@ -102,13 +102,7 @@ struct State {
     defaults: Defaults,
     /// The application has said how long messages of this peer are wanted.
     ttl_chosen: bool,
-    accepted: u64,
-    /// Messages that ended here, before they had a number.
-    returned: u64,
-    /// Best effort messages that were written, and those of which that is not known.
-    written: u64,
-    unknown: u64,
-    /// The same by class.
+    /// What became of messages that waited.
     ends: Ends,
     tickets: Tickets,
     /// The row that is the end of the normal lane's queue, if there is one.
@@ -141,15 +135,11 @@ impl Outbox {
             writer: None,
             blocked: 0,
             closed: false,
-            special: limits.offline == Offline::Return || limits.ttl.is_some(),
+            special: false,
             limits,
             awaited: None,
             defaults: Defaults { overflow: OverflowPolicy::Block, ttl: limits.ttl },
             ttl_chosen: false,
-            accepted: 0,
-            returned: 0,
-            written: 0,
-            unknown: 0,
             ends: Ends::default(),
             tickets: Tickets::default(),
             joined: None,
@@ -157,19 +147,21 @@ impl Outbox {
             kept: 0,
             charged: 0,
         };
-        Self {
+        let outbox = Self {
             state: Mutex::new(state),
             room: Condvar::new(),
             memory,
             expiring: AtomicBool::new(false),
-            has_defaults: AtomicBool::new(limits.ttl.is_some()),
+            has_defaults: AtomicBool::new(false),
             crowded: AtomicUsize::new(0),
             waits: AtomicBool::new(false),
             attached: AtomicU64::new(0),
             spares: Spares::new(),
             #[cfg(all(test, shuttle))]
             omission: None,
-        }
+        };
+        outbox.note_special(&mut outbox.state.lock());
+        outbox
     }
 
     // ---- appending
@@ -204,7 +196,6 @@ impl Outbox {
         queue.append(lane, class, Heading::of_kind(kind), payload);
         queue.messages += 1;
         queue.bytes += len;
-        state.accepted += 1;
         true
     }
 
@@ -261,7 +252,6 @@ impl Outbox {
                 }
             }
         }
-        state.accepted += 1;
         self.waits.store(true, Ordering::Relaxed);
         let debt = if let Wait::Paid(debt) = wait { debt } else { [0; LANES] };
         let queue = &mut state.lanes[lane.index()];
@@ -297,6 +287,8 @@ impl Outbox {
     pub(crate) fn attach(&self, writer: Box<Writer>) -> (Receiver<()>, Vec<Ended>) {
         let (wake, woken) = bounded(1);
         let mut state = self.state.lock();
+        // What waited for company goes with what the new session writes first.
+        self.take_share(&mut state);
         let tx = Tx::new(writer.conn(), wake);
         self.attached.store(tx.conn.0, Ordering::Relaxed);
         state.tx = Some(tx);
@@ -357,6 +349,10 @@ impl Outbox {
         };
         let Some(company) = company else {
             self.take_share(state);
+            if let Some(tx) = &mut state.tx {
+                // This is the look that the share asks for.
+                tx.kicked = false;
+            }
             return Rest::Again(writer);
         };
         #[cfg(all(test, shuttle))]
@@ -473,7 +469,8 @@ impl Outbox {
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         self.take_share(&mut state);
-        (state.closed, state.special) = (true, true);
+        state.closed = true;
+        self.note_special(&mut state);
         drop(state);
         self.memory.wake();
         #[cfg(all(test, shuttle))]
@@ -488,13 +485,13 @@ impl Outbox {
         let mut state = self.state.lock();
         self.take_share(&mut state);
         OutboxCounts {
-            messages: state.lanes.iter().map(|lane| lane.messages).sum(),
-            bytes: state.lanes.iter().map(|lane| lane.bytes).sum(),
-            accepted: state.accepted,
-            oldest: state.lanes.iter().filter_map(Queue::oldest).min(),
-            returned: state.returned,
-            written: state.written,
-            unknown: state.unknown,
+            messages: state.messages(),
+            bytes: state.bytes(),
+            accepted: state.begun().total().messages,
+            oldest: state.oldest(),
+            returned: state.ends.returned.total().messages,
+            written: state.ends.written.total().messages,
+            unknown: state.ends.unknown.total().messages,
         }
     }
 }

@@ -36,7 +36,6 @@ impl Outbox {
                 moved.push(Moved { lane, entry, ticket });
             }
         }
-        state.accepted -= moved.len() as u64;
         self.give_back(state);
         let wake = state.blocked > 0 && !moved.is_empty();
         drop(guard);
@@ -54,7 +53,6 @@ impl Outbox {
         self.take_share(state);
         let (mut kick, mut ended) = (Kick::No, Vec::new());
         for Moved { lane, mut entry, ticket } in moved {
-            state.accepted += 1;
             entry.ticket = ticket.map(|ticket| state.tickets.put(ticket));
             if state.closed {
                 state.lanes[lane.index()].pass_by(&entry);
@@ -62,7 +60,7 @@ impl Outbox {
                 continue;
             }
             // What the node cannot afford now is paid for by whoever comes next.
-            self.affords(state, entry.len());
+            self.affords_extra(state, entry.len());
             self.waits.store(true, Ordering::Relaxed);
             if entry.expires.is_some() {
                 self.expiring.store(true, Ordering::Relaxed);

@@ -13,9 +13,7 @@ impl Outbox {
     pub(crate) fn phases(&self) -> (PhaseTally, PhaseTally) {
         let state = &mut *self.state.lock();
         self.take_share(state);
-        let mut begun = Tally::default();
-        state.lanes.iter().for_each(|lane| begun.merge(&lane.begun()));
-        let open = state.lanes.iter().map(|lane| lane.messages as u64).sum();
+        let (begun, open) = (state.begun(), state.messages() as u64);
         let in_flight = state.in_flight();
         let Ends { taken, returned, written, unknown } = &state.ends;
         let buffer = PhaseTally { begun, succeeded: taken.clone(), failed: returned.clone(), open };
@@ -25,6 +23,13 @@ impl Outbox {
 }
 
 impl State {
+    /// Messages that were accepted so far.
+    pub(super) fn begun(&self) -> Tally {
+        let mut begun = Tally::default();
+        self.lanes.iter().for_each(|lane| begun.merge(&lane.begun()));
+        begun
+    }
+
     /// Best effort messages that are being written.
     fn in_flight(&mut self) -> u64 {
         let tracks = self.in_flight.iter().flat_map(|segment| segment.tracks());
