@@ -1,7 +1,7 @@
 //! Another configuration, while a node runs.
 //!
 //! Owns: nothing. Threads: the application's. Locks: see `engine::reload`. Blocks on: the disk, for the files of the
-//! configuration; short answers of the node's own threads.
+//! configuration; short answers of the node's own threads; the end of a former endpoint's thread, with a deadline.
 //! Upholds: a configuration is put to use whole, or refused whole.
 
 use crate::config::{Config, Reload};

@@ -10,7 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::error::{CloseReason, DisconnectReason};
+use crate::error::DisconnectReason;
 use crate::link::AckDue;
 use crate::session::outbox::{Goodbye, Rest, Token};
 use crate::session::peer_link::PeerLink;
@@ -19,7 +19,7 @@ use crate::session::writer::Writer;
 use crate::sync::atomic::Ordering;
 use crate::sync::channel::{Receiver, RecvTimeoutError};
 use crate::sync::recv_asleep;
-use crate::wire;
+use crate::wire::{self, stay_away};
 
 /// Runs until the session ends: replaced, closed, failed, or said goodbye.
 pub(crate) fn send_loop(link: &Arc<PeerLink>, session: &Arc<Session>, wake: &Receiver<()>, on_end: &OnEnd) {
@@ -164,19 +164,11 @@ fn say_goodbye(link: &PeerLink, session: &Session, mut writer: Box<Writer>, good
     write(link, session, &mut writer)?;
     if let Goodbye::Say(reason) = goodbye {
         session.gate.note(DisconnectReason::Local(reason));
-        let text = reason.to_string();
-        writer.goodbye(&wire::Goodbye { reason: reason.code(), retry_after_ms: retry_after(reason), received, text });
+        let (text, retry_after_ms) = (reason.to_string(), stay_away::after(reason).as_millis() as u32);
+        writer.goodbye(&wire::Goodbye { reason: reason.code(), retry_after_ms, received, text });
         write(link, session, &mut writer)?;
     }
     writer.finish();
     link.outbox.detach(session.conn);
     Ok(Next::End)
-}
-
-/// How long the other side should stay away, in milliseconds.
-fn retry_after(reason: CloseReason) -> u32 {
-    match reason {
-        CloseReason::TooMany => 5_000,
-        _ => 0,
-    }
 }

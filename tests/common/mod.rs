@@ -9,6 +9,7 @@ pub mod ledger;
 pub mod limits;
 pub mod mute;
 pub mod names;
+pub mod port;
 pub mod proxy;
 pub mod stranger;
 pub mod wire;

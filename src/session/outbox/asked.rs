@@ -98,7 +98,7 @@ impl Outbox {
             match policy {
                 OverflowPolicy::Fail => return refuse(SendErrorKind::Full, entry),
                 OverflowPolicy::DropNewest => {
-                    queue.pass_by(&entry);
+                    queue.begin(&entry);
                     entry.ticket = Some(state.tickets.put(Ticket::of(lane, &entry, asker)));
                     ended.push(state.end(lane, entry, ReturnReason::DroppedNewest));
                     return Ok(Kick::No);
@@ -339,6 +339,7 @@ impl Outbox {
 impl State {
     /// A message that waited by itself has ended.
     pub(super) fn end(&mut self, lane: Lane, entry: Entry, reason: ReturnReason) -> Ended {
+        self.lanes[lane.index()].end(&entry);
         self.ends.returned.add(entry.class, 1, entry.payload.len() as u64);
         let asker = entry.ticket.and_then(|name| self.tickets.take(name)).map(|ticket| ticket.asker);
         let label = Label { kind: entry.heading.kind, lane };

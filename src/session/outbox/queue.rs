@@ -48,6 +48,8 @@ pub(super) struct Queue {
     prefixes: usize,
     /// Messages appended, but for those of the open segment.
     begun: Tally,
+    /// What waits here goes on elsewhere: it begins there, or where it ends here.
+    passes_on: bool,
     debt: [u64; LANES],
     sealed: (Sender<Sealed>, Receiver<Sealed>),
     /// What was received from that channel and not taken to its end.
@@ -114,6 +116,7 @@ impl Queue {
             class_bytes: 0,
             prefixes: 0,
             begun: Tally::default(),
+            passes_on: false,
             debt: [0; LANES],
             // Its length is bounded by the lane's bytes and messages, counted below.
             sealed: unbounded(),
@@ -186,14 +189,28 @@ impl Queue {
         begun
     }
 
-    /// A message was accepted that never waits here.
-    pub(super) fn pass_by(&mut self, entry: &Entry) {
-        self.begun.add(entry.class, 1, entry.payload.len() as u64);
+    /// From now on what waits here goes on elsewhere, but what ends before that.
+    pub(super) fn pass_on(&mut self) {
+        self.passes_on = true;
     }
 
-    /// A message that was taken out waits elsewhere from now on: here it has never been.
-    pub(super) fn take_back(&mut self, entry: &Entry) {
-        self.begun.take_back(entry.class, entry.payload.len() as u64);
+    /// Messages that wait and are not counted as appended yet.
+    pub(super) fn uncounted(&self) -> usize {
+        if self.passes_on { self.messages } else { 0 }
+    }
+
+    /// A message is accepted.
+    pub(super) fn begin(&mut self, entry: &Entry) {
+        if !self.passes_on {
+            self.begun.add(entry.class, 1, entry.payload.len() as u64);
+        }
+    }
+
+    /// A message ends here.
+    pub(super) fn end(&mut self, entry: &Entry) {
+        if self.passes_on {
+            self.begun.add(entry.class, 1, entry.payload.len() as u64);
+        }
     }
 
     #[inline]
@@ -233,7 +250,7 @@ impl Queue {
         }
         self.messages += 1;
         self.bytes += entry.len();
-        self.pass_by(&entry);
+        self.begin(&entry);
         self.entries.append(entry);
     }
 
@@ -253,9 +270,9 @@ impl Queue {
             self.put_entry(entry);
             return None;
         }
-        let (class, payload, bytes) = (entry.class, entry.payload.len() as u64, entry.len());
+        self.begin(&entry);
+        let bytes = entry.len();
         let old = self.entries.replace(entry)?;
-        self.begun.add(class, 1, payload);
         self.bytes = self.bytes + bytes - old.len();
         Some(old)
     }
