@@ -111,6 +111,11 @@ impl Row {
         }
     }
 
+    /// Nothing more comes into it.
+    pub(crate) fn end(&self) {
+        self.state.lock().ended = true;
+    }
+
     /// The peer of this place takes part, from the beginning. Before anything is appended.
     pub(super) fn join(&self, place: usize) {
         let mut state = self.state.lock();

@@ -11,6 +11,7 @@ pub mod mute;
 pub mod names;
 pub mod port;
 pub mod proxy;
+pub mod rest;
 pub mod stranger;
 pub mod wire;
 
