@@ -71,10 +71,10 @@
 //! A thread that holds one takes only those of higher ranks. Nobody else holds two locks of the same rank. Leaves, under
 //! which nothing is locked: the inbox, the gate, the heartbeats' clock, the advertised address, the events' count and
 //! what was told of failing peers, the value of a `Watch`, what a reload replaces (times, sizes, options of sockets, our
-//! side of handshakes, addresses, names), how far a shutdown is, the tables of questions and the list of links that have some,
-//! the list of taps, the messages of a direct sender that are under way, a row of broadcasts, a receipt, who waits for
-//! memory, the memory of a link's window (`PeerLink::inbound`), the names of peers (`Engine::names`), where a node listens
-//! (`Engine::sites`).
+//! side of handshakes, addresses, names), how far a shutdown is, the tables of questions and the list of links that have
+//! some, a step of a handshake that waits for a worker, the list of taps, the messages of a direct sender that are under
+//! way, a row of broadcasts, a receipt, who waits for memory, the memory of a link's window (`PeerLink::inbound`), where a
+//! node listens (`Engine::sites`).
 //!
 //! No guard but the sealer's is held across a blocking send, a join, socket I/O, the destructor of a session or a slot,
 //! or user code; none but `Inlet::current` and `Engine::present` while waiting for anything but its own condition.
@@ -93,20 +93,22 @@
 //!
 //! # Log lines
 //!
-//! Targets are `threadwire::{node,accept,dial,session,link,transport}`. A line about a peer begins with the first eight
-//! digits of its id and, where there is one, the connection (`9f86d081 c7: connected ..`); one about a message has its
-//! number. A node's own lines, under `threadwire::node`, begin with its own id.
+//! Targets are `threadwire::{node,accept,dial,session,link,transport,direct}`. A line about a peer begins with the first
+//! eight digits of its id and, where there is one, the connection (`9f86d081 c7: connected ..`); one about a message has
+//! its number. A node's own lines, under `threadwire::node`, begin with its own id, and so do those of a direct sender,
+//! under `threadwire::direct`.
 //!
 //! | level | means | lines |
 //! |---|---|---|
 //! | error | something for the operator to repair; the node cannot | the poll fails, no resolver thread could be started, the system gives no randomness, a message handler panicked |
-//! | warn | the node goes on, and somebody should look; once for each change to the worse | a kept peer is not reached, peers wait for `outbound`, a peer broke the protocol, two processes have one key, a handler is slow, messages ended unknown, no descriptors to accept with, a bound refuses connections, metrics are served where other machines read them, a limit of the system is too low, another configuration is refused, a shutdown left something |
+//! | warn | the node goes on, and somebody should look; once for each change to the worse | a kept peer is not reached, peers wait for `outbound`, a peer broke the protocol, two processes have one key, a handler is slow, messages ended unknown, no descriptors to accept with, a bound refuses connections, metrics are served where other machines read them, a limit of the system is too low, another configuration is refused, nobody takes the results of a direct sender any more, a shutdown left something |
 //! | info | one line for each change of a node or a peer | started, serves metrics, without a lasting identity, accepting again, reloaded, shutting down, shut down; connected, disconnected, slow, no longer slow |
-//! | debug | each attempt | dials that fail again, connections refused, handshakes that fail, messages that the other side rejected |
+//! | debug | each attempt | dials that fail again, connections refused, handshakes that fail, messages that the other side rejected or a direct sender did not take |
 //! | trace | each step | |
 //!
 //! What a stranger can cause is at most debug, and a counter; that connections are refused at a bound is one warning a
-//! minute for each cause: nobody fills the log from outside. *Checked by* `tests/log_lines.rs`.
+//! minute for each cause: nobody fills the log from outside. *Checked by* `tests/log_lines.rs`; those of a
+//! direct sender by `tests/direct_sender`.
 //!
 //! # Invariants
 //!
@@ -225,10 +227,10 @@
 //!
 //! **I-29 What is taken from a direct sender's channel has one result, and waits for no peer.** *Enforced by*
 //! `direct::dispatch`, which takes no message without a place for its result, and offers without a wait;
-//! `tests/direct_sender.rs`. *If not:* one peer that is stuck stops all, or a message vanishes.
+//! `tests/direct_sender`. *If not:* one peer that is stuck stops all, or a message vanishes.
 //!
 //! **I-30 Nothing is acknowledged that nobody could take.** *Enforced by* `Inbox`: without a receiver what comes is
-//! rejected, and the session ended; `tests/direct_sender.rs`. *If not:* a sender takes for delivered what went nowhere.
+//! rejected, and the session ended; `tests/direct_sender`. *If not:* a sender takes for delivered what went nowhere.
 //!
 //! **I-31 A peer is kept where its sources say, and only one session of it stays.** What dials it follows the live map
 //! and what was added, each speaking for itself; a session at an address that is gone stays until another takes over;
@@ -237,8 +239,9 @@
 //! has taken its place.
 //!
 //! **I-32 What is sent to an address belongs to one identity:** the first that proves itself there after it was sent.
-//! *Enforced by* `PeerLink::move_on`, which takes a message out of the stand-in's outbox for good; `tests/direct.rs`, with
-//! another identity at the same address. *If not:* a message reaches somebody it was not for.
+//! *Enforced by* `PeerLink::move_on`, which takes a message out of the stand-in's outbox for good, and
+//! `PeerLink::move_to`, by which what was sent first goes first; `tests/direct.rs`, with another identity at the same
+//! address. *If not:* a message reaches somebody it was not for.
 //!
 //! **I-33 A message begins each phase of its delivery once, and ends it once.** In the outgoing phases that can be seen at
 //! any moment: what began is counted where it is accepted or taken, what ended where it ends, what is under way where it

@@ -61,21 +61,23 @@ pub(crate) enum SessionsError {
 }
 
 impl SessionsError {
-    /// What whoever sends is told, where there is no link to send to.
-    pub(crate) fn of_send(self) -> SendErrorKind {
-        match self {
-            Self::TooManyUnknown => SendErrorKind::TooManyUnknown,
-            Self::Closed => SendErrorKind::ShuttingDown,
-            Self::TooMany(_) | Self::NoThreads | Self::TooManyLinks => SendErrorKind::UnknownPeer,
-        }
-    }
-
     /// What whoever asks for a handle on this peer is told.
     pub(crate) fn of_peer(self, id: PeerId) -> ConnectError {
         match self {
             Self::TooManyUnknown => ConnectError::TooManyUnknown(id),
             Self::Closed => ConnectError::ShuttingDown,
             Self::TooMany(_) | Self::NoThreads | Self::TooManyLinks => ConnectError::UnknownPeer(id),
+        }
+    }
+}
+
+/// What whoever sends is told, where there is no link to send to.
+impl From<SessionsError> for SendErrorKind {
+    fn from(error: SessionsError) -> Self {
+        match error {
+            SessionsError::TooManyUnknown => Self::TooManyUnknown,
+            SessionsError::Closed => Self::ShuttingDown,
+            SessionsError::TooMany(_) | SessionsError::NoThreads | SessionsError::TooManyLinks => Self::UnknownPeer,
         }
     }
 }

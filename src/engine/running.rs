@@ -31,8 +31,8 @@ use super::protection::Protection;
 use super::selfcheck::Finding;
 use super::shutdown::{self, Closing, Ending, ShutdownReport};
 
-/// How long a dropped engine may take to shut down.
-const DROP_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a dropped engine, and what was made around it, may take to shut down.
+pub(crate) const DROP_DEADLINE: Duration = Duration::from_secs(2);
 
 /// One identity, its peers, and the threads that serve them. Dropped, it shuts down, with two seconds to drain.
 pub(crate) struct Engine {

@@ -121,7 +121,7 @@ impl Node {
             () if session::in_handler() => SendErrorKind::WouldBlock,
             () => match self.engine.link_to(id) {
                 Some(Ok(link)) => return PeerHandle::new(link).send(payload),
-                Some(Err(error)) => error.of_send(),
+                Some(Err(error)) => error.into(),
                 None => SendErrorKind::UnknownPeer,
             },
         };

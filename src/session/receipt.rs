@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::ident::PeerId;
 use crate::outcome::{Outcome, Stage};
@@ -243,8 +243,8 @@ impl Collector {
     /// [`SendErrorKind::Uncollected`](crate::error::SendErrorKind::Uncollected).
     pub fn new(capacity: usize) -> (Self, Receiver<OutcomeBatch>) {
         let capacity = capacity.max(1);
-        // A batch holds an outcome at least, and each has a slot: it is never full.
-        let (batches, receiver) = bounded(capacity);
+        // Bounded by what sends into it: a batch holds an outcome at least, and each has a slot.
+        let (batches, receiver) = unbounded();
         let shared = Arc::new(Collecting { reserved: AtomicUsize::new(0), capacity, batches });
         (Self { shared }, receiver)
     }

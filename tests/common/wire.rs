@@ -275,8 +275,9 @@ pub mod tls {
 
     /// Takes whoever answers or dials for whom they say.
     #[derive(Debug)]
-    struct Anybody {
-        bare: bool,
+    pub struct Anybody {
+        /// Asks for bare keys.
+        pub bare: bool,
     }
 
     /// What rustls wants to be told twice, of those who answer and of those who dial.

@@ -27,8 +27,9 @@ impl Acceptor {
         let Stage::Proven(proven) = &pending.stage else { return };
         self.admission.settled(conn);
         self.shared.registry.proven(conn, proven.peer);
-        // TLS has seen to it already, at the side that is to be kept out; over plain TCP nobody was proven until now.
-        if pending.stream.proof().is_none() && !self.transport.trusts(&Proof::new(proven.peer, pending.kind)) {
+        // Over plain TCP nobody was proven until now; TLS has seen to it already, unless trust has changed since.
+        let proof = pending.stream.proof().unwrap_or_else(|| Arc::new(Proof::new(proven.peer, pending.kind)));
+        if !self.transport.trusts(&proof) {
             return self.turn_away(conn, (CloseReason::Untrusted, None));
         }
         let peer = match self.shared.peer(proven.peer) {
