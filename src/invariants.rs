@@ -73,8 +73,8 @@
 //! what was told of failing peers, the value of a `Watch`, what a reload replaces (times, sizes, options of sockets, our
 //! side of handshakes, addresses, names), how far a shutdown is, the tables of questions and the list of links that have
 //! some, a step of a handshake that waits for a worker, the list of taps, the messages of a direct sender that are under
-//! way, a row of broadcasts, a receipt, who waits for memory, the memory of a link's window (`PeerLink::inbound`), the names
-//! of peers (`Engine::names`), where a node listens (`Engine::sites`).
+//! way, a row of broadcasts, a receipt, who waits for memory, the memory of a link's window (`PeerLink::inbound`), where a
+//! node listens (`Engine::sites`).
 //!
 //! No guard but the sealer's is held across a blocking send, a join, socket I/O, the destructor of a session or a slot,
 //! or user code; none but `Inlet::current` and `Engine::present` while waiting for anything but its own condition.
