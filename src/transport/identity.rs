@@ -121,10 +121,15 @@ impl fmt::Debug for Identity {
 
 /// The name of whoever holds the private half of `key`: SHA-256 of its SubjectPublicKeyInfo.
 pub fn peer_id_of(key: &[u8; 32]) -> PeerId {
+    PeerId::from_bytes(sha256(&spki_of(key)))
+}
+
+/// The key as SubjectPublicKeyInfo.
+pub(crate) fn spki_of(key: &[u8; 32]) -> [u8; SPKI.len() + 32] {
     let mut info = [0; SPKI.len() + 32];
     info[..SPKI.len()].copy_from_slice(&SPKI);
     info[SPKI.len()..].copy_from_slice(key);
-    PeerId::from_bytes(sha256(&info))
+    info
 }
 
 /// Whether `signature` over `message` was made with the private half of `key`.
