@@ -159,7 +159,7 @@ fn whoever_was_dialled_by_name_is_that_peer_or_nobody_whatever_the_transport_has
     });
     assert_eq!(cause, DialCause::Rejected(CloseReason::WrongPeer));
     wait_until("bob was told so", || bob.metrics().handshakes_failed_by.remote.get(CloseReason::WrongPeer) > 0);
-    alice.remove_peer(carol);
+    alice.remove_peer(carol).unwrap();
     assert_eq!((alice.metrics().sessions_started, bob.metrics().sessions_started), (0, 0));
     // By his own name he is reached, and without any.
     alice.add_peer(bob.id(), [addr(bob)]).unwrap();

@@ -14,7 +14,8 @@ use threadwire::transport::{Connection, Fault, ReadHalf, Transport, Trust};
 
 use crate::narrow::Narrow;
 use crate::support::{
-    bytes, catch_up, eventually, loopback, pair, pending, read_some, read_to_end, run, secure, step, tests_that_end, write_all,
+    bytes, catch_up, eventually, loopback, pair, pending, read_some, read_to_end, run, secure, step, tests_that_end,
+    write_all,
 };
 
 const PROTOCOL: &str = "threadwire-test/1";
