@@ -227,7 +227,8 @@ pub enum SendErrorKind {
     /// The message is longer than `max_message`.
     #[error("the message is longer than max_message")]
     TooLarge,
-    /// The id is this node's own, or the node does not know this peer and `unknown_peers` is 0. Add it.
+    /// The id is this node's own, or stands for an address ([`PeerId::stands_for`]: send to that), or the node does not
+    /// know this peer and `unknown_peers` is 0. Add it.
     #[error("the node does not know this peer")]
     UnknownPeer,
     /// The node does not know this peer, and messages wait for, or handles are held on, as many such peers as
@@ -533,7 +534,8 @@ pub enum StartError {
     System(#[from] io::Error),
 }
 
-/// Why another configuration was not put to use. Nothing has changed, except where [`ReloadError::Bind`] says so.
+/// Why another configuration was not put to use. Nothing has changed, except where [`ReloadError::Bind`] or
+/// [`ReloadError::System`] says so.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReloadError {
@@ -575,13 +577,15 @@ pub enum ReloadError {
         /// Empty, unless somebody else took one in that moment.
         lost: Vec<SocketAddr>,
     },
-    /// A thread or poll could not be made.
-    #[error("{what}")]
+    /// A thread or poll could not be made, or a socket not be watched.
+    #[error("{what}{}", lost_text(.lost))]
     System {
         /// What the system said.
         what: String,
         /// What sort of error that is.
         kind: io::ErrorKind,
+        /// As in [`ReloadError::Bind`].
+        lost: Vec<SocketAddr>,
     },
     /// The node is shutting down.
     #[error("the node is shutting down")]

@@ -93,7 +93,8 @@ impl PeerId {
     }
 
     /// The address that this id stands for, if it is nobody's: of messages that were sent to an address
-    /// ([`Node::peer_at`](crate::Node::peer_at)) and ended before anybody had proven itself there.
+    /// ([`Node::peer_at`](crate::Node::peer_at)) and ended before anybody had proven itself there. No verb takes it for
+    /// a peer: send to the address again.
     pub fn stands_for(&self) -> Option<SocketAddr> {
         let (ip, rest) = self.0.strip_prefix(ADDRESS)?.split_first_chunk::<16>()?;
         let (port, scope) = rest.split_first_chunk::<2>()?;

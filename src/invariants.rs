@@ -40,7 +40,7 @@
 //! | scrape | 2 s for a whole request, 5 s for the whole answer, 1 s for the client to close | metrics | the connection is cut, and counted |
 //! | scrape, accept again | 100 ms after an accept failed | metrics | the endpoint's listener is tried |
 //! | linger | 1 s after a goodbye | supervisor | the connection is closed |
-//! | reconnect delay | 0.1 to 30 s, or what the other side's refusal asked for (1 s half-open limits, 5 s others and clashes) | supervisor | the next dial |
+//! | reconnect delay | 0.1 to 30 s, or what the other side's refusal or goodbye asked for (1 s half-open limits, 5 s others and clashes; a minute at most) | supervisor | the next dial |
 //! | `RESOLVE_RETRY_TIMEOUT` | 1 s after no name of a kept peer was found, and it has no other address | supervisor | its next round |
 //! | no slot for a dial | 100 ms | supervisor | dials that are due are tried again |
 //! | refusals at a bound | 1 min for each cause | acceptor | the next one is a warning again, with the count of those between |
@@ -55,9 +55,10 @@
 //!
 //! | rank | lock | of | held for |
 //! |---|---|---|---|
-//! | L0 | `Engine::present`, before the next two | a node | a whole reload: callers take turns, also while it reads files and waits for answers of the acceptor and the supervisor, who never take it |
+//! | L0 | `Engine::present`, before the next three | a node | a whole reload: callers take turns, also while it reads files and waits for answers of the acceptor and the supervisor, who never take it |
 //! | L0 | `Engine::added`, before the next one | a node | a peer is added or removed, by the application or by a reload |
 //! | L0 | `Engine::connections` | a node | handing a request over, or taking the threads out to end them |
+//! | L0 | `Engine::endpoint` | a node | another endpoint for metrics takes its place, or it is taken out to be ended |
 //! | L0 | `Inlet::current` | a node without a handler | one message; callers of `recv` take turns, also while the first of them waits |
 //! | L0 | `Node::caster` | a node | appending a broadcast of a flood to the row that peers share; a new row, which takes the outbox lock of each in turn |
 //! | L1 | registry, the one RwLock | a node | finding, counting; appending a message by the shortest path; a peer becomes known, or one that is not is forgotten |
@@ -70,9 +71,10 @@
 //! A thread that holds one takes only those of higher ranks. Nobody else holds two locks of the same rank. Leaves, under
 //! which nothing is locked: the inbox, the gate, the heartbeats' clock, the advertised address, the events' count and
 //! what was told of failing peers, the value of a `Watch`, what a reload replaces (times, sizes, options of sockets, our
-//! side of handshakes, addresses), how far a shutdown is, the tables of questions and the list of links that have some,
-//! a step of a handshake that waits for a worker, the list of taps, the messages of a direct sender that are under way, a
-//! row of broadcasts.
+//! side of handshakes, addresses, names), how far a shutdown is, the tables of questions and the list of links that have
+//! some, a step of a handshake that waits for a worker, the list of taps, the messages of a direct sender that are under
+//! way, a row of broadcasts, a receipt, who waits for memory, the memory of a link's window (`PeerLink::inbound`), the names
+//! of peers (`Engine::names`), where a node listens (`Engine::sites`).
 //!
 //! No guard but the sealer's is held across a blocking send, a join, socket I/O, the destructor of a session or a slot,
 //! or user code; none but `Inlet::current` and `Engine::present` while waiting for anything but its own condition.
@@ -91,20 +93,22 @@
 //!
 //! # Log lines
 //!
-//! Targets are `threadwire::{node,accept,dial,session,link,transport}`. A line about a peer begins with the first eight
-//! digits of its id and, where there is one, the connection (`9f86d081 c7: connected ..`); one about a message has its
-//! number. A node's own lines, under `threadwire::node`, begin with its own id.
+//! Targets are `threadwire::{node,accept,dial,session,link,transport,direct}`. A line about a peer begins with the first
+//! eight digits of its id and, where there is one, the connection (`9f86d081 c7: connected ..`); one about a message has
+//! its number. A node's own lines, under `threadwire::node`, begin with its own id, and so do those of a direct sender,
+//! under `threadwire::direct`.
 //!
 //! | level | means | lines |
 //! |---|---|---|
 //! | error | something for the operator to repair; the node cannot | the poll fails, no resolver thread could be started, the system gives no randomness, a message handler panicked |
-//! | warn | the node goes on, and somebody should look; once for each change to the worse | a kept peer is not reached, peers wait for `outbound`, a peer broke the protocol, two processes have one key, a handler is slow, messages ended unknown, no descriptors to accept with, a bound refuses connections, metrics are served where other machines read them, a limit of the system is too low, another configuration is refused, a shutdown left something |
+//! | warn | the node goes on, and somebody should look; once for each change to the worse | a kept peer is not reached, peers wait for `outbound`, a peer broke the protocol, two processes have one key, a handler is slow, messages ended unknown, no descriptors to accept with, a bound refuses connections, metrics are served where other machines read them, a limit of the system is too low, another configuration is refused, nobody takes the results of a direct sender any more, a shutdown left something |
 //! | info | one line for each change of a node or a peer | started, serves metrics, without a lasting identity, accepting again, reloaded, shutting down, shut down; connected, disconnected, slow, no longer slow |
-//! | debug | each attempt | dials that fail again, connections refused, handshakes that fail, messages that the other side rejected |
+//! | debug | each attempt | dials that fail again, connections refused, handshakes that fail, messages that the other side rejected or a direct sender did not take |
 //! | trace | each step | |
 //!
 //! What a stranger can cause is at most debug, and a counter; that connections are refused at a bound is one warning a
-//! minute for each cause: nobody fills the log from outside. *Checked by* `tests/log_lines.rs`.
+//! minute for each cause: nobody fills the log from outside. *Checked by* `tests/log_lines.rs`; those of a
+//! direct sender by `tests/direct_sender`.
 //!
 //! # Invariants
 //!
@@ -223,10 +227,10 @@
 //!
 //! **I-29 What is taken from a direct sender's channel has one result, and waits for no peer.** *Enforced by*
 //! `direct::dispatch`, which takes no message without a place for its result, and offers without a wait;
-//! `tests/direct_sender.rs`. *If not:* one peer that is stuck stops all, or a message vanishes.
+//! `tests/direct_sender`. *If not:* one peer that is stuck stops all, or a message vanishes.
 //!
 //! **I-30 Nothing is acknowledged that nobody could take.** *Enforced by* `Inbox`: without a receiver what comes is
-//! rejected, and the session ended; `tests/direct_sender.rs`. *If not:* a sender takes for delivered what went nowhere.
+//! rejected, and the session ended; `tests/direct_sender`. *If not:* a sender takes for delivered what went nowhere.
 //!
 //! **I-31 A peer is kept where its sources say, and only one session of it stays.** What dials it follows the live map
 //! and what was added, each speaking for itself; a session at an address that is gone stays until another takes over;
@@ -235,8 +239,9 @@
 //! has taken its place.
 //!
 //! **I-32 What is sent to an address belongs to one identity:** the first that proves itself there after it was sent.
-//! *Enforced by* `PeerLink::move_on`, which takes a message out of the stand-in's outbox for good; `tests/direct.rs`, with
-//! another identity at the same address. *If not:* a message reaches somebody it was not for.
+//! *Enforced by* `PeerLink::move_on`, which takes a message out of the stand-in's outbox for good, and
+//! `PeerLink::move_to`, by which what was sent first goes first; `tests/direct.rs`, with another identity at the same
+//! address. *If not:* a message reaches somebody it was not for.
 //!
 //! **I-33 A message begins each phase of its delivery once, and ends it once.** In the outgoing phases that can be seen at
 //! any moment: what began is counted where it is accepted or taken, what ended where it ends, what is under way where it
@@ -262,8 +267,9 @@
 //! - An answer longer than its question fits always: it may be refused while the reply lane is full.
 //! - Answers that nobody takes stop nothing: beyond `queue_bytes` they keep all further replies of that peer from coming.
 //! - Acknowledged means handed over, not understood.
-//! - `memory_bytes` does not count the open segment of each lane, read buffers, threads and tables; nor over TLS what is
+//! - `memory_bytes` does not count the open segment of each lane, read buffers, threads and tables, nor over TLS what is
 //!   sealed and not written (512 KiB while a peer is busy) and the certificates of a session (64 KiB): they are bounded
-//!   per peer.
+//!   per peer; nor the one buffer of a row of broadcasts, of a node, and what waits for taps and in `undelivered`, which
+//!   have bounds of their own.
 //! - Over plain TCP, who sends the bytes after the handshake is a claim: the token and the numbers stop accidents, not
 //!   an attacker in the path.

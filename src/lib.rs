@@ -129,7 +129,7 @@
 //! | `outgoing_reply_tx`, a broadcast channel "to announce outgoing messages to other system components" | [`Node::subscribe_outgoing`], [`OutgoingMessage`], [`OutgoingTaps`] | bounded for each subscriber: what does not fit is not announced, and counted ([`OutgoingMessage::missed`]); each gets everything, payloads if it asks for them |
 //! | unbounded channels for messages and events | bounded queues and credit; [`Event::Missed`] | what is refused comes back, what is missed is counted |
 //!
-//! Named there and not built yet: `GetPeers`, `AnnounceItems`, `RequestBlock`, `SendInventoryItem`;
+//! Named there and not built yet: the role `ConnectionRole::Gossip` and its protocol; `GetPeers`, `AnnounceItems`, `RequestBlock`, `SendInventoryItem`;
 //! `TransportLayerTransport`, `TransportLayerSocket` and the rest of the gossip transport.
 //!
 //! What must hold inside, and who sees to it, is in [`invariants`]; what is promised against whom, in [`threats`].
@@ -140,6 +140,7 @@ pub mod threats;
 // In rank order: a file imports only lower ranks (tests/layering.rs).
 pub mod address;
 pub mod ident;
+mod listener;
 mod sync;
 mod threads;
 pub mod watch;

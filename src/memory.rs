@@ -40,11 +40,19 @@ impl Budget {
 
     /// Takes bytes, if there are so many; whatever there is, if nobody else has any.
     pub(crate) fn take(&self, bytes: usize) -> bool {
+        let fits = self.try_take(bytes);
+        if !fits {
+            self.refused.add();
+        }
+        fits
+    }
+
+    /// The same for somebody who goes on without them: no refusal is counted.
+    pub(crate) fn try_take(&self, bytes: usize) -> bool {
         let used = self.used.fetch_add(bytes, Ordering::Relaxed);
         let fits = used == 0 || used.saturating_add(bytes) <= self.limit.load(Ordering::Relaxed);
         if !fits {
             self.used.fetch_sub(bytes, Ordering::Relaxed);
-            self.refused.add();
         }
         fits
     }

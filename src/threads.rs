@@ -64,6 +64,11 @@ impl Thread {
         &self.name
     }
 
+    /// Disconnects when it has ended: for whoever waits without it.
+    pub fn ended(&self) -> Receiver<()> {
+        self.ended.clone()
+    }
+
     /// Waits for the thread's end, until `deadline` at the latest.
     ///
     /// # Errors

@@ -60,11 +60,11 @@
 //!
 //! # What a peer can do
 //!
-//! Nothing to other peers: see P4 in the README's promises and the numbered [`invariants`](crate::invariants). It
-//! can fill what it was granted (its window, its reassembly, its queue), hang up, and lie about what it received. Records
-//! that bring nothing of the stream (new keys, empty ones) cost its own session's thread a few microseconds each, and
-//! more than 32 in a row end the session. Before it has one, where all connections share a thread, 32 are all it may send,
-//! and 64 KiB of what records have beside the stream.
+//! Nothing to other peers: what one of them costs the others is bounded by the numbered
+//! [`invariants`](crate::invariants). It can fill what it was granted (its window, its reassembly, its queue), hang up, and
+//! lie about what it received. Records that bring nothing of the stream (new keys, empty ones) cost its own session's thread
+//! a few microseconds each, and more than 32 in a row end the session. Before it has one, where all connections share a
+//! thread, 32 are all it may send, and 64 KiB of what records have beside the stream.
 //!
 //! # The key
 //!

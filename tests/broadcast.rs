@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use threadwire::config::Channel;
 use threadwire::error::SendErrorKind;
 use threadwire::handshake::Identity;
@@ -14,6 +15,7 @@ use threadwire::{Broadcast, Config, Node, Outcome, OverflowPolicy, PeerHandle, P
 
 mod common;
 use common::mute::Mute;
+use common::rest::wait_at_rest;
 use common::{NOWHERE, PATIENCE, alone, link, loopback, plain, quick, start, wait_until};
 
 const KIB: usize = 1024;
@@ -52,7 +54,7 @@ fn next(node: &Node) -> Vec<u8> {
 fn stalled(node: &Node) -> (Mute, PeerHandle) {
     let mute = Mute::connect(Channel::Plain, node.id(), node.local_addr().unwrap(), 64 * KIB as u64);
     let to = node.wait_connected(mute.id, PATIENCE).unwrap();
-    wait_until("nothing moves any more", || {
+    wait_at_rest("nothing moves any more", || {
         let mut sent = 0;
         // To the last byte: the empty ones leave no room for any message.
         for payload in [&[7; 100][..], &[]] {
@@ -60,7 +62,6 @@ fn stalled(node: &Node) -> (Mute, PeerHandle) {
                 sent += 1;
             }
         }
-        std::thread::sleep(Duration::from_millis(20));
         sent == 0
     });
     (mute, to)
@@ -218,6 +219,9 @@ fn the_bytes_of_a_large_broadcast_are_there_once_for_all_peers() {
             false => node.broadcast(vec![6; BYTES], &to_mutes).sent(),
         };
         assert_eq!(broadcast, PEERS);
+        // The second one finds no room before the first is taken, and is not taken itself: the window is full.
+        let taken = || mutes.iter().all(|mute| node.peer(mute.id).unwrap().stats().kept_bytes > 0);
+        wait_until("each peer's thread has taken the first one", taken);
     }
     // Both messages are there, once; copied for each of the peers they would take 256 MiB.
     if let (Some(before), Some(after)) = (before, resident()) {
@@ -244,17 +248,39 @@ struct Block {
     body: Vec<u8>,
 }
 
+/// Counts how often it is encoded.
+struct Counted(AtomicUsize);
+
+impl Serialize for Counted {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        block(100).serialize(serializer)
+    }
+}
+
+fn block(size: usize) -> Block {
+    Block { height: 7, body: vec![3; size] }
+}
+
 #[test]
 fn a_typed_broadcast_is_encoded_once_and_decoded_by_each_receiver() {
     let _alone = alone();
     let (node, peers) = hub::<3>(&quick());
-    let block = |size| Block { height: 7, body: vec![3; size] };
     for size in [10, 100 * KIB] {
         assert_eq!(taken(&node.broadcast_msg(&block(size), To::all()).unwrap()), ids(&peers));
         for peer in &peers {
             assert_eq!(peer.recv_timeout(PATIENCE).unwrap().decode::<Block>().unwrap(), block(size));
         }
     }
+    // Its size is found out by the same way as its bytes.
+    let [one, all] = [(); 2].map(|()| Counted(AtomicUsize::new(0)));
+    node.peer(peers[0].id()).unwrap().send_msg(&one).unwrap();
+    assert_eq!(peers[0].recv_timeout(PATIENCE).unwrap().decode::<Block>().unwrap(), block(100));
+    assert_eq!(taken(&node.broadcast_msg(&all, To::all()).unwrap()), ids(&peers));
+    for peer in &peers {
+        assert_eq!(peer.recv_timeout(PATIENCE).unwrap().decode::<Block>().unwrap(), block(100));
+    }
+    assert_eq!(all.0.into_inner(), one.0.into_inner(), "for all as often as for one");
     let took = node.anycast_msg(&block(1), To::all()).unwrap();
     let peer = peers.iter().find(|peer| peer.id() == took).unwrap();
     assert_eq!(peer.recv_timeout(PATIENCE).unwrap().decode::<Block>().unwrap(), block(1));

@@ -8,7 +8,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use serde_json::Value;
@@ -30,7 +29,7 @@ const KINDS: [&str; 10] = [
 ];
 
 /// The example, built once.
-fn example() -> &'static Path {
+fn example() -> &'static PathBuf {
     static EXAMPLE: OnceLock<PathBuf> = OnceLock::new();
     EXAMPLE.get_or_init(|| program::build("loadtest"))
 }
@@ -42,12 +41,7 @@ fn run(more: &[&str]) -> (Value, Option<i32>) {
 
 /// The same, over what this says.
 fn run_over(channel: &str, more: &[&str]) -> (Value, Option<i32>) {
-    let mut command = Command::new(example());
-    command.args(["chaos", "--json", channel]).args(more);
-    let output = command.stderr(Stdio::inherit()).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(text.lines().count(), 1, "one line: {text:?}");
-    (serde_json::from_str(&text).expect(&text), output.status.code())
+    program::json(program::command(example(), ["chaos", "--json", channel]).args(more))
 }
 
 fn number(result: &Value, field: &str) -> u64 {
@@ -127,6 +121,10 @@ fn each_sabotage_is_found_in_its_counter_only() {
                 let (result, status) = run(&["--cuts", "10", "--seed", "8", "--sabotage", sabotage]);
                 assert!(result["ok"] == false && status == Some(1), "{sabotage}: {result}");
                 assert_eq!(harms(&result), wanted, "{sabotage}: {result}");
+                // What the library says of its phases is held against the same ledgers.
+                let told = result["reasons"].as_array().unwrap().iter().filter_map(Value::as_str);
+                let differ = told.filter(|reason| reason.contains(" messages over, its application wrote ")).count();
+                assert_eq!(differ as u64, wanted[0] + wanted[1], "{sabotage}: {result}");
                 assert_eq!(number(&result, "cuts"), 10, "{sabotage}: {result}");
             });
         }

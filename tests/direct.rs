@@ -2,23 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use threadwire::config::Peer;
-use threadwire::error::{CloseReason, ConnectError, SendErrorKind};
+use threadwire::direct::PeersMap;
+use threadwire::error::{CloseReason, ConnectError, DisconnectError, ReloadError, SendError, SendErrorKind};
 use threadwire::handshake::Identity;
-use threadwire::{Config, Destination, Event, Node, Outcome, OverflowPolicy, PeerId, ReturnReason, SendOptions};
+use threadwire::{Config, Destination, Event, Node, Outcome, OverflowPolicy, PeerId, ReturnReason, SendOptions, Watch};
 
 mod common;
+use common::port::later;
 use common::{PATIENCE, addr, alone, quick, start, wait_event, wait_until};
-
-/// An address where nobody listens yet.
-fn later() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
 
 fn start_at(addr: SocketAddr) -> Node {
     let mut config = quick();
@@ -71,7 +68,8 @@ fn a_message_goes_to_an_id_a_name_or_an_address_by_each_verb() {
 #[test]
 fn what_is_sent_before_anybody_has_proven_itself_waits_and_goes_in_order() {
     let _alone = alone();
-    let (alice, place) = (start(quick()), later());
+    let (alice, port) = (start(quick()), later());
+    let place = port.addr;
     let handle = alice.peer_at(place).unwrap();
     let receipt = handle.send_with("0", &SendOptions::new()).unwrap();
     for text in ["1", "2", "3"] {
@@ -111,7 +109,8 @@ fn a_message_belongs_to_who_proved_itself_and_never_goes_to_another_one_at_the_s
         (config.data_dir, config.listen) = (Some(folder.path().to_owned()), vec![listen]);
         start(config)
     };
-    let (alice, place) = (start(quick()), later());
+    let (alice, port) = (start(quick()), later());
+    let place = port.addr;
     let first = bob(place);
     let taken = alice.send_to_with(place, "taken", &SendOptions::new()).unwrap();
     assert_eq!(takes(&first), "taken");
@@ -137,16 +136,26 @@ fn a_message_belongs_to_who_proved_itself_and_never_goes_to_another_one_at_the_s
 #[test]
 fn what_waits_for_an_address_is_bounded_in_bytes_time_and_number_and_comes_back() {
     let _alone = alone();
+    let ports = [later(), later(), later()];
+    let [one, other, third] = ports.each_ref().map(|port| port.addr);
     let mut config = quick();
     (config.unknown_bytes, config.unknown_peers) = (1000, 2);
+    let fail = SendOptions::new().overflow(OverflowPolicy::Fail);
+    {
+        // Nothing comes back here before the end.
+        config.unknown_timeout = 10 * PATIENCE;
+        let alice = start(config.clone());
+        let handle = alice.peer_at(one).unwrap();
+        let receipt = handle.send_with(vec![1; 600], &fail).unwrap();
+        let refused = handle.send_with(vec![2; 600], &fail).unwrap_err();
+        assert_eq!((refused.kind, refused.payload), (SendErrorKind::Full, vec![2; 600]));
+        alice.shutdown(Duration::ZERO);
+        assert_eq!(receipt.wait(PATIENCE).unwrap().into_payload().unwrap(), vec![1; 600]);
+    }
     config.unknown_timeout = Duration::from_millis(200);
     let alice = start(config);
-    let (one, other, third) = (later(), later(), later());
     let handle = alice.peer_at(one).unwrap();
-    let fail = SendOptions::new().overflow(OverflowPolicy::Fail);
     let receipt = handle.send_with(vec![1; 600], &fail).unwrap();
-    let refused = handle.send_with(vec![2; 600], &fail).unwrap_err();
-    assert_eq!((refused.kind, refused.payload), (SendErrorKind::Full, vec![2; 600]));
     let Outcome::Returned { payload, reason } = receipt.wait(PATIENCE).unwrap() else { panic!("not returned") };
     assert_eq!((payload, reason), (vec![1; 600], ReturnReason::PeerUnknown));
     // Without a receipt it is told where it was to go.
@@ -209,7 +218,8 @@ fn of_many_threads_that_send_while_somebody_appears_each_keeps_its_order_and_not
     const THREADS: u64 = 4;
     let _alone = alone();
     for _ in 0..10 {
-        let (alice, place) = (start(quick()), later());
+        let (alice, port) = (start(quick()), later());
+        let place = port.addr;
         let came: Arc<Mutex<Vec<(u8, u64)>>> = Arc::default();
         let handle = alice.peer_at(place).unwrap();
         let entered = came.clone();
@@ -268,6 +278,48 @@ fn inside_a_handler_nothing_waits_and_the_verb_that_does_not_works() {
     assert_eq!(takes(&carol), "works");
     // The handler has the node: it ends by its own hand.
     node.get().unwrap().shutdown(PATIENCE);
+}
+
+#[test]
+fn an_id_that_stands_for_an_address_is_taken_for_nobody_and_the_address_stays_what_it_was() {
+    let _alone = alone();
+    let mut config = quick();
+    config.unknown_timeout = Duration::from_millis(100);
+    let (alice, port) = (start(config.clone()), later());
+    let place = port.addr;
+    alice.send_to(place, "nobody's").unwrap();
+    let id = alice.undelivered().recv_timeout(PATIENCE).unwrap().peer;
+    assert_eq!(id.stands_for(), Some(place));
+    let refuses = |alice: &Node| {
+        assert_eq!(alice.peer(id).unwrap_err(), ConnectError::UnknownPeer(id));
+        let SendError { kind, payload, .. } = alice.send(id, "back").unwrap_err();
+        assert_eq!((kind, &payload[..]), (SendErrorKind::UnknownPeer, &b"back"[..]));
+        assert_eq!(alice.send_to(id, "back").unwrap_err().kind, SendErrorKind::UnknownPeer);
+        assert_eq!(alice.add_peer(id, [place]).unwrap_err(), ConnectError::UnknownPeer(id));
+        assert_eq!(alice.remove_peer(id).unwrap_err(), DisconnectError::UnknownPeer(id));
+    };
+    let handle = alice.peer_at(place).unwrap();
+    refuses(&alice);
+    drop(handle);
+    wait_until("it is let go", || !has_place(&alice, place));
+    refuses(&alice);
+    assert!(!has_place(&alice, place));
+    // Nor does a configuration take it, or a map.
+    let mut with = config.clone();
+    with.peers = vec![Peer::new("nobody", id, [place.into()])];
+    let error = alice.reload(&with).unwrap_err();
+    assert!(matches!(&error, ReloadError::NotAllowed { field, .. } if field == "peer[0].id"), "{error}");
+    assert!(Node::builder().config(with).start().is_err());
+    let bob = start_at(place);
+    let places = |id: PeerId| (id, vec![place.into()]);
+    let map = Watch::new(PeersMap::from([places(id), places(bob.id())]));
+    let carol = Node::builder().config(config).peers_map(&map).start().unwrap();
+    carol.wait_connected(bob.id(), PATIENCE).unwrap();
+    assert!(!has_place(&carol, place));
+    for node in [&alice, &carol] {
+        node.send_to(place, "hello").unwrap();
+        assert_eq!(takes(&bob), "hello");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use threadwire::config::Channel;
 use threadwire::error::{CloseReason, DisconnectReason};
-use threadwire::wire::{FrameHeader, FrameType, Lane, MAX_BODY, flags};
+use threadwire::wire::{self, FrameHeader, FrameType, Goodbye, LANES, Lane, MAX_BODY, flags};
 use threadwire::{Event, Node};
 
 mod common;
@@ -94,6 +94,28 @@ fn what_breaks_the_protocol_in_a_session_ends_that_session_only() {
         assert!(alice.shutdown(PATIENCE).is_clean());
         nothing_left(&bob);
     }
+}
+
+#[test]
+fn a_goodbye_keeps_nobody_away_for_longer_than_a_minute() {
+    let _alone = alone();
+    let bob = start(plain());
+    let mut mute = established(Channel::Plain, &bob);
+    bob.add_peer(mute.id, ["127.0.0.1:1"]).unwrap();
+    let goodbye = Goodbye {
+        reason: CloseReason::Requested.code(),
+        retry_after_ms: u32::MAX,
+        received: [0; LANES],
+        text: "see you in seven weeks".to_owned(),
+    };
+    let body = wire::encode(&goodbye).unwrap();
+    assert!(mute.say(&[header(FrameType::Goodbye, body.len() as u32), body].concat()));
+    assert_eq!(end(&bob, &mute), DisconnectReason::Remote(CloseReason::Requested));
+    let next = || bob.peers().iter().find(|peer| peer.id == mute.id).and_then(|peer| peer.next_retry);
+    wait_until("it is to be dialled", || next().is_some());
+    let next = next().unwrap();
+    assert!(next <= Instant::now() + Duration::from_secs(60), "{:?}", next - Instant::now());
+    assert!(next > Instant::now() + Duration::from_secs(20), "it is heard, too");
 }
 
 #[test]

@@ -7,8 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use serde_json::Value;
@@ -22,7 +21,7 @@ const FILES: [(&str, usize); 5] =
     [("tiny", 1), ("empty", 0), ("a/text.rs", 5_000), ("a/b/70k", 70_000), ("big", 8_400_001)];
 
 /// The example, built once.
-fn example() -> &'static Path {
+fn example() -> &'static PathBuf {
     static EXAMPLE: OnceLock<PathBuf> = OnceLock::new();
     EXAMPLE.get_or_init(|| program::build("mesh"))
 }
@@ -41,15 +40,10 @@ fn folder() -> TempDir {
     folder
 }
 
-/// Runs the example with three nodes; its result, and whether its exit status was 0.
-fn run(more: &[&str]) -> (Value, bool) {
+/// Runs the example with three nodes; its result, and its exit status.
+fn run(more: &[&str]) -> (Value, Option<i32>) {
     let folder = folder();
-    let mut command = Command::new(example());
-    command.arg(folder.path()).args(["--nodes", "3", "--json"]).args(more);
-    let output = command.stderr(Stdio::inherit()).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(text.lines().count(), 1, "one line: {text:?}");
-    (serde_json::from_str(&text).expect(&text), output.status.success())
+    program::json(program::command(example(), [folder.path()]).args(["--nodes", "3", "--json"]).args(more))
 }
 
 fn number(result: &Value, field: &str) -> u64 {
@@ -73,8 +67,8 @@ fn assert_cut_and_healed(result: &Value) {
 #[test]
 fn every_file_arrives_everywhere_through_a_link_that_is_cut() {
     let keep = tempfile::tempdir().unwrap();
-    let (result, success) = run(&["--keep", keep.path().to_str().unwrap()]);
-    assert!(success && result["ok"] == true, "{result}");
+    let (result, status) = run(&["--keep", keep.path().to_str().unwrap()]);
+    assert!(status == Some(0) && result["ok"] == true, "{result}");
     assert_cut_and_healed(&result);
     assert_eq!(faults(&result), [0; 4]);
     assert_eq!((number(&result, "nodes"), number(&result, "files")), (3, FILES.len() as u64));
@@ -98,8 +92,8 @@ fn each_sabotage_is_found_in_its_counter_only() {
     for (sabotage, wanted, differ) in
         [("drop", [1, 0, 0, 0], 1), ("dup", [0, 1, 0, 0], 0), ("swap", [0, 0, 1, 0], 0), ("corrupt", [0, 0, 0, 1], 1)]
     {
-        let (result, success) = run(&["--sabotage", sabotage]);
-        assert!(!success && result["ok"] == false, "{sabotage}: {result}");
+        let (result, status) = run(&["--sabotage", sabotage]);
+        assert!(status == Some(1) && result["ok"] == false, "{sabotage}: {result}");
         assert_eq!(faults(&result), wanted, "{sabotage}: {result}");
         assert_eq!(number(&result, "files_differ"), differ, "{sabotage}: {result}");
         assert_cut_and_healed(&result);
@@ -108,9 +102,8 @@ fn each_sabotage_is_found_in_its_counter_only() {
 
 #[test]
 fn a_folder_that_is_not_there_is_an_error_with_its_name() {
-    let output = Command::new(example()).args(["/no/such/folder", "--json"]).output().unwrap();
-    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((output.status.code(), &result["ok"]), (Some(1), &Value::Bool(false)));
+    let (result, status) = program::json(&mut program::command(example(), ["/no/such/folder", "--json"]));
+    assert_eq!((status, &result["ok"]), (Some(1), &Value::Bool(false)));
     assert!(result["error"].as_str().unwrap().contains("/no/such/folder"), "{result}");
 }
 
@@ -118,6 +111,7 @@ fn a_folder_that_is_not_there_is_an_error_with_its_name() {
 #[test]
 fn no_child_outlives_a_parent_that_was_killed() {
     use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
     use std::time::{Duration, Instant};
 
     /// Whether a process runs; one that has ended and waits to be collected does not.
@@ -130,8 +124,8 @@ fn no_child_outlives_a_parent_that_was_killed() {
     let (folder, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     // Too much to be sent before the parent is killed; it takes no room.
     fs::File::create(folder.path().join("huge")).unwrap().set_len(4 << 30).unwrap();
-    let mut command = Command::new(example());
-    command.arg(folder.path()).args(["--nodes", "3", "--log", "info"]).env("TMPDIR", scratch.path());
+    let mut command = program::command(example(), [folder.path()]);
+    command.args(["--nodes", "3", "--log", "info"]).env("TMPDIR", scratch.path());
     let mut parent = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(parent.stderr.take().unwrap()).lines();
     let pid = |line: String| Some(line.split_once(" is process ")?.1.trim().parse().unwrap());

@@ -8,6 +8,7 @@ use std::time::Duration;
 use threadwire::direct::{PeerData, PeersMap, RESOLVE_RETRY_TIMEOUT, StopReason};
 use threadwire::error::CloseReason;
 use threadwire::handshake::Identity;
+use threadwire::metrics::Ends;
 use threadwire::{Address, Config, Event, Node, Outcome, PeerEvent, PeerId, SendOptions, Watch};
 
 mod common;
@@ -127,12 +128,13 @@ fn a_peer_that_moves_is_followed_and_the_old_session_goes_when_the_new_one_is_th
         assert_ne!(place_of(&alice, bob.id()), Some(place));
         say(&map, bob.id(), &[place]);
         // Messages flow while it moves.
-        while place_of(&alice, bob.id()) != Some(place) {
+        wait_until("it has moved", || {
             to_bob.send(numbered(next, 100)).unwrap();
             next += 1;
             let came = bob.recv_timeout(PATIENCE).unwrap();
             ledger.enter(came.payload(), came.possible_repeat());
-        }
+            place_of(&alice, bob.id()) == Some(place)
+        });
         let (addr, old, reason) = stopped(&alice, bob.id());
         assert_eq!((addr.is_some(), reason), (true, StopReason::Moved));
         let (addrs, new) = resolved(&alice, bob.id());
@@ -143,7 +145,9 @@ fn a_peer_that_moves_is_followed_and_the_old_session_goes_when_the_new_one_is_th
     let metrics = alice.metrics();
     // One that came while the session before it was still being made was a duplicate, and was dialled again.
     assert_eq!(metrics.dials - metrics.dials_failed, 5);
-    assert_eq!(metrics.dials_failed, metrics.duplicates, "{:?}", metrics.dials_failed_by);
+    let Ends { local, remote, .. } = &metrics.dials_failed_by.handshake;
+    let early = local.get(CloseReason::Duplicate) + remote.get(CloseReason::Duplicate);
+    assert_eq!(metrics.dials_failed, early, "{:?}", metrics.dials_failed_by);
 }
 
 #[test]
@@ -264,9 +268,8 @@ fn a_name_that_nobody_knows_yet_is_looked_up_again_soon() {
     let alice = Node::builder().config(patient()).resolver(names.clone()).peers_map(&map).start().unwrap();
     wait_event(&alice, "it is not found", |event| matches!(event, Event::DialFailed { .. }).then_some(()));
     names.set("north", &["127.0.0.1"]);
-    let began = std::time::Instant::now();
-    alice.wait_connected(bob.id(), PATIENCE).unwrap();
-    assert!(began.elapsed() < PATIENCE, "not after an hour: after {RESOLVE_RETRY_TIMEOUT:?}");
+    // Not after an hour.
+    alice.wait_connected(bob.id(), 10 * RESOLVE_RETRY_TIMEOUT).unwrap();
     assert_eq!(resolved(&alice, bob.id()).0, [addr(&bob)]);
 }
 

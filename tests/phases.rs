@@ -6,13 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-use threadwire::config::Offline;
+use threadwire::config::{Channel, Offline};
 use threadwire::error::{CloseReason, RejectCause};
 use threadwire::metrics::{Cast, MetricsSnapshot, Phase, Phases};
+use threadwire::wire::{FrameHeader, FrameType, Lane, Prefix, flags, put_segment};
 use threadwire::{Delivery, Kind, Node, OverflowPolicy, PeerHandle, Receipt, SendOptions, To};
 
 mod common;
-use common::{NOWHERE, PATIENCE, base, identities, link, loopback, quick, start, wait_until};
+use common::mute::Mute;
+use common::{NOWHERE, PATIENCE, addr, base, identities, link, loopback, plain, quick, start, wait_until};
 
 const BLOCK: u16 = 7;
 const VOTE: u16 = 8;
@@ -447,5 +449,51 @@ fn at_every_moment_what_began_an_outgoing_phase_has_ended_it_or_is_in_it() {
     for row in &sent.outgoing_transfer.rows {
         assert_eq!(row.counts.begun.messages, row.counts.succeeded.messages + row.counts.failed.messages, "{row:?}");
         assert_eq!(row.counts.begun.bytes, row.counts.succeeded.bytes + row.counts.failed.bytes, "{row:?}");
+    }
+}
+
+/// A numbered frame of kind `BLOCK` with these flags.
+fn block(lane: Lane, more: u8, prefix: Prefix, payload: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    prefix.put(&mut body);
+    body.extend_from_slice(payload);
+    let header = FrameHeader::on_lane(FrameType::Data, lane, flags::NUMBERED | more, BLOCK, body.len() as u32);
+    [&header.to_bytes()[..], &body[..]].concat()
+}
+
+#[test]
+fn what_a_peer_says_that_makes_no_sense_is_counted_in_one_row_all_the_same() {
+    let of_block = || Node::builder().config(plain()).kind(Kind::new(BLOCK, "block").max_size(10));
+    let failed = flags::WHOLE | flags::FAILED;
+    // No answers, and yet there is none: one is too long, one is not.
+    let nonsense = [&b"longer than blocks are"[..], b"short"]
+        .map(|payload| block(Lane::Normal, failed, Prefix::default(), payload))
+        .concat();
+    // Pieces of an answer to no question, which is none.
+    let to_nobody = flags::CORRELATED | flags::FAILED;
+    let first = Prefix { correlation: Some(1), total: Some(50_000), ..Prefix::default() };
+    let piece = |flag, prefix, payload| block(Lane::Reply, to_nobody | flag, prefix, &vec![1; payload]);
+    let pieces = [piece(flags::FIRST, first, 30_000), piece(flags::LAST, Prefix::default(), 20_000)].concat();
+    for handles in [true, false] {
+        let node = if handles { of_block().on(BLOCK, |_, _| {}) } else { of_block() }.start().unwrap();
+        let mut mute = Mute::connect(Channel::Plain, node.id(), addr(&node), 1 << 20);
+        node.wait_connected(mute.id, PATIENCE).unwrap();
+        let mut heads = [Vec::new(), Vec::new()];
+        put_segment(&mut heads[0], Lane::Normal, 0, 0);
+        put_segment(&mut heads[1], Lane::Reply, 0, 0);
+        assert!(mute.say(&[&heads[0], &nonsense, &heads[1], &pieces].map(Vec::as_slice).concat()));
+        if !handles {
+            assert_eq!(node.recv_timeout(PATIENCE).unwrap().payload(), b"short");
+        }
+        wait_until("all came", || {
+            assert_eq!(node.metrics().sessions_ended, 0);
+            node.metrics().traffic.unknown_answers == 1
+        });
+        let came = over(&node).incoming_buffer;
+        let rows = ["block", ""].map(|kind| came.of(kind, None).unwrap());
+        let counts = rows.map(|row| [row.begun, row.succeeded, row.failed].map(|volume| volume.messages));
+        assert_eq!(counts, [[2, 1, 1], [1, 0, 1]], "{handles}: word that there is no answer has no kind");
+        let bytes = rows.map(|row| row.begun.bytes - row.succeeded.bytes - row.failed.bytes);
+        assert_eq!((bytes, node.metrics().sessions_ended), ([0, 0], 0));
     }
 }

@@ -12,6 +12,7 @@ use threadwire::{Config, Node, PeerHandle};
 
 mod common;
 use common::mute::Mute;
+use common::rest::wait_at_rest;
 use common::{CHANNEL, PATIENCE, all_over, alone, link, quick, start, wait_until};
 
 const KIB: usize = 1024;
@@ -41,12 +42,8 @@ fn stalled(node: &Node, count: usize) -> Vec<(Mute, PeerHandle)> {
         (mute, to)
     };
     let peers: Vec<_> = mutes.into_iter().map(to_mutes).collect();
-    wait_until("nothing moves any more", || {
-        let sent = peers.iter().map(|(_, to)| fill(to)).sum::<u64>();
-        // What is queued goes on into the window as long as that has room.
-        std::thread::sleep(Duration::from_millis(20));
-        sent == 0
-    });
+    // What is queued goes on into the window as long as that has room.
+    wait_at_rest("nothing moves any more", || peers.iter().map(|(_, to)| fill(to)).sum::<u64>() == 0);
     peers
 }
 

@@ -7,14 +7,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
+use threadwire::config::Peer;
 use threadwire::error::SendErrorKind;
 use threadwire::{
-    Config, Kind, Manner, Message, Node, OutgoingMessage, OverflowPolicy, PeerHandle, Priority, SendOptions,
-    TapOptions, To,
+    Answers, Collector, Config, Delivery, Kind, Manner, Message, Node, OutgoingMessage, OverflowPolicy, PeerHandle,
+    Priority, SendOptions, TapOptions, To,
 };
 
 mod common;
-use common::{PATIENCE, base, link, start, wait_until};
+use common::port::later;
+use common::{PATIENCE, addr, base, link, start, wait_until};
 
 fn next(tap: &Receiver<OutgoingMessage>) -> OutgoingMessage {
     tap.recv_timeout(PATIENCE).unwrap()
@@ -30,8 +32,92 @@ fn echo() -> Node {
     Node::builder().config(base()).handler(echo).start().unwrap()
 }
 
+/// Sends these bytes, or a message in which they are the end.
+type Verb<'a> = Box<dyn Fn(Vec<u8>) + 'a>;
+
+fn verb<'a>(send: impl Fn(Vec<u8>) + 'a) -> Verb<'a> {
+    Box::new(send)
+}
+
 #[test]
-fn a_tap_is_told_of_each_message_by_whatever_verb_it_was_sent() {
+fn a_tap_is_told_once_of_each_message_by_whatever_verb_it_was_sent() {
+    let (bob, nobody) = (echo(), later());
+    let mut config = base();
+    config.peers = vec![Peer::new("bob", bob.id(), [addr(&bob).into()])];
+    let alice = start(config);
+    let peer = alice.wait_connected(bob.id(), PATIENCE).unwrap();
+    let [at, nowhere] = [addr(&bob), nobody.addr].map(|addr| alice.peer_at(addr).unwrap());
+    at.wait(PATIENCE).unwrap();
+    let ((collector, _outcomes), answers) = (Collector::new(10), Answers::new());
+    let (plain, waits) = (SendOptions::new(), PATIENCE);
+    let best_effort = plain.clone().delivery(Delivery::BestEffort);
+    let tap = alice.subscribe_outgoing_with(&TapOptions::new().payloads(1_000));
+    let to_bob = [
+        verb(|bytes| peer.send(bytes).unwrap()),
+        verb(|bytes| peer.send_kind(9, bytes).unwrap()),
+        verb(|bytes| peer.try_send(bytes).unwrap()),
+        verb(|bytes| peer.send_timeout(bytes, waits).unwrap()),
+        verb(|bytes| drop(peer.send_with(bytes, &plain).unwrap())),
+        verb(|bytes| drop(peer.send_with(bytes, &best_effort).unwrap())),
+        verb(|bytes| peer.send_collected(bytes, &plain, &collector, 1).unwrap()),
+        verb(|bytes| peer.send_msg(&bytes).unwrap()),
+        verb(|bytes| alice.send(bob.id(), bytes).unwrap()),
+        verb(|bytes| alice.send_to(bob.id(), bytes).unwrap()),
+        verb(|bytes| alice.send_to("bob", bytes).unwrap()),
+        verb(|bytes| alice.send_to(addr(&bob), bytes).unwrap()),
+        verb(|bytes| alice.try_send_to("bob", bytes).unwrap()),
+        verb(|bytes| alice.send_to_timeout("bob", bytes, waits).unwrap()),
+        verb(|bytes| drop(alice.send_to_with("bob", bytes, &plain).unwrap())),
+        verb(|bytes| at.send(bytes).unwrap()),
+        verb(|bytes| at.try_send(bytes).unwrap()),
+        verb(|bytes| at.send_timeout(bytes, waits).unwrap()),
+        verb(|bytes| drop(at.send_with(bytes, &plain).unwrap())),
+        verb(|bytes| assert_eq!(alice.anycast(bytes, To::all()), Ok(bob.id()))),
+        verb(|bytes| assert_eq!(alice.anycast_msg(&bytes, To::all()), Ok(bob.id()))),
+        verb(|bytes| drop(alice.anycast_with(bytes, To::all(), &plain).unwrap())),
+    ];
+    let to_all = [
+        verb(|bytes| assert_eq!(alice.broadcast(bytes, To::all()).sent(), 1)),
+        verb(|bytes| assert_eq!(alice.broadcast_kind(9, bytes, To::all()).sent(), 1)),
+        verb(|bytes| assert_eq!(alice.broadcast_msg(&bytes, To::all()).unwrap().sent(), 1)),
+        verb(|bytes| assert_eq!(alice.broadcast_with(bytes, To::all(), &plain).sent(), 1)),
+    ];
+    let questions = [
+        verb(|bytes| drop(peer.request(bytes, waits).unwrap())),
+        verb(|bytes| drop(peer.request_with(bytes, waits, &plain).unwrap())),
+        verb(|bytes| drop(peer.request_msg::<_, Vec<u8>>(&bytes, waits).unwrap())),
+        verb(|bytes| drop(peer.request_msg_with::<_, Vec<u8>>(&bytes, waits, &plain).unwrap())),
+        verb(|bytes| drop(peer.ask(bytes, waits).unwrap())),
+        verb(|bytes| drop(peer.ask_with(bytes, waits, &plain).unwrap())),
+        verb(|bytes| peer.ask_into(bytes, waits, &plain, &answers, 1).unwrap()),
+    ];
+    // Where nobody has proven itself.
+    let to_nobody = [
+        verb(|bytes| alice.send_to(nobody.addr, bytes).unwrap()),
+        verb(|bytes| nowhere.send(bytes).unwrap()),
+        verb(|bytes| drop(nowhere.send_with(bytes, &plain).unwrap())),
+    ];
+    let mut number = 0_u32;
+    for (manner, verbs, is_known) in [
+        (Manner::Direct, &to_bob[..], true),
+        (Manner::Broadcast, &to_all, true),
+        (Manner::Request, &questions, true),
+        (Manner::Direct, &to_nobody, false),
+    ] {
+        for (at, verb) in verbs.iter().enumerate() {
+            number += 1;
+            verb(number.to_be_bytes().to_vec());
+            let told = next(&tap);
+            assert_eq!((told.manner, told.missed), (manner, 0), "{manner:?}, verb {at}");
+            assert!(told.payload.unwrap().ends_with(&number.to_be_bytes()), "{manner:?}, verb {at}");
+            assert_eq!((told.to == bob.id(), told.to.stands_for().is_none()), (is_known, is_known));
+            assert!(tap.is_empty(), "{manner:?}, verb {at}: told twice");
+        }
+    }
+}
+
+#[test]
+fn what_a_tap_is_told_of_a_message_and_its_payload_if_it_wants_that() {
     let (alice, bob) = (start(base()), echo());
     let to_bob = link(&alice, &bob);
     let tap = alice.subscribe_outgoing();

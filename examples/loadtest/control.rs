@@ -53,8 +53,9 @@ pub enum Ask {
     MakePeers(Cast),
     /// Have them all dial the node of this name, so many at a time, until each is attached or has failed.
     DialPeers { id: String, addr: SocketAddr, at_once: usize },
-    /// Tell what they have seen since the last time.
-    CountPeers,
+    /// Tell what they have seen since the last time; and, if their messages carry numbers, what came of the numbers below
+    /// `sent`, of which each was sent all.
+    CountPeers { sent: u64 },
     /// Shut the nodes down and tell how that went.
     Close,
 }
@@ -288,8 +289,8 @@ mod tests {
     #[test]
     fn an_end_that_has_gone_is_an_error_not_a_wait() {
         let mut partner = Partner::thread(answers_everything).unwrap();
-        let failure = partner.ask(&Ask::CountPeers).unwrap_err().to_string();
-        assert_eq!(failure, "CountPeers: the other end is gone");
+        let failure = partner.ask(&Ask::CountPeers { sent: 0 }).unwrap_err().to_string();
+        assert_eq!(failure, "CountPeers { sent: 0 }: the other end is gone");
     }
 
     #[test]
@@ -313,16 +314,9 @@ mod tests {
             Ask::OpenDoor { secure: true },
             Ask::OpenBareDoor { secure: true, threads: 4 },
             Ask::Entered { bare: false, at_least: 7 },
-            Ask::MakePeers(Cast {
-                count: 3,
-                network: "n".to_owned(),
-                heartbeat_ms: 10,
-                hidden: 1,
-                mute: 0,
-                prompt: true,
-            }),
+            Ask::MakePeers(Cast { hidden: 1, numbered: Some(64), ..Cast::new(3, "n", Duration::from_millis(10)) }),
             Ask::DialPeers { id: "00".to_owned(), addr: ([127, 0, 0, 1], 1).into(), at_once: 2 },
-            Ask::CountPeers,
+            Ask::CountPeers { sent: 9 },
             Ask::Close,
         ];
         for ask in asks {

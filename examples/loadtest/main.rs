@@ -142,7 +142,11 @@ fn main() -> ExitCode {
         Ok(false)
             if matches!(
                 workload,
-                Workload::Connect(_) | Workload::Peers(_) | Workload::Chaos(_) | Workload::Churn(_)
+                Workload::Connect(_)
+                    | Workload::Peers(_)
+                    | Workload::Fanout(_)
+                    | Workload::Chaos(_)
+                    | Workload::Churn(_)
             ) =>
         {
             ExitCode::FAILURE

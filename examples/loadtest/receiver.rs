@@ -104,7 +104,7 @@ impl OtherEnd {
                 let id = id.parse().context("the node's peer id")?;
                 self.peers()?.dial(id, addr, at_once).map(Answer::Peers)
             }
-            Ask::CountPeers => self.peers()?.count().map(Answer::Peers),
+            Ask::CountPeers { sent } => self.peers()?.count(sent).map(Answer::Peers),
             Ask::Close => {
                 for node in self.nodes.iter_mut().filter_map(Option::take) {
                     node.close()?;

@@ -9,6 +9,39 @@ use serde::Serialize;
 
 use crate::failure::{Context, Failure};
 
+/// A report that judges its own run.
+pub trait Judged: Serialize {
+    /// What did not hold; the run is ok if nothing did not.
+    fn reasons(&self) -> &[String];
+    /// For people.
+    fn lines(&self) -> Vec<String>;
+}
+
+/// Ends a workload that judges itself: says what it found, or why it could not, to a program on one line of JSON.
+/// True when everything held.
+///
+/// # Errors
+/// `found` is one, or standard output is closed.
+pub fn judged<R: Judged>(workload: &str, as_json: bool, found: Result<R, Failure>) -> Result<bool, Failure> {
+    match found {
+        Ok(report) => {
+            report.reasons().iter().for_each(|reason| eprintln!("loadtest: {reason}"));
+            if as_json {
+                json(&report)?
+            } else {
+                lines(&report.lines())?
+            }
+            Ok(report.reasons().is_empty())
+        }
+        Err(failure) => {
+            if as_json {
+                json(&serde_json::json!({ "workload": workload, "ok": false, "error": failure.to_string() }))?;
+            }
+            Err(failure)
+        }
+    }
+}
+
 /// Writes one line of JSON.
 ///
 /// # Errors

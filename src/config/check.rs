@@ -96,7 +96,8 @@ fn check_bounds(config: &Config) -> Result<(), Fault> {
     require(config.unknown_bytes > 0, "unknown_bytes", show_bytes(config.unknown_bytes), "at least 1 B")?;
     let window = show_bytes(config.window_bytes);
     require(config.window_bytes >= LINK_FLOOR, "window_bytes", window, format!("at least {}", show_bytes(LINK_FLOOR)))?;
-    require(config.max_message > 0, "max_message", show_bytes(config.max_message), "at least 1 B")?;
+    let allowed = format!("1 B to {}", show_bytes(MESSAGE_MOST));
+    require((1..=MESSAGE_MOST).contains(&config.max_message), "max_message", show_bytes(config.max_message), allowed)?;
     let parts = [
         ("queue_bytes", config.queue_bytes),
         ("unknown_bytes", config.unknown_bytes),
@@ -214,6 +215,12 @@ fn check_peers(peers: &[Peer]) -> Result<(), Fault> {
         require(!peer.name.is_empty(), field("name"), name(), "at least one character")?;
         require(names.insert(&peer.name), field("name"), name(), "a name that no peer above has")?;
         require(ids.insert(peer.id), field("id"), peer.id, "an id that no peer above has")?;
+        require(
+            peer.id.stands_for().is_none(),
+            field("id"),
+            peer.id,
+            "the id of a peer: this one stands for an address",
+        )?;
         require(!peer.addresses.is_empty(), field("addresses"), "[]", "at least one address")?;
         for address in &peer.addresses {
             let dialable = address.socket_addr().map_or(address.port() != 0, is_dialable);
@@ -255,4 +262,6 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Each may become known, and then has a place in the channel to the application.
 const UNKNOWN_MOST: usize = 65_536;
+/// Places in a message are counted in 32 bits.
+const MESSAGE_MOST: usize = u32::MAX as usize;
 const STACK_MIN: usize = 64 * KIB;

@@ -186,7 +186,7 @@ pub struct Config {
     #[serde(deserialize_with = "units::bytes")]
     pub window_bytes: usize,
 
-    /// Longest message this node sends or takes, in bytes. Default 64 MiB.
+    /// Longest message this node sends or takes, in bytes; less than 4 GiB. Default 64 MiB.
     ///
     /// Lower it to what the application really sends: it bounds what one peer can make this node hold.
     #[serde(deserialize_with = "units::bytes")]

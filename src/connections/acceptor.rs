@@ -81,7 +81,9 @@ pub(crate) fn accept_loop(mut acceptor: Acceptor) {
             match event.token() {
                 WAKE => {}
                 token => match ListenerId::of(token) {
-                    Some(listener) => acceptor.accept(listener),
+                    Some(listener) => {
+                        acceptor.accept(listener);
+                    }
                     None => acceptor.advance(ConnectionId((token.0 - CONNECTION) as u64)),
                 },
             }
@@ -105,7 +107,7 @@ pub(crate) fn accept_loop(mut acceptor: Acceptor) {
                     acceptor.unlisten(&listeners);
                     let _ = answer.send(());
                 }
-                Command::Limit(caps, leaving, answer) => drop(answer.send(acceptor.limit(caps, &leaving))),
+                Command::Limit(caps, answer) => drop(answer.send(acceptor.limit(caps))),
                 Command::Stop => return acceptor.stop(),
             }
         }
@@ -145,15 +147,16 @@ impl Acceptor {
         })
     }
 
-    /// Accepts until there is nobody left, or the others' turn comes.
-    fn accept(&mut self, listener: ListenerId) {
+    /// Accepts until there is nobody left, or the others' turn comes: whether somebody may be left.
+    fn accept(&mut self, listener: ListenerId) -> bool {
         for _ in 0..ACCEPTS_PER_TURN {
             match self.listeners.accept(listener, Instant::now(), &self.shared.metrics) {
                 Some(stream) => self.admit(stream),
-                None => return,
+                None => return false,
             }
         }
         self.listeners.come_back(Instant::now());
+        true
     }
 
     /// A connection came in: it gets a slot, somebody else's if need be, or is refused.
@@ -241,9 +244,10 @@ impl Acceptor {
                     stream.expect(peer);
                 }
                 let stage = Stage::Dialling(Handshake::dial(self.shared.handshake(), request.peer, nonce));
-                let deadline = now + self.shared.times().connect;
-                let pending = Pending::new(conn, SessionKind::Outbound, stream, stage, deadline, self.shared.now());
-                self.add(Pending { slot: Some(slot), request: Some(request), ..pending });
+                let allowed = self.shared.times().connect;
+                let (kind, started) = (SessionKind::Outbound, self.shared.now());
+                let pending = Pending::new(conn, kind, stream, stage, now + allowed, started);
+                self.add(Pending { slot: Some(slot), request: Some(request), allowed, ..pending });
             }
             Err(error) => self.dial_failed(request, None, DialStage::Connect, DialCause::Io(error.kind()), 0),
         }
@@ -281,7 +285,8 @@ impl Acceptor {
         let is_parting = matches!(pending.stage, Stage::Parting);
         if dialling && !matches!(pending.stage, Stage::Dialling(_)) {
             // Connected: from here on the handshake's own deadline counts.
-            let deadline = Instant::now() + self.shared.times().handshake;
+            pending.allowed = self.shared.times().handshake;
+            let deadline = Instant::now() + pending.allowed;
             self.move_deadline(conn, deadline);
         }
         match progress {

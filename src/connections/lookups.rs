@@ -23,7 +23,17 @@ pub(crate) struct Lookups {
     /// Names that wait for a thread, in order.
     queue: VecDeque<Arc<str>>,
     /// Who asked, in the order of the deadlines. What was answered already stays until it comes to the front.
-    asked: VecDeque<(Instant, RoundId, Arc<str>)>,
+    asked: VecDeque<Asker>,
+}
+
+/// Somebody who asked.
+#[derive(Debug)]
+struct Asker {
+    deadline: Instant,
+    /// The timeout that it follows from.
+    timeout: Duration,
+    round: RoundId,
+    host: Arc<str>,
 }
 
 /// The lookup of one name.
@@ -74,9 +84,9 @@ impl Lookups {
             }
         };
         // In order also where the timeout has become shorter.
-        let deadline = now + self.timeout;
-        let at = self.asked.partition_point(|(other, ..)| *other <= deadline);
-        self.asked.insert(at, (deadline, round, name));
+        let asker = Asker { deadline: now + self.timeout, timeout: self.timeout, round, host: name };
+        let at = self.asked.partition_point(|other| other.deadline <= asker.deadline);
+        self.asked.insert(at, asker);
         verdict
     }
 
@@ -114,12 +124,12 @@ impl Lookups {
     /// Who has waited long enough, and what to tell it. A lookup that runs goes on.
     pub(crate) fn expired(&mut self, now: Instant) -> Vec<(RoundId, DialCause)> {
         let mut expired = Vec::new();
-        while let Some((_, round, host)) = self.asked.pop_front_if(|(deadline, ..)| *deadline <= now) {
+        while let Some(Asker { timeout, round, host, .. }) = self.asked.pop_front_if(|asker| asker.deadline <= now) {
             let Some(lookup) = self.names.get_mut(&host) else { continue };
             let Some(at) = lookup.rounds.iter().position(|waits| *waits == round) else { continue };
             lookup.rounds.swap_remove(at);
             if lookup.begun.is_some() {
-                expired.push((round, DialCause::TimedOut(self.timeout)));
+                expired.push((round, DialCause::TimedOut(timeout)));
                 continue;
             }
             expired.push((round, DialCause::ResolversBusy));
@@ -148,7 +158,7 @@ impl Lookups {
 
     /// When to look for [`Lookups::expired`] next.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.asked.front().map(|(deadline, ..)| *deadline)
+        self.asked.front().map(|asker| asker.deadline)
     }
 }
 
@@ -235,6 +245,7 @@ mod tests {
         assert_eq!(lookups.next_deadline(), Some(now + short));
         assert_eq!(lookups.expired(now + short), [(round(2), DialCause::TimedOut(short))]);
         assert_eq!(lookups.next_deadline(), Some(now + TIMEOUT));
+        assert_eq!(lookups.expired(now + TIMEOUT), [(round(1), DialCause::TimedOut(TIMEOUT))], "as it was told");
     }
 
     #[test]

@@ -30,6 +30,10 @@ use crate::connections::senders::{PeerEvent, StopReason};
 use crate::error::{ConnectError, DialCause, DialError, DialStage};
 use crate::ident::{ConnectionId, PeerId, SessionKind};
 
+/// How long a dial waits that came while the session at an address that is gone was still being made: the other side has
+/// both by then, and the later one takes over.
+const EARLY_RETRY: Duration = Duration::from_millis(100);
+
 /// One dial of one socket address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct DialId(pub(crate) u64);
@@ -453,7 +457,14 @@ impl Outbound {
             self.actions.push(Action::Answer { round: id, outcome: Err(ConnectError::Dial(errors)) });
             return;
         };
+        // It came while the session that it is to replace was still being made: it has not failed, it was early.
+        let early = errors.last().is_some_and(|error| is_duplicate(&error.cause))
+            && self.live.contains_key(&peer)
+            && !self.stays(&peer);
         let Some((kept, _)) = self.kept.get_mut(&peer) else { return };
+        if early {
+            return self.wait(peer, now + retry_after.max(EARLY_RETRY));
+        }
         let nowhere = !errors.is_empty() && errors.iter().all(|error| error.stage == DialStage::Resolve);
         let delay = kept.policy.next_delay(rng).max(retry_after);
         let delay = if nowhere { RESOLVE_RETRY_TIMEOUT } else { delay };

@@ -21,7 +21,7 @@ use crate::ident::{ConnectionId, SessionKind};
 use crate::registry::SessionSlot;
 use crate::session::Peer;
 use crate::transport::{Fault, PendingConnection, Security};
-use crate::wire::{Decoder, MAX_HANDSHAKE_BODY};
+use crate::wire::{Decoder, MAX_HANDSHAKE_BODY, stay_away};
 
 /// The most bytes listened to, and thrown away, after a goodbye.
 const UNHEARD: usize = 64 * 1024;
@@ -38,6 +38,8 @@ pub(crate) struct Pending {
     pub(crate) out: Vec<u8>,
     pub(crate) stage: Stage,
     pub(crate) deadline: Instant,
+    /// How long the dial may take, or the handshake once that has begun, if we dialled.
+    pub(crate) allowed: Duration,
     /// When it was accepted or dialled, on the clock of offers.
     pub(crate) started: u64,
     /// Whose connection it is, once that is proven.
@@ -112,6 +114,7 @@ impl Pending {
             out: Vec::new(),
             stage,
             deadline,
+            allowed: Duration::ZERO,
             started,
             peer: None,
             request: None,
@@ -213,7 +216,7 @@ impl Pending {
                 }
                 Step::RefusedByPeer { reason, text, retry_after } => {
                     log::debug!(target: "threadwire::accept", "{} {}: {text}", self.conn, self.stream.remote_addr());
-                    let millis = retry_after.map_or(0, |after| after.as_millis().min(60_000) as u64);
+                    let millis = retry_after.map_or(0, |after| after.as_millis() as u64);
                     return Ok(Progress::Over(Over::Refused(reason, millis)));
                 }
             }
@@ -234,7 +237,7 @@ impl Pending {
                     let Ok(goodbye) = decode_prefix::<Goodbye>(frame.body) else {
                         return Ok(Progress::Over(Over::Rejected(CloseReason::ProtocolError)));
                     };
-                    let millis = u64::from(goodbye.retry_after_ms.min(60_000));
+                    let millis = goodbye.retry_after().as_millis() as u64;
                     return Ok(Progress::Over(Over::Refused(CloseReason::from_code(goodbye.reason), millis)));
                 }
                 Ok(Some(_)) | Err(_) => return Ok(Progress::Over(Over::Rejected(CloseReason::ProtocolError))),
@@ -327,10 +330,11 @@ impl Pending {
     }
 }
 
-/// How long to stay away from a side that refused without saying so, in milliseconds.
+/// How long to stay away from a side that refused where it could not say for how long, in milliseconds: what is in the
+/// way that early may be handshakes.
 fn retry_after(reason: CloseReason) -> u64 {
     match reason {
-        CloseReason::TooMany | CloseReason::NoResources => 1_000,
+        CloseReason::TooMany | CloseReason::NoResources => stay_away::SOON.as_millis() as u64,
         _ => 0,
     }
 }

@@ -40,9 +40,15 @@ impl Places {
         Self { backoff, stable_after, places: BTreeMap::new() }
     }
 
-    /// Other delays from now on.
-    pub(crate) fn change(&mut self, backoff: config::Backoff, stable_after: Duration) {
-        self.places.values_mut().for_each(|place| place.policy.change(&backoff, stable_after));
+    /// Other delays from now on. What waits, waits as long as it was to, but not beyond a cap that is lower now.
+    pub(crate) fn change(&mut self, backoff: config::Backoff, stable_after: Duration, now: Instant) {
+        let latest = (backoff.cap < self.backoff.cap).then(|| now + backoff.cap);
+        for place in self.places.values_mut() {
+            place.policy.change(&backoff, stable_after);
+            if let (State::Waiting(at), Some(latest)) = (&mut place.state, latest) {
+                *at = latest.min(*at);
+            }
+        }
         (self.backoff, self.stable_after) = (backoff, stable_after);
     }
 
@@ -150,5 +156,27 @@ mod tests {
         assert_eq!(places.let_go(|addr| *addr == at(1)), []);
         assert_eq!(places.let_go(|_| false), [at(1)]);
         assert_eq!(places.next_due(), None);
+    }
+
+    #[test]
+    fn a_lowered_cap_reaches_an_address_that_waits_and_a_raised_one_does_not() {
+        let (mut rng, start, second) = (fastrand::Rng::with_seed(1), Instant::now(), Duration::from_secs(1));
+        let delays =
+            |base: u32, cap: u32| config::Backoff { base: second * base, cap: second * cap, ..Default::default() };
+        let mut places = Places::new(delays(3600, 3600), second);
+        let addr = SocketAddr::from(([127, 0, 0, 1], 1));
+        places.want(addr, start);
+        places.trying(addr, RoundId(1));
+        places.answered(RoundId(1), None, start, &mut rng);
+        let waits = places.next_due().unwrap();
+        assert!(waits > start + 10 * second);
+        places.change(delays(1, 7200), second, start);
+        assert_eq!(places.next_due(), Some(waits));
+        places.change(delays(1, 10), second, start);
+        assert_eq!(places.next_due(), Some(start + 10 * second));
+        places.change(delays(1, 9), second, start - 5 * second);
+        assert_eq!(places.next_due(), Some(start + 4 * second), "never later than it was");
+        places.change(delays(1, 8), second, start);
+        assert_eq!(places.next_due(), Some(start + 4 * second));
     }
 }

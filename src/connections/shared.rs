@@ -3,7 +3,7 @@
 //! Owns: what a reload changes of connections. Threads: any. Locks: its own, leaves, for a clone. Blocks on: nothing.
 //! Upholds: threads talk by the messages defined here, never by shared state.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -222,8 +222,8 @@ pub(crate) enum Command {
     Listen(Vec<(ListenerId, Box<dyn Listener>)>, Sender<io::Result<()>>),
     /// Close these.
     Unlisten(Vec<ListenerId>, Sender<()>),
-    /// Other bounds, and who leaves anyway; the answer is who had to go.
-    Limit(Caps, BTreeSet<ConnectionId>, Sender<Vec<Closed>>),
+    /// Other bounds; the answer is who had to go.
+    Limit(Caps, Sender<Vec<Closed>>),
     Stop,
 }
 

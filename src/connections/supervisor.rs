@@ -1,11 +1,13 @@
 //! The supervisor: watches over sessions' deadlines, handles their ends, and keeps peers connected.
 //!
-//! Owns: the plan of outbound connections ([`Outbound`]), the addresses where anybody is wanted ([`Places`]), the lookups it needs ([`Lookups`]), what was last seen of each
-//! session, which peers are slow. Threads: `supervisor` only. Locks: the registry lock to find sessions, the link lock to
-//! look at one, the outbox lock of a peer for which something waits; one after the other; the leaf of a map of peers.
+//! Owns: the plan of outbound connections ([`Outbound`]), the addresses where anybody is wanted ([`Places`]), the lookups
+//! it needs ([`Lookups`]), what was last seen of each session, which peers are slow. Threads: `supervisor` only. Locks: the
+//! registry lock to find sessions, the link lock to look at one, the outbox lock of a peer for which something waits, or
+//! that leaves; one after the other; the leaf of a map of peers.
 //! Blocks on: its channel and word of changes of that map, with the next scan, dial or deadline of a lookup as timeout.
 //! Upholds: events come in the order things happened (a session's start before its end); every end is handled once;
-//! a peer is dialled only while it has no session; a lost peer is dialled again after a delay of its policy.
+//! a peer is dialled only while it has no session, or one at an address that the map has taken away; a lost peer is
+//! dialled again after a delay of its policy.
 
 mod following;
 
@@ -60,6 +62,8 @@ pub(crate) struct Supervisor<F> {
     unheard: Option<Said>,
     /// Which of what it said holds.
     heard: u64,
+    /// How many peers of that there was no room for.
+    left_out: usize,
     /// Who waits for the end of a round.
     waiters: HashMap<RoundId, Sender<Result<PeerId, ConnectError>>>,
     watched: HashMap<ConnectionId, Watched>,
@@ -138,6 +142,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             map: None,
             unheard: None,
             heard: 0,
+            left_out: 0,
             waiters: HashMap::new(),
             watched: HashMap::new(),
             slow: SlowPeers::default(),
@@ -164,7 +169,7 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
             }
             Report::Find(link) => self.find(link),
             Report::Follow(map) => {
-                (self.map, self.heard) = (Some(map), 0);
+                (self.map, self.heard, self.left_out) = (Some(map), 0, 0);
                 self.map_changed(true);
                 self.follow_map(Instant::now());
             }
@@ -208,13 +213,17 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         self.outbound.next_due().into_iter().chain(self.lookups.next_deadline()).chain(self.places.next_due()).min()
     }
 
-    /// Lets peers go that nobody wants any more, and says which sessions that ends.
+    /// Lets peers go that nobody wants any more, and says which sessions that ends: those that leave already are told
+    /// why by somebody else.
     fn part(&mut self, gone: Vec<PeerId>, answer: &Sender<Vec<Closed>>) {
         let mut closed = Vec::new();
         for peer in gone {
-            let link = self.shared.registry.link(&peer);
-            let attached = link.and_then(|link| link.core.lock().attached());
-            closed.extend(attached.map(|conn| Closed::new(peer, conn, CloseReason::Requested)));
+            if let Some(link) = self.shared.registry.link(&peer) {
+                let attached = link.core.lock().attached();
+                let session = |conn| self.shared.registry.session(conn, |entry| entry.session.clone());
+                let stays = attached.filter(|conn| session(*conn).is_none_or(|session| !session.is_leaving(&link)));
+                closed.extend(stays.map(|conn| Closed::new(peer, conn, CloseReason::Requested)));
+            }
             self.leave(peer);
         }
         // Whoever asked may have given up.
@@ -226,9 +235,14 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         let times = self.shared.times();
         let (limit, threads) = (&self.shared.outbound, &self.shared.resolve_threads);
         self.outbound.change(limit.load(Ordering::Relaxed), times.backoff.clone(), times.stable_after, now);
-        self.places.change(times.backoff.clone(), times.stable_after);
+        self.places.change(times.backoff.clone(), times.stable_after, now);
         for host in self.lookups.change(threads.load(Ordering::Relaxed), times.lookup, now) {
             self.begin_lookup(host);
+        }
+        if self.left_out > 0 {
+            // There may be room now: what the map said last is followed once more.
+            self.heard = self.heard.saturating_sub(1);
+            self.map_changed(true);
         }
     }
 

@@ -3,14 +3,14 @@
 //! Owns: results that are still to be taken; who was found where. Threads: `direct`, or the caller's.
 //! Locks: what a send verb locks; one after the other, never while it waits. Blocks on: all its channels at once.
 //! Upholds: no peer holds up another; what was taken from the channel has one result; messages to one destination are
-//! offered in their order.
+//! offered in their order, also while it is found out who is at an address.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Select, Sender, never};
+use crossbeam_channel::{Receiver, Select, Sender, after, never};
 
 use super::destination::DirectReceiver;
 use super::inputs::DirectInputs;
@@ -20,7 +20,6 @@ use crate::config::Config;
 use crate::engine::{Engine, ShutdownReport};
 use crate::error::SendErrorKind;
 use crate::ident::{ConnectionId, PeerId};
-use crate::registry::SessionsError;
 use crate::session::{OutcomeBatch, PeerHandle};
 use crate::sync::deadline_in;
 use crate::watch::Watcher;
@@ -29,6 +28,12 @@ use crate::watch::Watcher;
 const IN_A_ROW: usize = 256;
 /// Addresses that are remembered with who is there.
 const SEEN: usize = 4096;
+/// Of the time that a shutdown has, a quarter at most goes by until what is in the channel has been taken.
+const TAKING_SHARE: u32 = 4;
+/// An eighth of it is kept for results that nobody has taken yet,
+const RESULTS_SHARE: u32 = 8;
+/// or as much as this, if that is not more than half of it: a thread that is woken may wait for a processor.
+const RESULTS_TIME: Duration = Duration::from_millis(200);
 
 type Given = (DirectReceiver, DirectMessage, Instant);
 
@@ -51,15 +56,6 @@ pub(super) struct Dispatcher {
     /// Who was found at an address, and on which connection: it is theirs while that lasts.
     seen: HashMap<SocketAddr, (PeerHandle, ConnectionId)>,
     handles: HashMap<PeerId, PeerHandle>,
-}
-
-/// Why there is nobody to offer a message to.
-fn refused(error: SessionsError) -> SendErrorKind {
-    match error {
-        SessionsError::TooManyUnknown => SendErrorKind::TooManyUnknown,
-        SessionsError::Closed => SendErrorKind::ShuttingDown,
-        _ => SendErrorKind::UnknownPeer,
-    }
 }
 
 /// What woke the loop.
@@ -211,7 +207,7 @@ impl Dispatcher {
         if let Some(handle) = self.handles.get(&id) {
             return Ok(handle.clone());
         }
-        let link = self.engine.link_to(id).ok_or(SendErrorKind::UnknownPeer)?.map_err(refused)?;
+        let link = self.engine.link_to(id).ok_or(SendErrorKind::UnknownPeer)??;
         let handle = PeerHandle::new(link);
         // One that is not known is held by what waits for it alone: a handle would keep its place.
         if self.engine.shared.registry.known_link(&id).is_some() {
@@ -232,6 +228,10 @@ impl Dispatcher {
         self.seen.remove(&addr);
         let session = self.engine.shared.registry.session_at(addr)?;
         let peer = self.handle(session.peer?).ok()?;
+        // What waits for somebody to prove itself there was sent before, and whoever did is not bound yet.
+        if let Some(place) = self.engine.shared.registry.link(&PeerId::of_address(addr)) {
+            place.move_to(&peer);
+        }
         if self.seen.len() >= SEEN {
             // Whoever is still there is found again.
             self.seen.clear();
@@ -244,7 +244,7 @@ impl Dispatcher {
     fn offer_at(&mut self, addr: SocketAddr, to: DirectReceiver, message: DirectMessage, created_at: Instant) {
         let place = match self.engine.place(addr) {
             Ok(place) => place,
-            Err(error) => return self.failed(refusal(to, None, message, created_at, refused(error))),
+            Err(error) => return self.failed(refusal(to, None, message, created_at, error.into())),
         };
         let peer = PeerHandle::new(place.bound().unwrap_or_else(|| place.clone()));
         self.offer(&peer, to, message, created_at);
@@ -267,7 +267,8 @@ impl Dispatcher {
     fn failed(&mut self, refused: TransferResult) {
         let TransferResult { to, result, .. } = &refused;
         if let Err(error) = result {
-            log::debug!(target: "threadwire::direct", "a message for {to} came back: {error}");
+            let me = self.engine.shared.me.short();
+            log::debug!(target: "threadwire::direct", "{me}: a message for {to} came back: {error}");
         }
         if self.results.is_some() {
             self.ready.push_back(refused);
@@ -286,7 +287,8 @@ impl Dispatcher {
 
     /// The receiver of results was dropped.
     fn nobody_wants_results(&mut self) {
-        log::warn!(target: "threadwire::direct", "nobody takes the results of messages any more");
+        let me = self.engine.shared.me.short();
+        log::warn!(target: "threadwire::direct", "{me}: nobody takes the results of messages any more");
         self.results = None;
         let ready = std::mem::take(&mut self.ready);
         ready.iter().for_each(|result| self.lost(result));
@@ -303,16 +305,12 @@ impl Dispatcher {
     /// Takes what is in the channel, and shuts down.
     fn end(mut self, deadline: Instant) -> ShutdownReport {
         let time = deadline.saturating_duration_since(Instant::now());
-        for _ in 0..self.messages.len() {
-            if !self.has_room() {
-                break;
-            }
-            let Ok(given) = self.messages.try_recv() else { break };
-            self.dispatch(given);
-        }
-        // An eighth is kept for the results, and of that a half for whoever waits for this thread.
-        let report = self.engine.shut_down(time - time / 8);
-        let results_by = deadline.checked_sub(time / 16).unwrap_or(deadline);
+        self.take_the_rest(time / TAKING_SHARE);
+        // This is kept for the results, and of it a half for whoever waits for this thread.
+        let kept = (time / RESULTS_SHARE).max(RESULTS_TIME.min(time / 2));
+        let drained_by = deadline.checked_sub(kept).unwrap_or(deadline);
+        let report = self.engine.shut_down(drained_by.saturating_duration_since(Instant::now()));
+        let results_by = deadline.checked_sub(kept / 2).unwrap_or(deadline);
         loop {
             self.give_results(results_by);
             if let Ok(batch) = self.outcomes.try_recv() {
@@ -325,6 +323,25 @@ impl Dispatcher {
         }
         self.metrics.end(&self.engine.shared);
         report
+    }
+
+    /// Takes what is in the channel now, each as soon as its result has a place, for as long as this.
+    fn take_the_rest(&mut self, time: Duration) {
+        (self.shutdown, self.config_changes, self.stop) = (never(), never(), after(time));
+        let mut left = self.messages.len();
+        while left > 0 {
+            match self.next() {
+                Woken::Message(Some(given)) => {
+                    self.dispatch(given);
+                    left -= 1;
+                }
+                Woken::Outcomes(Some(batch)) => self.ended(batch),
+                Woken::Outcomes(None) => self.outcomes = never(),
+                Woken::Taken(true) => {}
+                Woken::Taken(false) => self.nobody_wants_results(),
+                Woken::Message(None) | Woken::Stop(_) | Woken::Signal | Woken::Config(_) => return,
+            }
+        }
     }
 
     /// Gives results until the deadline; what is not taken then is counted.

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, never};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never};
 
 use super::dispatch::{Dispatcher, dispatch_loop};
 use super::incoming::Consumer;
@@ -24,9 +24,9 @@ use crate::session::{self, KindsBuilder, OutcomeBatch};
 use crate::sync::{Mutex, deadline_in};
 use crate::threads::{self, Thread};
 
-/// How long a dropped sender may take to shut down.
-const DROP_DEADLINE: Duration = Duration::from_secs(2);
 const STACK: usize = 256 * 1024;
+/// The name of its thread.
+const THREAD: &str = "direct";
 
 /// A direct sender that runs: it takes messages from a channel and sends each to its destination, and hands on what
 /// comes, over any transport, without a [`Node`](crate::Node). Everything it needs and gives is in [`DirectInputs`].
@@ -131,7 +131,7 @@ impl DirectSender {
         let transfers = watched.as_ref().map(|(transfers, _)| transfers.clone());
         let metrics = inputs.metrics.clone();
         let dispatcher = Dispatcher::new(engine.clone(), inputs, watched, stopped);
-        let thread = threads::spawn("direct", "", STACK, move || drop(dispatch_loop(dispatcher)));
+        let thread = threads::spawn(THREAD, "", STACK, move || drop(dispatch_loop(dispatcher)));
         let thread = thread.inspect_err(|_| metrics.end(&engine.shared))?;
         Ok(Self { engine, transfers, stop, thread: Mutex::new(Some(thread)) })
     }
@@ -167,9 +167,10 @@ impl DirectSender {
         Ok(PeerSender::new(peer, self.engine.shared.clone(), self.transfers.clone()))
     }
 
-    /// Shuts it down: takes what is in the channel of messages, waits until what was accepted is acknowledged, says goodbye
-    /// to every peer, gives out the results that are left, ends every thread. What comes into the channel later comes back
-    /// as a result, refused; what comes after the end is the caller's who still sends: keep a clone of the receiver, and
+    /// Shuts it down: takes what is in the channel of messages, as before each when its result has a place, for a quarter of
+    /// the time at most; waits until what was accepted is acknowledged, says goodbye to every peer, gives out the results
+    /// that are left, ends every thread. What is in the channel then, or comes into it, comes back as a result, refused;
+    /// what comes after the end is the caller's who still sends: keep a clone of the receiver, and
     /// it stays in the channel.
     ///
     /// It happens once, whoever asks, the shutdown signal included; everybody gets the report. Inside a handler it begins,
@@ -182,13 +183,21 @@ impl DirectSender {
         // Full: somebody has asked; gone: it is over.
         let _ = self.stop.try_send(deadline);
         let mut report = self.engine.wait_shutdown(time).unwrap_or_default();
-        if !session::in_handler()
-            && let Some(thread) = self.thread.lock().take()
-            && let Err(held) = thread.join_until(deadline)
-        {
-            report.threads.push(held.name().to_owned());
+        if !session::in_handler() {
+            // Without the lock: others may wait beside, each with a deadline of its own.
+            let ended = self.thread.lock().as_ref().map(Thread::ended);
+            match ended.map(|ended| ended.recv_deadline(deadline)) {
+                Some(Err(RecvTimeoutError::Timeout)) => report.threads.push(THREAD.to_owned()),
+                _ => self.clear_up(deadline),
+            }
         }
         report
+    }
+
+    /// The thread has ended: what is left of it goes.
+    fn clear_up(&self, deadline: Instant) {
+        let thread = self.thread.lock().take();
+        drop(thread.map(|thread| thread.join_until(deadline)));
     }
 
     /// Waits until it has shut down, whoever asks for it. `None`: it has not within `timeout`, or this is a handler.
@@ -202,7 +211,7 @@ impl DirectSender {
 
 impl Drop for DirectSender {
     fn drop(&mut self) {
-        self.shutdown(DROP_DEADLINE);
+        self.shutdown(engine::DROP_DEADLINE);
     }
 }
 

@@ -26,5 +26,5 @@ pub use selfcheck::{Finding, SystemLimit};
 pub use shutdown::{PeerReport, ShutdownReport};
 
 pub(crate) use events::Listener;
-pub(crate) use running::{Engine, snapshot, want};
+pub(crate) use running::{DROP_DEADLINE, Engine, snapshot, want};
 pub(crate) use start::{Chosen, start};

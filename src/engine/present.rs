@@ -15,7 +15,7 @@ pub(super) struct Present {
     pub(super) sockets: Vec<(ListenerId, Listening)>,
     /// The next listener's number.
     pub(super) next_listener: usize,
-    /// Connections that the system is asked to keep ready for each listener, for the self-check.
+    /// Connections that the system is asked to keep ready for each listener that there is or will be, for the self-check.
     pub(super) backlog: u64,
 }
 

@@ -1,15 +1,17 @@
 //! Another configuration for an engine that runs.
 //!
 //! Owns: the configuration that holds, and which sockets listen for it. Threads: whoever reloads, one after the other.
-//! Locks: that of what holds, for the whole of it: callers take turns; under it all others, one at a time.
+//! Locks: that of what holds, for the whole of it: callers take turns; under it, for the peers, that of who was added, then
+//! that of the connections manager, then the registry's; all others one at a time.
 //! Blocks on: the disk, for the files of the configuration; the acceptor's answers; see `sockets`.
 //! Upholds: a configuration is put to use whole or not at all; sessions that are within it do not notice; when it is over,
 //! everything holds for whatever begins.
 //!
-//! Order: difference, files, sockets bound (all that can fail) -> sockets served -> trust, times, sizes and limits -> peers
-//! -> whoever is no longer trusted, wanted or within the limits is told goodbye.
+//! Order: difference, files, sockets bound (all that can fail) -> sockets served -> trust, times, sizes and limits ->
+//! whoever is no longer trusted is told goodbye -> peers, and goodbye to whoever is no longer wanted -> goodbye to whoever
+//! is beyond the limits. Each session that goes is told the first of these that holds.
 
-use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 use crossbeam_channel::bounded;
@@ -23,7 +25,7 @@ use super::sockets::Moving;
 use crate::config::{Change, Closed, Config, Reload};
 use crate::connections::{Caps, Command, Commands, Connections, Lifecycle, Report, Times};
 use crate::error::{CloseReason, ReloadError};
-use crate::ident::{ConnectionId, PeerId};
+use crate::ident::PeerId;
 use crate::session::{self, Tuning};
 
 impl Engine {
@@ -73,12 +75,10 @@ impl Engine {
         let files = prepared.map(|prepared| self.protection.put(prepared)).unwrap_or_default();
         changed.extend(files.into_iter().filter(|field| !change.fields.contains(field)));
         self.set(present, config, &change);
-        let unwanted = self.set_peers(&change)?;
         // Who was let in is not judged again for what is no trust's concern.
         let mut closed = if trusts_others { self.part_with_untrusted() } else { Vec::new() };
-        closed.extend(unwanted);
-        let leaving = closed.iter().map(|closed| closed.conn).collect();
-        closed.extend(limit(&commands, Caps::of(config), leaving)?);
+        closed.extend(self.set_peers(&change)?);
+        closed.extend(limit(&commands, Caps::of(config))?);
         *self.names.lock() = config.peers.iter().map(|peer| (peer.name.clone(), peer.id)).collect();
         present.config = config.clone();
         Ok(Reload::new(changed, closed))
@@ -91,7 +91,7 @@ impl Engine {
             return Err(ReloadError::NotAllowed { field, value, allowed: "another node's id".to_owned() });
         }
         let most = settings::registry(change.new).links;
-        if self.shared.registry.links_with(change.new.peers.iter().map(|peer| peer.id)) > most {
+        if !self.shared.registry.takes_peers(change.new.peers.iter().map(|peer| peer.id), most) {
             let (field, value) = ("peer".to_owned(), format!("{} peers", change.new.peers.len()));
             let allowed = format!("{most} peers with those that this node knows already");
             return Err(ReloadError::NotAllowed { field, value, allowed });
@@ -108,9 +108,7 @@ impl Engine {
         shared.outbound.store(config.outbound, Ordering::Relaxed);
         shared.resolve_threads.store(config.resolve_threads, Ordering::Relaxed);
         shared.times.set(Times::of(config));
-        let advertised = settings::advertised(config, &present.local_addrs());
-        let handshake = (*shared.handshake()).clone().advertise(advertised);
-        shared.handshake.set(handshake);
+        self.advertise(config, &present.local_addrs());
         let tuning = Tuning::of(config, !shared.settings.holds_inbound);
         if tuning != shared.settings.tuned.all() {
             shared.settings.tuned.set(tuning);
@@ -131,8 +129,15 @@ impl Engine {
         }
     }
 
-    /// Peers to keep, and to keep no longer: which sessions end by it. Those that the application added, or that a live
-    /// map of peers has, stay.
+    /// Where peers are told from now on that this node can be dialled.
+    pub(super) fn advertise(&self, config: &Config, local_addrs: &[SocketAddr]) {
+        let advertised = settings::advertised(config, local_addrs);
+        let handshake = (*self.shared.handshake()).clone().advertise(advertised);
+        self.shared.handshake.set(handshake);
+    }
+
+    /// Peers to keep, and to keep no longer: which sessions end by it that would have stayed. Peers that the application
+    /// added, or that a live map of peers has, stay.
     fn set_peers(&self, change: &Change<'_>) -> Result<Vec<Closed>, ReloadError> {
         let peers = change.peers();
         let added = self.added.lock();
@@ -160,7 +165,8 @@ impl Engine {
         let sessions = self.shared.registry.sessions(|entry| (entry.link.clone(), entry.session.clone()));
         let mut closed = Vec::new();
         for (link, session) in sessions {
-            if session.proof.as_ref().is_some_and(|proof| !transport.trusts(proof)) {
+            let untrusted = session.proof.as_ref().is_some_and(|proof| !transport.trusts(proof));
+            if untrusted && !session.is_leaving(&link) {
                 log::warn!(target: "threadwire::session", "{} {}: no longer trusted", link.id.short(), session.conn);
                 session.say_goodbye(&link, CloseReason::Untrusted);
                 closed.push(Closed::new(link.id, session.conn, CloseReason::Untrusted));
@@ -171,8 +177,8 @@ impl Engine {
 }
 
 /// Has whoever is beyond the limits go.
-fn limit(commands: &Commands, caps: Caps, leaving: BTreeSet<ConnectionId>) -> Result<Vec<Closed>, ReloadError> {
+fn limit(commands: &Commands, caps: Caps) -> Result<Vec<Closed>, ReloadError> {
     let (answer, answered) = bounded(1);
-    commands.send(Command::Limit(caps, leaving, answer));
+    commands.send(Command::Limit(caps, answer));
     answered.recv().map_err(|_| ReloadError::ShuttingDown)
 }

@@ -1,7 +1,9 @@
 //! An engine that runs: who it knows, what it counts, how it ends.
 //!
 //! Owns: the parts of an engine. Threads: the application's. Locks: the registry lock to find a peer; that of the
-//! connections manager, for whether there still is one. Blocks on: what each function says.
+//! connections manager, for whether there still is one; to keep a peer or to let it go, that of who was added, then that of
+//! the connections manager, then the registry's; that of what holds, for a copy; those of the addresses and of the names,
+//! leaves. Blocks on: what each function says.
 //! Upholds: an engine that is dropped shuts down.
 
 use std::collections::{BTreeSet, HashMap};
@@ -29,8 +31,8 @@ use super::protection::Protection;
 use super::selfcheck::Finding;
 use super::shutdown::{self, Closing, Ending, ShutdownReport};
 
-/// How long a dropped engine may take to shut down.
-const DROP_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a dropped engine, and what was made around it, may take to shut down.
+pub(crate) const DROP_DEADLINE: Duration = Duration::from_secs(2);
 
 /// One identity, its peers, and the threads that serve them. Dropped, it shuts down, with two seconds to drain.
 pub(crate) struct Engine {
@@ -89,9 +91,9 @@ impl Engine {
     /// Keeps a peer connected from now on. `added`: because the application says so, whatever a configuration says.
     ///
     /// # Errors
-    /// It is ourselves, there are as many links as there may be, or the engine shuts down.
+    /// It is ourselves or an address, there are as many links as there may be, or the engine shuts down.
     pub(crate) fn keep(&self, id: PeerId, addresses: Vec<Address>, added: bool) -> Result<PeerHandle, ConnectError> {
-        if id == self.shared.me {
+        if id == self.shared.me || id.stands_for().is_some() {
             return Err(ConnectError::UnknownPeer(id));
         }
         // First: whoever takes the peers of a configuration away looks who was added.
@@ -150,19 +152,18 @@ impl Engine {
     /// # Errors
     /// There is none, and there can be none.
     pub(crate) fn peer(&self, id: PeerId) -> Result<PeerHandle, ConnectError> {
-        let refused = |refusal| match refusal {
-            SessionsError::TooManyUnknown => ConnectError::TooManyUnknown(id),
-            SessionsError::Closed => ConnectError::ShuttingDown,
-            _ => ConnectError::UnknownPeer(id),
-        };
         match self.link_to(id) {
-            Some(link) => link.map(PeerHandle::new).map_err(refused),
+            Some(link) => link.map(PeerHandle::new).map_err(|error| error.of_peer(id)),
             None => Err(ConnectError::UnknownPeer(id)),
         }
     }
 
-    /// The link of a peer, known or not. `None`: there is none, and there can be none.
+    /// The link of a peer, known or not. `None`: there is none, and there can be none. So it is of what stands for an
+    /// address: what waits there moves to whoever proves itself, and a handle on it would not know of that.
     pub(crate) fn link_to(&self, id: PeerId) -> Option<Result<Arc<PeerLink>, SessionsError>> {
+        if id.stands_for().is_some() {
+            return None;
+        }
         if let Some(link) = self.shared.registry.link(&id) {
             return Some(Ok(link));
         }

@@ -1,6 +1,6 @@
 //! What follows from the configuration: settings of sessions, limits of the registry, needs of the process.
 //!
-//! Owns: nothing. Threads: the application's, at the start. Locks: none. Blocks on: nothing.
+//! Owns: nothing. Threads: the application's, at the start and at each reload. Locks: none. Blocks on: nothing.
 //! Upholds: the threads and the memory of all sessions stay within what the configuration gives them.
 
 use std::net::SocketAddr;
@@ -20,14 +20,14 @@ use super::selfcheck::Needs;
 /// Links beyond the sessions there may be: peers that are known and away.
 const LINKS_AWAY: usize = 1024;
 
-/// What the process may come to need of the system.
+/// What the process may come to need of the system; each of its listeners a backlog of so many connections.
 pub(super) fn needs(config: &Config, listeners: usize, endpoint: bool, backlog: u64) -> Needs {
     Needs {
         sessions: sessions(config) as u64,
         half_open: config.half_open as u64,
         listeners: listeners as u64,
         scrapers: if endpoint { exposition::CONNECTIONS as u64 + 1 } else { 0 },
-        backlog,
+        backlog: if listeners > 0 { backlog } else { 0 },
     }
 }
 
@@ -94,6 +94,12 @@ pub(super) fn tcp(config: &Config) -> TcpOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_backlog_is_needed_by_whoever_listens() {
+        let backlog = |listeners| needs(&Config::default(), listeners, true, 1024).backlog;
+        assert_eq!([0, 1, 2].map(backlog), [0, 1024, 1024]);
+    }
 
     #[test]
     fn the_thread_budget_is_what_the_limits_ask_for_or_less_if_the_configuration_or_the_system_says_so() {

@@ -1,8 +1,8 @@
 //! The listening sockets of a running engine, as another configuration wants them.
 //!
 //! Owns: sockets that are bound and not in use yet, until they are or are given up. Threads: whoever reloads. Locks: the
-//! endpoint's and that of the addresses, one after the other, leaves. Blocks on: the acceptor's answers; the end of the
-//! metrics thread, with a deadline.
+//! endpoint's, and under it how far a shutdown is; that of the addresses, a leaf; one after the other. Blocks on: the
+//! acceptor's answers; the end of the metrics thread, with a deadline.
 //! Upholds: new sockets are bound before old ones go, unless the two cannot be there together; what fails is undone, and
 //! what cannot be undone is said.
 
@@ -142,6 +142,10 @@ impl<'a> Moving<'a> {
         };
         let new = std::mem::take(&mut self.new);
         if let Err(error) = self.hand_over(new) {
+            // It may be in the way of the one that has to come back.
+            if let Some((exposition, _)) = endpoint.flatten() {
+                end(exposition);
+            }
             return Err(self.undo(present, error));
         }
         if let Some(endpoint) = endpoint {
@@ -183,9 +187,7 @@ impl<'a> Moving<'a> {
     fn end_endpoint(&self) {
         let endpoint = self.engine.endpoint.lock().take();
         self.engine.sites.lock().metrics = None;
-        if let Some(name) = endpoint.and_then(|endpoint| endpoint.join(Instant::now() + ENDPOINT_END)) {
-            log::warn!(target: "threadwire::node", "the thread {name} of the former endpoint still runs");
-        }
+        endpoint.into_iter().for_each(end);
     }
 
     fn replace_endpoint(&self, new: Option<(Exposition, SocketAddr)>) -> Result<(), ReloadError> {
@@ -198,9 +200,7 @@ impl<'a> Moving<'a> {
         let old = std::mem::replace(&mut *endpoint, exposition);
         drop(endpoint);
         self.engine.sites.lock().metrics = addr;
-        if let Some(name) = old.and_then(|old| old.join(Instant::now() + ENDPOINT_END)) {
-            log::warn!(target: "threadwire::node", "the thread {name} of the former endpoint still runs");
-        }
+        old.into_iter().for_each(end);
         Ok(())
     }
 
@@ -233,13 +233,24 @@ impl<'a> Moving<'a> {
             }
         }
         present.config.listen = present.sockets.iter().map(|(_, socket)| socket.asked).collect();
-        self.engine.sites.lock().local_addrs = present.local_addrs();
+        let local_addrs = present.local_addrs();
+        // Nobody is told to dial what is lost.
+        self.engine.advertise(&present.config, &local_addrs);
+        self.engine.sites.lock().local_addrs = local_addrs;
         match error {
             ReloadError::Bind { field, addr, what, kind, .. } => {
                 ReloadError::Bind { field, addr, what, kind, lost: gone }
             }
+            ReloadError::System { what, kind, .. } => ReloadError::System { what, kind, lost: gone },
             other => other,
         }
+    }
+}
+
+/// Ends an endpoint, and waits until its socket is closed.
+fn end(endpoint: Exposition) {
+    if let Some(name) = endpoint.join(Instant::now() + ENDPOINT_END) {
+        log::warn!(target: "threadwire::node", "the thread {name} of the former endpoint still runs");
     }
 }
 
@@ -254,5 +265,5 @@ fn bind_error(field: &'static str, addr: SocketAddr, error: &io::Error) -> Reloa
 }
 
 fn system(error: &io::Error) -> ReloadError {
-    ReloadError::System { what: error.to_string(), kind: error.kind() }
+    ReloadError::System { what: error.to_string(), kind: error.kind(), lost: Vec::new() }
 }

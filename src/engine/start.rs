@@ -74,7 +74,7 @@ pub(crate) fn start(chosen: Chosen) -> Result<Engine, StartError> {
         }
     };
     let (me, identity) = (identity.peer_id(), Arc::new(identity));
-    let backlog = if transport.is_none() && !config.listen.is_empty() { BACKLOG.unsigned_abs().into() } else { 0 };
+    let backlog = if transport.is_none() { BACKLOG.unsigned_abs().into() } else { 0 };
     let protection = Protection::new(&config, &identity, PROTOCOL, transport, LiveTcp::new(settings::tcp(&config)))?;
     let transport = protection.transport();
     warn_of_exposure(&config, &me.short());

@@ -66,7 +66,7 @@ pub enum Step {
         reason: CloseReason,
         /// In its words, made fit for a log by [`super::printable`].
         text: String,
-        /// It asks us not to come back earlier. Bound it.
+        /// It asks us not to come back earlier.
         retry_after: Option<Duration>,
     },
 }
@@ -314,7 +314,7 @@ fn read_body(decoder: &mut Decoder, wanted: FrameType) -> Result<Option<Body>, R
     Ok(Some(Body::Goodbye(Step::RefusedByPeer {
         reason: CloseReason::from_code(goodbye.reason),
         text: hello::printable(&goodbye.text),
-        retry_after: (goodbye.retry_after_ms > 0).then(|| Duration::from_millis(goodbye.retry_after_ms.into())),
+        retry_after: (goodbye.retry_after_ms > 0).then(|| goodbye.retry_after()),
     })))
 }
 

@@ -278,10 +278,13 @@ impl LaneOut {
         self.take_all(number..number + 1).pop()
     }
 
-    /// The messages of these numbers that are kept, copied out: their bytes are not those of the others any more.
+    /// The messages of these numbers that are kept, copied out: their bytes are not those of the others any more. What is
+    /// kept beside them is not walked through: the other side chooses how often this is asked for.
     fn take_all(&mut self, numbers: Range<u64>) -> Vec<(Class, Extract)> {
         let mut extracts = Vec::new();
-        for kept in &mut self.kept {
+        let begin = self.kept.partition_point(|kept| kept.first + u64::from(kept.segment.frames) <= numbers.start);
+        let end = self.kept.partition_point(|kept| kept.first < numbers.end);
+        for kept in self.kept.range_mut(begin..end.max(begin)) {
             let frame = |number: u64| number.saturating_sub(kept.first).min(kept.segment.frames.into()) as u32;
             let frames = frame(numbers.start)..frame(numbers.end);
             if !frames.is_empty() {
@@ -318,12 +321,13 @@ impl LaneOut {
     }
 
     /// Begins a session, after [`LaneOut::check_attach`]: the other side has `told.received` of what this link state sent (`resumed`), or it never met
-    /// this state and starts where our attach said. Unless `met_before`, its own state is a new one. Returns the buffers
-    /// this frees, and the messages that end unknown: repeated to one new state already and never answered.
-    pub(crate) fn attach(&mut self, told: &LaneAttach, resumed: bool, met_before: bool) -> (Freed, Vec<Lost>) {
+    /// this state and starts where our attach said. With `starts_anew`, what was written so far was not written to it.
+    /// Returns the buffers this frees, and the messages that end unknown: repeated to one new state already and never
+    /// answered.
+    pub(crate) fn attach(&mut self, told: &LaneAttach, resumed: bool, starts_anew: bool) -> (Freed, Vec<Lost>) {
         let mut unknown = Vec::new();
         let mut freed = Freed::default();
-        if !resumed && !met_before {
+        if starts_anew {
             // Not whenever it never met us: the attach in which it would have may have been lost, any number of times.
             let upto = self.replayed.max(self.done);
             unknown = self.lose(self.done..upto);

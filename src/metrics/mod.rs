@@ -93,7 +93,8 @@ impl DialFailures {
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Traffic {
-    /// Messages that send verbs took.
+    /// Messages that send verbs took. One to an address counts from when somebody has proven itself there, or it has ended:
+    /// until then it is among those that wait, and not among these.
     pub messages_accepted: u64,
     /// Of these, handed over at the other side.
     pub messages_acked: u64,

@@ -1,19 +1,20 @@
 //! One message for many peers, or for any one of them.
 //!
 //! Owns: what became of each offer. Threads: the application's, handlers among them.
-//! Locks: the registry lock for a snapshot of the links, then, peer by peer and without it, what a send verb locks.
-//! Blocks on: nothing: a peer that has no room now refuses, and the next one is asked.
-//! Upholds: each established peer of the set is offered the message once, and what it said is told; no guard is held
-//! from one peer to the next.
+//! Locks: the registry lock for a snapshot of the sessions; then, without it, the caster lock for a message that may be
+//! for a row, which takes the outbox lock of each peer in turn as a new one begins; then, without both, peer by peer what
+//! a send verb locks. Blocks on: nothing: a peer that has no room now refuses, and the next one is asked.
+//! Upholds: each established peer of the set is offered the message once, and what it said is told; no guard but the
+//! caster's is held from one peer to the next.
 
 use std::borrow::Borrow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Serialize;
 
 use super::Node;
-use super::cast::Flood;
+use super::cast::{Flood, Left};
 use super::to::To;
 use crate::error::{SendError, SendErrorKind};
 use crate::ident::PeerId;
@@ -85,10 +86,11 @@ impl Node {
     /// It is written by the peers' own threads, never by the caller's: a broadcast costs the caller no write for each
     /// peer, and many in a row are written together. For one peer a send is sooner there.
     ///
-    /// While broadcasts of small messages flood, that is more than sixteen follow one another with less than 2 us for each
-    /// connected peer between them, a message may wait for company: 50 us for each peer, and 5 ms at most. All peers share
-    /// the bytes then, which are encoded and copied once; 64 KiB of them go at once. Whatever else is sent to a peer is not
-    /// held up, and comes after the broadcasts before it. A broadcast alone never waits.
+    /// While broadcasts of small messages flood, that is more than sixteen follow one another with less than 2 us between
+    /// them for each connected peer (that `to` is [among](To::among), if it says so), a message may wait for company: 50 us
+    /// for each of these peers, and 5 ms at most. Of broadcasts to the same peers that follow one another all share the
+    /// bytes then, which are encoded and copied once; 64 KiB of them go at once. Whatever else is sent to a peer is not held
+    /// up, and comes after the broadcasts before it. A broadcast alone never waits.
     ///
     /// A peer that is not connected is not offered the message; one whose connection is lost later gets it as any other
     /// message, when it is back. For the rest see [`PeerHandle::try_send`](crate::PeerHandle::try_send), which this is for many.
@@ -113,20 +115,20 @@ impl Node {
     pub fn broadcast_kind(&self, kind: u16, payload: impl Into<Vec<u8>>, to: impl Borrow<To>) -> Broadcast {
         let (payload, to) = (Arc::new(payload.into()), to.borrow());
         let sessions = self.engine.shared.registry.established();
-        let mut kicks = Vec::new();
+        let mut left = Left::default();
         let mut caster = self.caster.lock();
         let now = Instant::now();
-        let company = caster.company(now, sessions.len());
-        let (appended, over) = match company {
-            Duration::ZERO => (None, caster.rest()),
-            company => {
-                let flood = Flood { to, sessions: &sessions, company, now };
-                (caster.append(kind, &payload, &flood, &mut kicks), None)
-            }
+        let company = caster.company(now, to, &sessions);
+        let appended = if company.is_zero() {
+            caster.rest(&mut left);
+            None
+        } else {
+            let flood = Flood { to, sessions: &sessions, company, now };
+            caster.append(kind, &payload, &flood, &mut left)
         };
         drop(caster);
-        drop(over);
-        kicks.into_iter().for_each(|kick| drop(kick.wake()));
+        drop(left.over);
+        left.kicks.into_iter().for_each(|kick| drop(kick.wake()));
         let offer = |session: &Established| (session.peer, session.link.offer_cast(kind, &payload, company));
         let outcomes = match appended {
             Some((mut outcomes, others)) => {

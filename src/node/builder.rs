@@ -157,7 +157,8 @@ impl NodeBuilder {
     ///   stays.
     /// - A peer that is gone is let go as by [`Node::remove_peer`]: its session says goodbye, whoever dialled, and what
     ///   waits is kept for when it comes back.
-    /// - Metadata changes nothing, nor does an entry for this node itself.
+    /// - Metadata changes nothing, nor does an entry for this node itself, or for an id that is nobody's
+    ///   ([`PeerId::stands_for`](crate::PeerId::stands_for)).
     ///
     /// Each source speaks for itself. A peer that was also added or configured stays until it is removed as well, with
     /// those addresses behind those of the map; and [`Node::remove_peer`] takes away what was added, not what the map
@@ -165,7 +166,8 @@ impl NodeBuilder {
     ///
     /// Changes are heard of by word from the [`Watch`](crate::Watch), not by looking. Only where none of a peer's names
     /// was found is it tried again after a fixed time, [`RESOLVE_RETRY_TIMEOUT`](crate::direct::RESOLVE_RETRY_TIMEOUT).
-    /// Peers beyond the number the configuration allows are left out, with a warning in the log.
+    /// Peers beyond the number the configuration allows are left out, with a warning in the log, until a
+    /// [reload](Node::reload) makes room for them.
     ///
     /// ```
     /// use std::time::Duration;

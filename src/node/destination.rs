@@ -238,20 +238,13 @@ impl Node {
     }
 
     fn target(&self, to: &Destination) -> Result<Target, SendErrorKind> {
-        let refused = |refusal| match refusal {
-            SessionsError::TooManyUnknown => SendErrorKind::TooManyUnknown,
-            SessionsError::Closed => SendErrorKind::ShuttingDown,
-            _ => SendErrorKind::UnknownPeer,
-        };
         let id = match to {
             Destination::Peer(id) => *id,
             Destination::Name(name) => self.engine.named(name).ok_or(SendErrorKind::UnknownName)?,
-            Destination::Addr(addr) => return self.place(*addr).map(Target::Addr).map_err(refused),
+            Destination::Addr(addr) => return Ok(Target::Addr(self.place(*addr)?)),
         };
-        match self.engine.link_to(id) {
-            Some(link) => link.map(|link| Target::Peer(PeerHandle::new(link))).map_err(refused),
-            None => Err(SendErrorKind::UnknownPeer),
-        }
+        let link = self.engine.link_to(id).ok_or(SendErrorKind::UnknownPeer)??;
+        Ok(Target::Peer(PeerHandle::new(link)))
     }
 
     fn place(&self, addr: SocketAddr) -> Result<AddrHandle, SessionsError> {

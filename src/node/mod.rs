@@ -1,7 +1,7 @@
 //! A node: one identity, its peers, and the threads that serve them.
 //!
-//! Owns: an engine. Threads: the application's call it.
-//! Locks: the registry lock to find a peer. Blocks on: what each blocking method says.
+//! Owns: an engine, and what its broadcasts leave to the next one. Threads: the application's call it.
+//! Locks: the registry lock to find a peer; the broadcasts' own, see `broadcast`. Blocks on: what each blocking method says.
 //! Upholds: a node that is dropped shuts down; shutdown ends by its deadline and says what it left.
 
 mod broadcast;
@@ -24,7 +24,7 @@ use crate::engine::{Engine, Event, Finding, ShutdownReport};
 use crate::error::{ConnectError, RecvError, SendError, SendErrorKind};
 use crate::ident::PeerId;
 use crate::metrics::{Class, MetricsSnapshot};
-use crate::registry::{SessionInfo, SessionsError};
+use crate::registry::SessionInfo;
 use crate::session::{self, Batch, Message, OutgoingMessage, PeerHandle, PeerLink, TapOptions, Undelivered};
 use crate::sync::{Mutex, deadline_in};
 use crate::wire::Lane;
@@ -83,8 +83,8 @@ impl Node {
     ///
     /// # Errors
     /// [`ConnectError::TooManyUnknown`]: add the peer, or let go of handles; [`ConnectError::UnknownPeer`]: it is the
-    /// node's own id, the peer is not known and `unknown_peers` is 0, or there are as many peers as the configuration
-    /// allows; [`ConnectError::ShuttingDown`].
+    /// node's own id, or one that stands for an address ([`PeerId::stands_for`]), the peer is not known and
+    /// `unknown_peers` is 0, or there are as many peers as the configuration allows; [`ConnectError::ShuttingDown`].
     pub fn peer(&self, id: PeerId) -> Result<PeerHandle, ConnectError> {
         self.engine.peer(id)
     }
@@ -121,9 +121,8 @@ impl Node {
             () if session::in_handler() => SendErrorKind::WouldBlock,
             () => match self.engine.link_to(id) {
                 Some(Ok(link)) => return PeerHandle::new(link).send(payload),
-                Some(Err(SessionsError::TooManyUnknown)) => SendErrorKind::TooManyUnknown,
-                Some(Err(SessionsError::Closed)) => SendErrorKind::ShuttingDown,
-                Some(Err(_)) | None => SendErrorKind::UnknownPeer,
+                Some(Err(error)) => error.into(),
+                None => SendErrorKind::UnknownPeer,
             },
         };
         Err(SendError { kind, payload: payload.into() })

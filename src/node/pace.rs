@@ -1,7 +1,7 @@
 //! Whether broadcasts follow one another so quickly that their messages should wait for company.
 //!
-//! Owns: when the last broadcasts were, as a plain value; time is an argument. Threads: whoever holds the node's lock
-//! around it, a leaf. Locks: none itself. Blocks on: nothing.
+//! Owns: when the last broadcasts were, as a plain value; time is an argument. Threads: whoever holds the caster lock
+//! around it. Locks: none itself. Blocks on: nothing.
 //! Upholds: a broadcast alone, or with few others, waits for nothing; in a flood a message waits no longer than [`MOST`].
 
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ const ROW: u32 = 16;
 /// How long a message waits in a flood, for each peer of the broadcast: a write, the wake-ups of both its ends, and an
 /// acknowledgement.
 const COMPANY: Duration = Duration::from_micros(50);
-/// How long at most: as an acknowledgement does.
+/// How long at most, however many there are: no longer than an acknowledgement waits by default.
 const MOST: Duration = Duration::from_millis(5);
 
 /// The pace of a node's broadcasts.
@@ -25,7 +25,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// There is a broadcast to so many peers now: how long its messages may wait for company.
+    /// There is a broadcast now, to so many peers at most: how long its messages may wait for company.
     pub(super) fn next(&mut self, now: Instant, peers: usize) -> Duration {
         let peers = u32::try_from(peers).unwrap_or(u32::MAX);
         let gap = self.last.map(|last| now.saturating_duration_since(last));

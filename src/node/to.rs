@@ -65,6 +65,11 @@ impl To {
         self
     }
 
+    /// How many it names at most, of so many sessions.
+    pub(super) fn most_of(&self, sessions: usize) -> usize {
+        self.among.as_ref().map_or(sessions, |among| among.len().min(sessions))
+    }
+
     /// Whether it names the peer of a session, which is attached.
     pub(super) fn names_attached(&self, session: &Established) -> bool {
         self.names(&session.peer, session.kind) && session.is_attached()

@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::session::PeerHandle;
 use crate::session::peer_link::PeerLink;
 use crate::session::stand_in::StandIn;
 use crate::sync::MutexGuard;
@@ -15,6 +16,7 @@ impl PeerLink {
     /// This link stands for an address from now on; once, when it is made.
     pub(crate) fn stand_in_for(&self, addr: SocketAddr) {
         let _ = self.stand_in.set(StandIn::new(addr));
+        self.outbox.pass_on();
     }
 
     /// The address that this link stands for, if it is no peer's.
@@ -44,9 +46,24 @@ impl PeerLink {
         }
     }
 
-    /// The lock is held until all has moved: two that did it at once could exchange messages.
+    /// Hands what waits to who has proven itself at the address, or else to this peer, which has as well: it is connected
+    /// from there, and nobody was told yet. Whoever sends to it from now on sends behind what waited.
+    pub(crate) fn move_to(&self, peer: &PeerHandle) {
+        if let Some(stand_in) = self.stand_in.get() {
+            let bound = stand_in.bound.lock();
+            let peer = bound.clone().unwrap_or_else(|| peer.link.clone());
+            self.hand_to(&peer, bound);
+        }
+    }
+
     fn hand_on(&self, bound: MutexGuard<'_, Option<Arc<PeerLink>>>) {
-        let Some(peer) = bound.clone() else { return };
+        if let Some(peer) = bound.clone() {
+            self.hand_to(&peer, bound);
+        }
+    }
+
+    /// The lock is held until all has moved: two that did it at once could exchange messages.
+    fn hand_to(&self, peer: &Arc<PeerLink>, bound: MutexGuard<'_, Option<Arc<PeerLink>>>) {
         let (kick, ended) = peer.outbox.adopt(self.outbox.hand_over());
         drop(bound);
         peer.act(kick, false);

@@ -91,6 +91,6 @@ impl PeerLink {
             .map_err(|refused| refused.kind)?;
         let lane = options.priority.unwrap_or_else(|| self.settings.kinds.priority(options.kind)).lane();
         let label = Label { kind: options.kind, lane };
-        Ok(Receipt::new(state, self.settings.undelivered.clone(), self.id, label))
+        Ok(Receipt::new(state, self.settings.undelivered.clone(), label))
     }
 }

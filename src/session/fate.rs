@@ -28,7 +28,7 @@ impl PeerLink {
         let state = Arc::new(ReceiptState::new());
         let label = Label { kind: options.kind, lane: self.priority_of(options).lane() };
         self.send_asked(payload, options, Asker::Receipt(state.clone()))?;
-        Ok(Receipt::new(state, self.settings.undelivered.clone(), self.id, label))
+        Ok(Receipt::new(state, self.settings.undelivered.clone(), label))
     }
 
     /// Sends a message as its options say; the collector hears of it.
@@ -175,7 +175,7 @@ impl PeerLink {
             match asker {
                 Asker::Nobody => undelivered.put(self.id, label, outcome),
                 Asker::Receipt(state) => {
-                    if let Some(outcome) = state.tell(outcome) {
+                    if let Some(outcome) = state.tell(self.id, outcome) {
                         undelivered.put(self.id, label, outcome);
                     }
                 }
@@ -244,10 +244,13 @@ impl PeerLink {
     pub(crate) fn end(&self, state_id: u64) -> (u64, u64) {
         self.outbox.close();
         let (returned, _) = self.outbox.return_all(ReturnReason::ShutDown);
+        // Of a session whose end nobody reports: a handler holds the other one of its threads.
+        let in_flight = self.outbox.end_in_flight();
         let lost = self.core.lock().end(state_id);
         let unsent = lost.iter().filter(|lost| !lost.written).count() + returned.len();
-        let unknown = lost.iter().filter(|lost| lost.written).count();
+        let unknown = lost.iter().filter(|lost| lost.written).count() + in_flight.len();
         self.tell(returned);
+        self.tell(in_flight);
         self.settle(&mut Acked { lost, kept: Some(0), ..Acked::default() });
         (unsent as u64, unknown as u64)
     }

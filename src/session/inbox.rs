@@ -291,7 +291,7 @@ impl Batch {
         self.taken += 1;
         self.offset = end;
         let refused = self.refusal(kind, end - start).map(|cause| (number, cause));
-        let class = self.credit.link().class_of_kind(kind);
+        let class = self.credit.link().class_of_came(part.lane, part.flags(), kind);
         if refused.is_some() {
             self.credit.link().arrival_failed(class, end - start);
         } else {

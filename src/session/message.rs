@@ -19,7 +19,7 @@ use crate::session::outbox::Wait;
 use crate::session::peer_link::PeerLink;
 use crate::session::responder::{Held, Responder};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::wire::{Heading, LANES, Lane, Prefix};
+use crate::wire::{Heading, LANES, Lane};
 
 /// A message that came from a peer.
 ///
@@ -304,13 +304,24 @@ impl Part {
         }
     }
 
+    /// Flags of its messages. Those of one that came in pieces are none: it is no answer, which never comes here.
+    pub(super) fn flags(&self) -> u8 {
+        match &self.content {
+            PartContent::Frames { flags, .. } => *flags,
+            PartContent::Whole { .. } => crate::wire::flags::NONE,
+        }
+    }
+
     /// What its messages from this offset on count as.
     pub(super) fn groups_from(&self, link: &PeerLink, offset: usize) -> Groups {
         match &self.content {
             PartContent::Frames { flags, bytes } => {
-                link.groups_in(bytes.get(offset..).unwrap_or_default(), Prefix::len(*flags))
+                link.groups_in(self.lane, *flags, bytes.get(offset..).unwrap_or_default())
             }
-            PartContent::Whole { kind, payload, .. } => Groups::of(link.class_of_kind(*kind), 1, payload.len() as u64),
+            PartContent::Whole { kind, payload, .. } => {
+                let class = link.class_of_came(self.lane, self.flags(), *kind);
+                Groups::of(class, 1, payload.len() as u64)
+            }
         }
     }
 

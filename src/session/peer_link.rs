@@ -30,7 +30,7 @@ use crate::session::undelivered::Undeliverable;
 use crate::session::writer::Writer;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex};
-use crate::wire::{Heading, LANES, Lane, flags};
+use crate::wire::{Heading, LANES, Lane};
 
 /// What all links of a node share.
 #[derive(Debug)]
@@ -191,7 +191,7 @@ impl PeerLink {
     {
         let len = payload.as_ref().len();
         // An answer has the kind of its question, and no bound of it.
-        let is_answer = lane == Lane::Reply && heading.flags & flags::CORRELATED != 0;
+        let is_answer = requests::is_answer(lane, heading.flags);
         if len > self.settings.tuned.max_message() || !(is_answer || self.settings.kinds.allows(heading.kind, len)) {
             return Err(SendError { kind: SendErrorKind::TooLarge, payload: payload.into() });
         }
@@ -375,10 +375,14 @@ impl PeerLink {
         window.min(LINK_FLOOR + held(&inbound))
     }
 
-    /// No session is attached any more.
+    /// No session was attached any more, a moment ago.
     pub(crate) fn close_window(&self) {
         let held = std::mem::take(&mut *self.inbound.lock());
         drop(held);
+        // One that was attached since holds what it was told it may; one that is to be takes it by itself.
+        if self.core.lock().attached().is_some() {
+            self.hold_window();
+        }
     }
 
     /// Where the peer said it can be dialled, in the handshake of its last connection.

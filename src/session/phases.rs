@@ -3,13 +3,15 @@
 //! Owns: nothing of its own; what of [`PeerLink`] counts. Threads: any. Locks: the outbox lock, for a look at the sums by
 //! whoever holds the link lock. Blocks on: nothing.
 //! Upholds: a kind is looked up once for a message, where it comes or is sent; a node that registers none looks up nothing.
+//! What a message counts as when it comes it counts as when it ends, whatever its sender says of it.
 
 use std::time::Instant;
 
 use crate::link::{LinkCore, Probe};
 use crate::metrics::{Class, Groups, PhaseTallies};
 use crate::session::peer_link::PeerLink;
-use crate::wire::{HEADER, Heading, Lane, Run, Whole, flags};
+use crate::session::requests::is_answer;
+use crate::wire::{HEADER, Heading, Lane, Prefix, Run, Whole, flags};
 
 impl PeerLink {
     /// What a message counts as. An answer counts as its question; word that there is none has no kind.
@@ -19,29 +21,32 @@ impl PeerLink {
         Class::new(if has_kind { self.settings.kinds.place(heading.kind) } else { None }, broadcast)
     }
 
+    /// What a message counts as that came on this lane with these flags. Only an answer can say that there is none: the
+    /// flag says nothing of other messages, whoever sends it.
+    #[inline]
+    pub(super) fn class_of_came(&self, lane: Lane, flag_bits: u8, kind: u16) -> Class {
+        let is_none = is_answer(lane, flag_bits) && flag_bits & flags::FAILED != 0;
+        Class::new(if is_none { None } else { self.settings.kinds.place(kind) }, false)
+    }
+
     /// What messages that came count as.
     pub(super) fn groups_of(&self, run: &Run, bytes: &[u8]) -> Groups {
-        if self.settings.kinds.is_empty() || run.flags & flags::FAILED != 0 {
+        if self.settings.kinds.is_empty() {
             let heads = (HEADER + run.prefix) * run.frames as usize;
             return Groups::of(Class::PLAIN, run.frames, bytes.len().saturating_sub(heads) as u64);
         }
-        self.groups_in(bytes, run.prefix)
+        self.groups_in(run.lane, run.flags, bytes)
     }
 
-    /// What the messages in these frames count as, each behind a prefix of so many bytes.
-    pub(super) fn groups_in(&self, bytes: &[u8], prefix: usize) -> Groups {
+    /// What the messages in these frames count as, which came on this lane with these flags.
+    pub(super) fn groups_in(&self, lane: Lane, flag_bits: u8, bytes: &[u8]) -> Groups {
         let (mut groups, mut at) = (Groups::default(), 0);
-        while let Some(whole) = Whole::at(bytes, at, prefix) {
-            groups.push(self.class_of_kind(whole.header.kind), 1, whole.payload.len() as u64);
+        while let Some(whole) = Whole::at(bytes, at, Prefix::len(flag_bits)) {
+            let class = self.class_of_came(lane, flag_bits, whole.header.kind);
+            groups.push(class, 1, whole.payload.len() as u64);
             at = whole.end;
         }
         groups
-    }
-
-    /// What a message of this kind counts as that came.
-    #[inline]
-    pub(super) fn class_of_kind(&self, kind: u16) -> Class {
-        Class::new(self.settings.kinds.place(kind), false)
     }
 
     /// A message that came ends alone.

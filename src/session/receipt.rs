@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::ident::PeerId;
 use crate::outcome::{Outcome, Stage};
@@ -63,7 +63,8 @@ pub(crate) struct ReceiptState {
 #[derive(Debug)]
 struct Inner {
     stage: Stage,
-    outcome: Option<Outcome>,
+    /// With whom the message was for in the end: one to an address has moved to whoever proved itself there.
+    outcome: Option<(PeerId, Outcome)>,
     /// The receipt was dropped: nobody waits.
     abandoned: bool,
     /// Somebody waits now.
@@ -87,14 +88,14 @@ impl ReceiptState {
         self.inner.lock().waited_for
     }
 
-    /// The outcome is known. Gives it back if nobody waits any more.
-    pub(crate) fn tell(&self, outcome: Outcome) -> Option<Outcome> {
+    /// The outcome is known, of a message for `peer`. Gives it back if nobody waits any more.
+    pub(crate) fn tell(&self, peer: PeerId, outcome: Outcome) -> Option<Outcome> {
         let mut inner = self.inner.lock();
         if inner.abandoned {
             return Some(outcome);
         }
         inner.stage = Stage::Done;
-        inner.outcome = Some(outcome);
+        inner.outcome = Some((peer, outcome));
         drop(inner);
         self.changed.notify_all();
         None
@@ -110,7 +111,6 @@ pub struct Receipt {
     state: Arc<ReceiptState>,
     /// Where a bad outcome goes that came before the receipt was dropped.
     undelivered: Arc<Undeliverable>,
-    peer: PeerId,
     label: Label,
 }
 
@@ -136,8 +136,8 @@ impl WaitError {
 }
 
 impl Receipt {
-    pub(crate) fn new(state: Arc<ReceiptState>, undelivered: Arc<Undeliverable>, peer: PeerId, label: Label) -> Self {
-        Self { state, undelivered, peer, label }
+    pub(crate) fn new(state: Arc<ReceiptState>, undelivered: Arc<Undeliverable>, label: Label) -> Self {
+        Self { state, undelivered, label }
     }
 
     /// How far the message has come.
@@ -150,8 +150,8 @@ impl Receipt {
     /// # Errors
     /// [`WaitError::Pending`] with the receipt.
     pub fn outcome(self) -> Result<Outcome, WaitError> {
-        let outcome = self.state.inner.lock().outcome.take();
-        outcome.ok_or(WaitError::Pending(self))
+        let told = self.state.inner.lock().outcome.take();
+        told.map(|(_, outcome)| outcome).ok_or(WaitError::Pending(self))
     }
 
     /// Waits for the outcome.
@@ -174,9 +174,9 @@ impl Receipt {
         inner.waited_for = true;
         while inner.outcome.is_none() && !self.state.changed.wait_until(&mut inner, deadline).timed_out() {}
         inner.waited_for = false;
-        let outcome = inner.outcome.take();
+        let told = inner.outcome.take();
         drop(inner);
-        outcome.ok_or(WaitError::Pending(self))
+        told.map(|(_, outcome)| outcome).ok_or(WaitError::Pending(self))
     }
 }
 
@@ -184,10 +184,10 @@ impl Drop for Receipt {
     fn drop(&mut self) {
         let mut inner = self.state.inner.lock();
         inner.abandoned = true;
-        let outcome = inner.outcome.take();
+        let told = inner.outcome.take();
         drop(inner);
-        if let Some(outcome) = outcome {
-            self.undelivered.put(self.peer, self.label, outcome);
+        if let Some((peer, outcome)) = told {
+            self.undelivered.put(peer, self.label, outcome);
         }
     }
 }
@@ -243,8 +243,8 @@ impl Collector {
     /// [`SendErrorKind::Uncollected`](crate::error::SendErrorKind::Uncollected).
     pub fn new(capacity: usize) -> (Self, Receiver<OutcomeBatch>) {
         let capacity = capacity.max(1);
-        // A batch holds an outcome at least, and each has a slot: it is never full.
-        let (batches, receiver) = bounded(capacity);
+        // Bounded by what sends into it: a batch holds an outcome at least, and each has a slot.
+        let (batches, receiver) = unbounded();
         let shared = Arc::new(Collecting { reserved: AtomicUsize::new(0), capacity, batches });
         (Self { shared }, receiver)
     }

@@ -214,7 +214,7 @@ impl Receiver<'_> {
     fn take_goodbye(&mut self, body: &[u8]) -> Result<(), End> {
         let goodbye: wire::Goodbye = wire::decode(body)?;
         let reason = CloseReason::from_code(goodbye.reason);
-        self.retry_after = Duration::from_millis(goodbye.retry_after_ms.into());
+        self.retry_after = goodbye.retry_after();
         self.session.gate.note(DisconnectReason::Remote(reason));
         if reason == CloseReason::Shutdown {
             // This is the last it says: the questions it has are not answered any more.

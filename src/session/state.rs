@@ -100,6 +100,11 @@ impl Session {
         link.outbox.ask_goodbye(self.conn, Goodbye::Say(reason)).wake();
     }
 
+    /// Whether it is about to end: it was asked for a goodbye, whoever asked, or it is attached no longer.
+    pub(crate) fn is_leaving(&self, link: &PeerLink) -> bool {
+        !link.outbox.is_attached(self.conn) || link.outbox.goodbye(self.conn).is_some()
+    }
+
     /// Asks the other side for a sign of life, by the number of the question.
     pub(crate) fn ask(&self, link: &PeerLink, question: u16) {
         self.presence.ask(question);

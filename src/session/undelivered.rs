@@ -25,7 +25,7 @@ const MOST_BYTES: u64 = 64 * 1024 * 1024;
 #[non_exhaustive]
 pub struct Undelivered {
     /// Whom it was for. If it was sent to an address, and nobody had proven itself there before it ended, this id stands
-    /// for the address: [`PeerId::stands_for`].
+    /// for the address, where it can be sent again: [`PeerId::stands_for`].
     pub peer: PeerId,
     /// The application's kind of message.
     pub kind: u16,

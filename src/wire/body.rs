@@ -6,12 +6,13 @@
 //! the way out is `wincode` (the same bytes), in this file alone.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bincode::Options;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{FrameHeader, FrameType, LANES, MAX_BODY, WireError};
+use super::{FrameHeader, FrameType, LANES, MAX_BODY, WireError, stay_away};
 
 /// First bytes of every hello.
 pub const MAGIC: [u8; 4] = *b"TWIR";
@@ -119,6 +120,13 @@ pub struct Goodbye {
     pub received: [u64; LANES],
     /// A sentence for a log.
     pub text: String,
+}
+
+impl Goodbye {
+    /// How long the other side asks to be left alone: a minute at most, whatever it says.
+    pub(crate) fn retry_after(&self) -> Duration {
+        Duration::from_millis(self.retry_after_ms.into()).min(stay_away::MOST)
+    }
 }
 
 /// Encodes a body.

@@ -1,12 +1,13 @@
 //! The application's own count of what it got: numbers and fillers inside payloads, never the library's numbers.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use threadwire::error::{SendError, SendErrorKind};
 use threadwire::{LinkStats, PeerHandle};
+
+use super::rest::wait_at_rest;
 
 /// The shortest numbered payload.
 pub const SHORTEST: usize = 8;
@@ -27,24 +28,21 @@ pub fn number_of(payload: &[u8]) -> Option<u64> {
 /// Sends numbered messages until the queue is full and nothing moves any more; how many were taken.
 pub fn fill(to: &PeerHandle, len: usize) -> u64 {
     let mut sent = 0;
-    loop {
-        let payload = numbered(sent, len);
-        match to.try_send(&payload[..]) {
-            Ok(()) => sent += 1,
-            Err(SendError { kind: SendErrorKind::Full, payload: back }) => {
-                assert!(back == payload, "another message came back");
-                // What is queued goes on into the window as long as that has room.
-                let filled = || (to.stats().queued_messages, to.stats().kept_bytes);
-                let before = filled();
-                std::thread::sleep(Duration::from_millis(50));
-                // An empty queue has room again: its writer came to it after the refusal.
-                if before.0 > 0 && filled() == before {
-                    return sent;
+    wait_at_rest("nothing moves any more", || {
+        let before = sent;
+        loop {
+            let payload = numbered(sent, len);
+            match to.try_send(&payload[..]) {
+                Ok(()) => sent += 1,
+                Err(SendError { kind: SendErrorKind::Full, payload: back }) => {
+                    assert!(back == payload, "another message came back");
+                    return sent == before;
                 }
+                Err(error) => panic!("{error}"),
             }
-            Err(error) => panic!("{error}"),
         }
-    }
+    });
+    sent
 }
 
 /// What was wrong with the messages that came.

@@ -48,6 +48,15 @@ pub fn build(name: &str) -> PathBuf {
     lines.lines().find_map(artifact).expect("cargo says where the example is")
 }
 
+/// Runs a program to its end: the one line of JSON that it wrote, and its exit status.
+#[track_caller]
+pub fn json(command: &mut Command) -> (Value, Option<i32>) {
+    let output = command.stderr(Stdio::inherit()).output().expect("the program runs");
+    let text = String::from_utf8(output.stdout).expect("the program writes UTF-8");
+    assert_eq!(text.lines().count(), 1, "one line: {text:?}");
+    (serde_json::from_str(&text).expect(&text), output.status.code())
+}
+
 /// A process.
 pub struct Program {
     child: Child,

@@ -22,7 +22,7 @@ use rustls::{
 use threadwire::handshake::Identity;
 
 use crate::common::PATIENCE;
-use crate::common::wire::tls::{Anybody, provider};
+use crate::common::wire::tls::{AnyKey, provider};
 
 /// Kinds of records, and messages of the handshake.
 pub const ALERT: u8 = 21;
@@ -115,7 +115,7 @@ impl Rogue {
             .with_protocol_versions(&[&version::TLS13])
             .unwrap()
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anybody { bare: true }))
+            .with_custom_certificate_verifier(Arc::new(AnyKey::new(provider(), true)))
             .with_client_cert_resolver(match shows.nothing {
                 true => Arc::new(Nothing),
                 false => Arc::new(AlwaysResolvesClientRawPublicKeys::new(shows.key())),
@@ -135,7 +135,7 @@ impl Rogue {
         let mut config = ServerConfig::builder_with_provider(one_suite())
             .with_protocol_versions(&[&version::TLS13])
             .unwrap()
-            .with_client_cert_verifier(Arc::new(Anybody { bare: true }))
+            .with_client_cert_verifier(Arc::new(AnyKey::new(provider(), true)))
             .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(shows.key())));
         config.alpn_protocols.clone_from(&shows.protocols);
         config.send_tls13_tickets = 0;

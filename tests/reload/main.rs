@@ -5,10 +5,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use threadwire::config::{BackoffPolicy, Config, Exposure, Offline, Peer, TrustMode};
-use threadwire::error::DisconnectReason;
+use threadwire::error::{DisconnectReason, ReloadError};
 use threadwire::handshake::Identity;
 use threadwire::{Event, Node, PeerId};
 
@@ -16,8 +18,12 @@ use threadwire::{Event, Node, PeerId};
 mod common;
 
 mod addresses;
+mod begins;
+mod deadlines;
+mod effects;
 mod fields;
 mod limits;
+mod lost;
 mod messages;
 mod turns;
 
@@ -36,12 +42,32 @@ fn nobody() -> PeerId {
     Identity::generate().unwrap().peer_id()
 }
 
+/// Why another configuration is refused, as its caller is told, and whoever listens.
+#[track_caller]
+fn refused(node: &Node, config: &Config) -> ReloadError {
+    let error = node.reload(config).unwrap_err();
+    wait_event(node, "it is told", |event| match event {
+        Event::ConfigRefused { error: told, .. } => (told == error).then_some(()),
+        _ => None,
+    });
+    error
+}
+
 /// Why each of these nodes lost its session with another one.
 fn told(node: &Node) -> DisconnectReason {
     wait_event(node, "its session ends", |event| match event {
         Event::Disconnected { reason, .. } => Some(reason),
         _ => None,
     })
+}
+
+/// What a scraper gets.
+fn scraped(addr: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(addr)?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// For each live field another value that is allowed.

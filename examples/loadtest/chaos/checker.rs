@@ -90,12 +90,22 @@ pub struct Verdict {
     pub effort_accepted_by_killed: u64,
 }
 
+/// What a run's ledgers come to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// All of them, held against each other.
+    pub verdict: Verdict,
+    /// How many messages the last process of each node was handed, of every sort.
+    pub handed_over: Vec<u64>,
+}
+
 /// Reads the ledgers of a run.
 ///
 /// # Errors
 /// One of them cannot be read.
-pub fn check(check: &Check) -> Result<Verdict, Failure> {
+pub fn check(check: &Check) -> Result<Checked, Failure> {
     let mut verdict = Verdict::default();
+    let mut handed_over = vec![0; check.lives.len()];
     let read_all = |lives: u16, path: &dyn Fn(u16) -> PathBuf| {
         (0..lives).map(|life| ledger::read(&path(life))).collect::<Result<Vec<_>, _>>()
     };
@@ -105,9 +115,10 @@ pub fn check(check: &Check) -> Result<Verdict, Failure> {
             let sent = read_all(*sender_lives, &|life| ledger::sent_by(folder, from, life, to))?;
             let received = read_all(*receiver_lives, &|life| ledger::received_by(folder, to, life, from))?;
             verdict.count(&sent, &received);
+            handed_over[to] += received.last().map_or(0, |lines| lines.len() as u64);
         }
     }
-    Ok(verdict)
+    Ok(Checked { verdict, handed_over })
 }
 
 /// What is known of one message.
@@ -125,6 +136,39 @@ struct Fate {
 type Position = (u16, u32);
 
 impl Verdict {
+    /// What no run may have, and this one has; a sentence for each.
+    pub fn harms(&self) -> Vec<String> {
+        let counts = [
+            (self.lost, "messages lost"),
+            (self.duplicated, "messages duplicated"),
+            (self.reordered, "messages reordered"),
+            (self.corrupted, "messages corrupted"),
+            (self.unexpected, "messages that nobody sent"),
+            (self.unknown_without_kills, "messages unknown without the kills it takes"),
+            (self.announced_without_restart, "messages announced as repeats to a receiver that never restarted"),
+            (self.returned_and_delivered, "messages returned as not handed over, and yet delivered"),
+            (self.returned_damaged, "messages given back with other bytes"),
+            (self.wrong_outcomes, "outcomes that are nobody's, or second ones"),
+            (self.resent, "numbers used twice by the application"),
+        ];
+        let mut harms: Vec<String> =
+            counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{what}: {count}")).collect();
+        // One that was delivered and has no outcome is in no other count.
+        for (accepted, known, what) in [
+            (self.accepted, self.acked + self.returned + self.unknown, "messages"),
+            (
+                self.effort_accepted,
+                self.effort_written + self.effort_returned + self.effort_unknown,
+                "best effort messages",
+            ),
+        ] {
+            if accepted != known {
+                harms.push(format!("{accepted} {what} accepted, the outcome of {known} known"));
+            }
+        }
+        harms
+    }
+
     /// Compares what the processes of one node sent to another one with what that one's were handed. All processes but
     /// the last of each were killed.
     fn count(&mut self, sent: &[Vec<Line>], received: &[Vec<Line>]) {

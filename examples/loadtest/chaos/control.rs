@@ -9,15 +9,15 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde::{Deserialize, Serialize};
 use threadwire::PeerId;
 use threadwire::metrics::{Phase, Phases};
 
-use crate::chaos::checker::{Check, Verdict};
+use crate::chaos::checker::{Check, Checked};
 use crate::chaos::plan::{Kind, LinkFault};
 use crate::chaos::sabotage::Sabotage;
 use crate::churn::host::{Cast, Place};
@@ -124,7 +124,7 @@ pub enum Answer {
     /// The proxy has ended.
     Passed(Passed),
     /// The checker is through.
-    Checked(Verdict),
+    Checked(Checked),
     /// Peers listen.
     Hosted(Vec<Place>),
     /// The process gives up.
@@ -213,6 +213,58 @@ pub struct Passed {
     pub reconnect_max_ms: f64,
 }
 
+/// The number of a process and what it has said; `None` for its end or nonsense.
+pub type Said = (usize, Option<Answer>);
+
+/// What the processes of a run say.
+#[derive(Debug, Clone)]
+pub struct Answers {
+    voice: Sender<Said>,
+    said: Receiver<Said>,
+}
+
+impl Answers {
+    /// Of no process yet.
+    pub fn new() -> Self {
+        let (voice, said) = unbounded();
+        Self { voice, said }
+    }
+
+    /// The next that is said by then.
+    pub fn next(&self, until: Instant) -> Option<Said> {
+        self.said.recv_deadline(until).ok()
+    }
+
+    /// Waits until a process has said what `pick` looks for. `take_in` sees everything first, and gives back what is an
+    /// answer; another process's is kept for whoever asks for it later.
+    ///
+    /// # Errors
+    /// One of `take_in`, nothing in time, or another answer.
+    pub fn hear<T>(
+        &self,
+        number: usize,
+        patience: Duration,
+        mut take_in: impl FnMut(Said) -> Result<Option<Answer>, Failure>,
+        pick: impl FnOnce(Answer) -> Option<T>,
+    ) -> Result<T, Failure> {
+        let (until, mut others) = (Instant::now() + patience, Vec::new());
+        let answer = loop {
+            let said = self.said.recv_deadline(until).context(format_args!("waiting for process {number}"))?;
+            let from = said.0;
+            match take_in(said)? {
+                Some(answer) if from == number => break answer,
+                Some(answer) => others.push((from, Some(answer))),
+                None => {}
+            }
+        };
+        for said in others {
+            self.voice.send(said).context("keeping an answer")?;
+        }
+        let text = format!("{answer:?}");
+        pick(answer).ok_or_else(|| Failure::new(format!("said out of turn: {text}")))
+    }
+}
+
 /// A process of the run. It is killed when this is dropped and it still runs.
 #[derive(Debug)]
 pub struct Process {
@@ -221,17 +273,11 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts this program again as a part of the run; what it says goes to `answers` under its number, `None` for its
-    /// end or nonsense.
+    /// Starts this program again as a part of the run; what it says goes to `answers` under its number.
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn start(
-        part: Part,
-        log: &str,
-        number: usize,
-        answers: Sender<(usize, Option<Answer>)>,
-    ) -> Result<Self, Failure> {
+    pub fn start(part: Part, log: &str, number: usize, answers: &Answers) -> Result<Self, Failure> {
         let doing = format!("starting process {number}");
         let name = part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
         let program = std::env::current_exe().context(&doing)?;
@@ -242,12 +288,12 @@ impl Process {
         let (Some(orders), Some(said)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(Failure::new(format!("{doing}: no pipes")));
         };
-        let process = Self { child, orders };
+        let (process, voice) = (Self { child, orders }, answers.voice.clone());
         start_thread("answers", move || {
             let lines = BufReader::new(said).lines().map_while(Result::ok);
             let answers_of = lines.map_while(|line| serde_json::from_str(&line).ok());
-            if answers_of.map(Some).all(|answer| answers.send((number, answer)).is_ok()) {
-                let _ = answers.send((number, None));
+            if answers_of.map(Some).all(|answer| voice.send((number, answer)).is_ok()) {
+                let _ = voice.send((number, None));
             }
         })?;
         Ok(process)
@@ -305,5 +351,27 @@ pub fn die_with_parent() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)) {
         log::warn!("this process may outlive its parent: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_another_process_waits_for_whoever_asks_for_it() {
+        let answers = Answers::new();
+        let say = |number, answer| answers.voice.send((number, Some(answer))).unwrap();
+        let hear = |number| {
+            let pick = |answer| matches!(answer, Answer::Probed { .. }).then_some(());
+            answers.hear(number, Duration::from_secs(30), |said| Ok(said.1), pick)
+        };
+        say(2, Answer::Probed { frames: 2 });
+        say(1, Answer::Probed { frames: 1 });
+        say(1, Answer::Linked);
+        hear(1).unwrap();
+        assert_eq!(hear(1).unwrap_err().to_string(), "said out of turn: Linked");
+        hear(2).unwrap();
+        assert!(answers.next(Instant::now()).is_none());
     }
 }

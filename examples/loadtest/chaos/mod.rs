@@ -20,7 +20,7 @@ mod choice;
 pub mod control;
 pub mod ledger;
 mod node;
-mod outcomes;
+pub mod outcomes;
 mod parent;
 pub mod payload;
 mod plan;
@@ -135,25 +135,7 @@ pub fn run(options: &Options) -> Result<bool, Failure> {
         fewest if options.cuts < fewest => Err(Failure::new(format!("--cuts: at least {fewest}, one of each kind"))),
         _ => parent::run(options, progress_bar(options.cuts)),
     };
-    match found {
-        Ok(found) => {
-            let summary = Summary::new(options, &found);
-            summary.reasons.iter().for_each(|reason| eprintln!("loadtest: {reason}"));
-            if options.json {
-                report::json(&summary)?
-            } else {
-                report::lines(&summary.lines())?
-            }
-            Ok(summary.ok)
-        }
-        Err(failure) => {
-            if options.json {
-                let error = failure.to_string();
-                report::json(&serde_json::json!({ "workload": "chaos", "ok": false, "error": error }))?;
-            }
-            Err(failure)
-        }
-    }
+    report::judged("chaos", options.json, found.map(|found| Summary::new(options, &found)))
 }
 
 /// The body of a process that a parent started.
@@ -167,7 +149,7 @@ pub fn run_part(options: &PartOptions) -> Result<bool, Failure> {
         Part::Proxy => proxy::run(line),
         Part::Host => crate::churn::host::run(&line),
         Part::Checker => match line.receive(None)? {
-            Some(Order::Check(check)) => checker::check(&check).and_then(|v| report::json(&Answer::Checked(v))),
+            Some(Order::Check(check)) => checker::check(&check).and_then(|all| report::json(&Answer::Checked(all))),
             _ => Err(Failure::new("the checker was asked for something else")),
         },
     };

@@ -2,7 +2,7 @@
 //!
 //! Owns: the collector of one destination, and a handle on its ledger. Threads: `outcomes`, one for each destination.
 //! Locks: none. Blocks on: batches of outcomes.
-//! Upholds: each outcome that is told is one line; what comes back is held against what it was.
+//! Upholds: each outcome that is told is one line; what comes back is held against what it was. `churn` uses the same.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::chaos::payload::{self, Stamp, Stream};
 use crate::failure::Failure;
 
 /// How long the last outcomes may take.
-const SETTLE: Duration = Duration::from_secs(60);
+pub const SETTLE: Duration = Duration::from_secs(60);
 
 /// The name of a message for a collector: its stream and its number there.
 pub fn tag(stamp: Stamp) -> u64 {
@@ -40,47 +40,59 @@ impl Outcomes {
     ///
     /// # Errors
     /// The ledger cannot be written, or outcomes do not come.
-    pub fn watch(mut self) -> Result<(), Failure> {
-        let mut stopped = None;
-        loop {
-            // The channel closes when the collector and the last message for it are gone.
-            match self.batches.recv_timeout(Duration::from_secs(1)) {
-                Ok(batch) => {
-                    for (tag, outcome) in batch {
-                        let line = self.line(tag, outcome)?;
-                        self.ledger.append(&line)?;
-                    }
+    pub fn watch(self) -> Result<(), Failure> {
+        let Self { batches, stopped, mut ledger, me: (from, life), to } = self;
+        take_all(&batches, &stopped, |tag, outcome| {
+            let stream = Stream::from_bits((tag >> 32) as u8);
+            let stream = stream.ok_or_else(|| Failure::new("an outcome of nothing that was sent"))?;
+            ledger.append(&line(Stamp { from, stream, life, sequence: tag as u32 }, to, outcome)?)
+        })
+    }
+}
+
+/// Takes outcomes until the last one has come: `stopped` is closed when nothing is sent any more.
+///
+/// # Errors
+/// `note` failed, or outcomes do not come.
+pub fn take_all(
+    batches: &Receiver<OutcomeBatch>,
+    stopped: &Receiver<()>,
+    mut note: impl FnMut(u64, Outcome) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut since = None;
+    loop {
+        // The channel closes when the collector and the last message for it are gone.
+        match batches.recv_timeout(Duration::from_secs(1)) {
+            Ok(batch) => batch.into_iter().try_for_each(|(tag, outcome)| note(tag, outcome))?,
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(RecvTimeoutError::Timeout) => {
+                if since.is_none() && crate::chaos::sender::is_closed(stopped) {
+                    since = Some(Instant::now());
                 }
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
-                Err(RecvTimeoutError::Timeout) => {
-                    if stopped.is_none() && crate::chaos::sender::is_closed(&self.stopped) {
-                        stopped = Some(Instant::now());
-                    }
-                    if stopped.is_some_and(|since| since.elapsed() > SETTLE) {
-                        return Err(Failure::new("the outcome of some messages does not become known"));
-                    }
+                if since.is_some_and(|since| since.elapsed() > SETTLE) {
+                    return Err(Failure::new("the outcome of some messages does not become known"));
                 }
             }
         }
     }
+}
 
-    fn line(&self, tag: u64, outcome: Outcome) -> Result<Line, Failure> {
-        let stream = Stream::from_bits((tag >> 32) as u8);
-        let stream = stream.ok_or_else(|| Failure::new("an outcome of nothing that was sent"))?;
-        let (from, life) = self.me;
-        let sent = Stamp { from, stream, life, sequence: tag as u32 };
-        let what = match &outcome {
-            Outcome::Acknowledged(_) => What::Acked,
-            Outcome::Written(_) => What::Written,
-            Outcome::Returned { .. } => What::Returned,
-            Outcome::Unknown { .. } => What::Unknown,
-            _ => return Err(Failure::new(format!("an outcome this program does not know: {outcome:?}"))),
-        };
-        let digest = outcome.into_payload().map_or(0, |payload| {
-            let found = payload::decode(&payload);
-            // Another message's bytes, or damaged ones, are not to look right by chance.
-            if found.intact && found.stamp == Some(sent) { found.digest } else { !found.digest }
-        });
-        Ok(Line { what, stamp: Stamp { from: self.to, ..sent }, digest })
-    }
+/// The line of what became of a message, in the ledger of what is sent to this node.
+///
+/// # Errors
+/// This program does not know such an outcome.
+pub fn line(sent: Stamp, to: u8, outcome: Outcome) -> Result<Line, Failure> {
+    let what = match &outcome {
+        Outcome::Acknowledged(_) => What::Acked,
+        Outcome::Written(_) => What::Written,
+        Outcome::Returned { .. } => What::Returned,
+        Outcome::Unknown { .. } => What::Unknown,
+        _ => return Err(Failure::new(format!("an outcome this program does not know: {outcome:?}"))),
+    };
+    let digest = outcome.into_payload().map_or(0, |payload| {
+        let found = payload::decode(&payload);
+        // Another message's bytes, or damaged ones, are not to look right by chance.
+        if found.intact && found.stamp == Some(sent) { found.digest } else { !found.digest }
+    });
+    Ok(Line { what, stamp: Stamp { from: to, ..sent }, digest })
 }

@@ -11,13 +11,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
 use indicatif::ProgressBar;
 use threadwire::PeerId;
 
 use crate::chaos::Options;
 use crate::chaos::checker::{Check, Verdict};
-use crate::chaos::control::{Answer, Begin, Neighbour, Order, Part, Passed, PhaseSums, Process, Settled};
+use crate::chaos::control::{
+    Answer, Answers, Begin, Neighbour, Order, Part, Passed, PhaseSums, Process, Said, Settled,
+};
 use crate::chaos::plan::{Kind, NodeFault, Plan};
 use crate::failure::{Context, Failure};
 
@@ -54,6 +55,8 @@ pub struct Findings {
     pub passed: Passed,
     /// What the checker found.
     pub verdict: Verdict,
+    /// Messages that each node's last process was handed, by its ledgers.
+    pub handed_over: Vec<u64>,
     /// Sessions that a node ended because what came was not as it must be.
     pub refused_sessions: u64,
     /// Whether the harm that was asked for was done.
@@ -113,8 +116,7 @@ struct Run<'a> {
     nodes: Vec<usize>,
     proxy: usize,
     next: usize,
-    answers: Receiver<(usize, Option<Answer>)>,
-    voice: Sender<(usize, Option<Answer>)>,
+    answers: Answers,
     /// From now on a process may end.
     ending: bool,
     last_fault: Instant,
@@ -126,7 +128,6 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(options: &'a Options, folder: &Path, bar: ProgressBar) -> Result<Self, Failure> {
-        let (voice, answers) = unbounded();
         let now = Instant::now();
         let mut run = Self {
             options,
@@ -138,8 +139,7 @@ impl<'a> Run<'a> {
             nodes: Vec::new(),
             proxy: 0,
             next: 0,
-            answers,
-            voice,
+            answers: Answers::new(),
             ending: false,
             last_fault: now,
             deadline: now + Duration::from_secs(options.seconds_max),
@@ -237,10 +237,11 @@ impl<'a> Run<'a> {
         self.found.lives = lives;
         let check = Check { folder: self.folder.clone(), lives: self.found.lives.clone() };
         self.order(checker, &Order::Check(check))?;
-        self.found.verdict = self.hear(checker, CHECK, |answer| match answer {
-            Answer::Checked(verdict) => Some(verdict),
+        let checked = self.hear(checker, CHECK, |answer| match answer {
+            Answer::Checked(checked) => Some(checked),
             _ => None,
         })?;
+        (self.found.verdict, self.found.handed_over) = (checked.verdict, checked.handed_over);
         self.wait(checker)?;
         Ok(self.found)
     }
@@ -258,7 +259,7 @@ impl<'a> Run<'a> {
     fn start(&mut self, part: Part) -> Result<usize, Failure> {
         let number = self.next;
         self.next += 1;
-        let process = Process::start(part, self.options.log.as_str(), number, self.voice.clone())?;
+        let process = Process::start(part, self.options.log.as_str(), number, &self.answers)?;
         self.processes.insert(number, process);
         Ok(number)
     }
@@ -389,7 +390,7 @@ impl<'a> Run<'a> {
     /// Waits so long, and takes in what is said meanwhile.
     fn listen(&mut self, time: Duration) -> Result<(), Failure> {
         let until = Instant::now() + time;
-        while let Ok(said) = self.answers.recv_deadline(until) {
+        while let Some(said) = self.answers.next(until) {
             if let Some(answer) = self.take_in(said)? {
                 return Err(Failure::new(format!("said out of turn: {answer:?}")));
             }
@@ -402,26 +403,13 @@ impl<'a> Run<'a> {
         &mut self,
         number: usize,
         patience: Duration,
-        mut pick: impl FnMut(Answer) -> Option<T>,
+        pick: impl FnOnce(Answer) -> Option<T>,
     ) -> Result<T, Failure> {
-        let until = Instant::now() + patience;
-        loop {
-            let said = self.answers.recv_deadline(until).context(format_args!("waiting for process {number}"))?;
-            let from = said.0;
-            match self.take_in(said)? {
-                Some(answer) if from == number => {
-                    let text = format!("{answer:?}");
-                    return pick(answer).ok_or_else(|| Failure::new(format!("said out of turn: {text}")));
-                }
-                // Another process is asked the same: its answer is heard later.
-                Some(answer) => self.voice.send((from, Some(answer))).context("keeping an answer")?,
-                None => {}
-            }
-        }
+        self.answers.clone().hear(number, patience, |said| self.take_in(said), pick)
     }
 
     /// Counts faults, and notices the ends of processes; gives back what is an answer to a question.
-    fn take_in(&mut self, (number, answer): (usize, Option<Answer>)) -> Result<Option<Answer>, Failure> {
+    fn take_in(&mut self, (number, answer): Said) -> Result<Option<Answer>, Failure> {
         match answer {
             Some(Answer::Harmed { kind, held, frames }) => {
                 self.count(kind, held > 0 || frames > 0);

@@ -11,6 +11,7 @@ use crate::chaos::Options;
 use crate::chaos::parent::{Findings, Tally};
 use crate::chaos::plan::Kind;
 use crate::chaos::sabotage::Sabotage;
+use crate::report::Judged;
 
 /// What a run was, and how it ended. The checker's figures are explained there.
 #[derive(Debug, Serialize)]
@@ -33,9 +34,9 @@ pub struct Summary {
     reconnect_p99_ms: f64,
     seconds: f64,
     /// Whether everything is as it must be.
-    pub ok: bool,
+    ok: bool,
     /// Why it is not.
-    pub reasons: Vec<String>,
+    reasons: Vec<String>,
     /// Of the faults, those with bytes in flight.
     in_flight: BTreeMap<Kind, u64>,
     cuts_per_s: f64,
@@ -135,34 +136,12 @@ impl Summary {
 
     /// Everything that must hold and does not.
     fn faults_of(&self, options: &Options, found: &Findings) -> Vec<String> {
-        let mut reasons = Vec::new();
+        let mut reasons = found.verdict.harms();
         let mut must = |holds: bool, reason: String| {
             if !holds {
                 reasons.push(reason);
             }
         };
-        for (count, what) in [
-            (self.lost, "messages lost"),
-            (self.duplicated, "messages duplicated"),
-            (self.reordered, "messages reordered"),
-            (self.corrupted, "messages corrupted"),
-            (self.unexpected, "messages that nobody sent"),
-            (self.unknown_without_kills, "messages unknown without the kills it takes"),
-            (self.announced_without_restart, "messages announced as repeats to a receiver that never restarted"),
-            (self.returned_and_delivered, "messages returned as not handed over, and yet delivered"),
-            (self.returned_damaged, "messages given back with other bytes"),
-            (self.wrong_outcomes, "outcomes that are nobody's, or second ones"),
-            (self.resent, "numbers used twice by the application"),
-        ] {
-            must(count == 0, format!("{what}: {count}"));
-        }
-        let known = self.acked + self.returned + self.unknown;
-        must(self.accepted == known, format!("{} messages accepted, the outcome of {known} known", self.accepted));
-        let (accepted, known) = (
-            self.best_effort_accepted,
-            self.best_effort_written + self.best_effort_returned + self.best_effort_unknown,
-        );
-        must(accepted == known, format!("{accepted} best effort messages accepted, the outcome of {known} known"));
         for settled in &found.settled {
             let (accepted, known) = (settled.accepted, settled.known);
             must(accepted == known, format!("a node accepted {accepted} messages and knows the outcome of {known}"));
@@ -178,7 +157,15 @@ impl Summary {
             let (taken, begun) = (phases.outgoing_buffer.succeeded, phases.outgoing_transfer.begun);
             must(taken == begun, format!("{taken:?} were taken for the wire, and {begun:?} began the transfer"));
         }
+        for (phases, written_down) in found.phases.iter().zip(&found.handed_over) {
+            let handed = phases.incoming_buffer.succeeded.0;
+            must(
+                handed == *written_down,
+                format!("a node handed {handed} messages over, its application wrote {written_down} down"),
+            );
+        }
         must(found.phases.len() == found.settled.len(), "a node told nothing of its phases".to_owned());
+        must(found.handed_over.len() == found.settled.len(), "the ledgers of a node were not counted".to_owned());
         let asked = options.cuts as u64;
         must(self.cuts == asked, format!("{} of {asked} faults happened", self.cuts));
         for kind in Kind::all(options.secure) {
@@ -197,9 +184,14 @@ impl Summary {
         must(self.sabotage.is_none() || found.sabotaged, "the sabotage asked for was not done".to_owned());
         reasons
     }
+}
 
-    /// For people.
-    pub fn lines(&self) -> Vec<String> {
+impl Judged for Summary {
+    fn reasons(&self) -> &[String] {
+        &self.reasons
+    }
+
+    fn lines(&self) -> Vec<String> {
         let line = |name: &str, figure: String| format!("  {name:<22}{figure}");
         let faults: Vec<String> = self.faults.iter().map(|(kind, count)| format!("{kind:?} {count}")).collect();
         let mut lines = vec![
@@ -261,8 +253,9 @@ mod tests {
             phases: vec![PhaseSums {
                 outgoing_buffer: PhaseSum { begun: (5, 9), succeeded: (4, 7), failed: (1, 2), open: 0 },
                 outgoing_transfer: PhaseSum { begun: (4, 7), succeeded: (3, 6), failed: (1, 1), open: 0 },
-                incoming_buffer: PhaseSum::default(),
+                incoming_buffer: PhaseSum { begun: (6, 8), succeeded: (5, 7), failed: (1, 1), open: 0 },
             }],
+            handed_over: vec![5],
             lives: vec![1, 2],
             passed: Passed { reconnects: 9, ..Passed::default() },
             verdict: Verdict { accepted: 7, acked: 4, returned: 2, unknown: 1, delivered: 5, ..Verdict::default() },
@@ -275,7 +268,7 @@ mod tests {
     #[test]
     fn a_good_run_is_ok_and_each_single_defect_makes_it_not_ok() {
         assert_eq!(Summary::new(&options(), &good()).reasons, Vec::<String>::new());
-        let defects: [fn(&mut Findings); 25] = [
+        let defects: [fn(&mut Findings); 29] = [
             |found| found.verdict.lost = 1,
             |found| found.verdict.duplicated = 1,
             |found| found.verdict.reordered = 1,
@@ -296,6 +289,10 @@ mod tests {
             |found| found.phases[0].outgoing_transfer.succeeded.1 = 5,
             |found| found.phases[0].outgoing_transfer.failed.0 = 2,
             |found| found.phases[0].incoming_buffer.open = 1,
+            |found| found.phases[0].incoming_buffer = PhaseSum::default(),
+            |found| found.handed_over[0] = 4,
+            |found| found.handed_over[0] = 6,
+            |found| found.handed_over.clear(),
             |found| {
                 let sum = &mut found.phases[0].outgoing_transfer;
                 (sum.begun.0, sum.failed.0) = (3, 0);

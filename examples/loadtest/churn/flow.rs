@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use parking_lot::Mutex;
-use threadwire::{Collector, Event, Node, Outcome, OutcomeBatch, OverflowPolicy, PeerId, SendOptions};
+use threadwire::{Collector, Event, Node, OutcomeBatch, OverflowPolicy, PeerId, SendOptions};
 
 use super::redirect::Redirects;
 use crate::chaos::ledger::{self, Ledger, Line, What};
+use crate::chaos::outcomes;
 use crate::chaos::payload::{self, Mode, SHORTEST, Stamp, Stream};
 use crate::control::start_thread;
 use crate::failure::{Context, Failure};
@@ -24,8 +25,6 @@ const PACE: Duration = Duration::from_millis(10);
 const LONGEST: usize = 2048;
 /// Outcomes that may be outstanding.
 const OUTSTANDING: usize = 1 << 20;
-/// How long the last outcomes may take.
-const SETTLE: Duration = Duration::from_secs(60);
 /// The one stream: normal, reliable.
 const STREAM: Stream = Stream { lane: 1, mode: Mode::Reliable };
 
@@ -92,7 +91,7 @@ impl Flow {
     pub fn settle(mut self) -> Result<(), Failure> {
         drop(self.stop.take());
         for _ in ["send", "outcomes"] {
-            self.ended.recv_timeout(2 * SETTLE).context("waiting for the last outcomes")??;
+            self.ended.recv_timeout(2 * outcomes::SETTLE).context("waiting for the last outcomes")??;
         }
         Ok(())
     }
@@ -148,47 +147,16 @@ struct Outcomes {
 
 impl Outcomes {
     fn run(&mut self) -> Result<(), Failure> {
-        let mut stopped = None;
-        loop {
-            match self.batches.recv_timeout(Duration::from_secs(1)) {
-                Ok(batch) => {
-                    for (tag, outcome) in batch {
-                        self.note(tag, outcome)?;
-                    }
-                }
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
-                Err(RecvTimeoutError::Timeout) => {
-                    if stopped.is_none() && crate::chaos::sender::is_closed(&self.stopped) {
-                        stopped = Some(Instant::now());
-                    }
-                    if stopped.is_some_and(|since| since.elapsed() > SETTLE) {
-                        return Err(Failure::new("the outcome of some messages does not become known"));
-                    }
-                }
+        let Self { batches, stopped, ledgers, redirects } = self;
+        outcomes::take_all(batches, stopped, |tag, outcome| {
+            let (peer, sequence) = ((tag >> 32) as usize, tag as u32);
+            let line = outcomes::line(Stamp { from: 0, stream: STREAM, life: 0, sequence }, peer as u8, outcome)?;
+            if line.what == What::Acked {
+                redirects.lock().acked(peer, sequence, Instant::now());
             }
-        }
-    }
-
-    fn note(&mut self, tag: u64, outcome: Outcome) -> Result<(), Failure> {
-        let (peer, sequence) = ((tag >> 32) as usize, tag as u32);
-        let what = match &outcome {
-            Outcome::Acknowledged(_) => What::Acked,
-            Outcome::Returned { .. } => What::Returned,
-            Outcome::Unknown { .. } => What::Unknown,
-            other => return Err(Failure::new(format!("an outcome of another sort of message: {other:?}"))),
-        };
-        if what == What::Acked {
-            self.redirects.lock().acked(peer, sequence, Instant::now());
-        }
-        let sent = Stamp { from: 0, stream: STREAM, life: 0, sequence };
-        let digest = outcome.into_payload().map_or(0, |payload| {
-            let found = payload::decode(&payload);
-            // Another message's bytes, or damaged ones, are not to look right by chance.
-            if found.intact && found.stamp == Some(sent) { found.digest } else { !found.digest }
-        });
-        let ledger = peer.checked_sub(1).and_then(|at| self.ledgers.get_mut(at));
-        let ledger = ledger.ok_or_else(|| Failure::new("an outcome of nothing that was sent"))?;
-        ledger.append(&Line { what, stamp: Stamp { from: peer as u8, ..sent }, digest })
+            let ledger = peer.checked_sub(1).and_then(|at| ledgers.get_mut(at));
+            ledger.ok_or_else(|| Failure::new("an outcome of nothing that was sent"))?.append(&line)
+        })
     }
 }
 

@@ -9,7 +9,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 use threadwire::direct::{PeerData, PeersMap};
 use threadwire::{Config, Node, Watch};
@@ -19,7 +18,7 @@ use super::flow::Flow;
 use super::host::{self, Cast, Place};
 use super::redirect::Redirects;
 use crate::chaos::checker::{Check, Verdict};
-use crate::chaos::control::{Answer, Order, Part, Process};
+use crate::chaos::control::{Answer, Answers, Order, Part, Process};
 use crate::failure::{Context, Failure};
 
 /// How long a process may take to start, to end, to restart a peer.
@@ -39,8 +38,10 @@ pub struct Found {
     pub switched: usize,
     pub restarted: usize,
     pub vanished: usize,
+    /// How long it took until each peer was reached for the first time, and where it had moved to.
+    pub connects: Vec<Duration>,
     pub redirects: Vec<Duration>,
-    /// Redirects that did not end.
+    /// Of both, those that did not end.
     pub unfinished: usize,
     pub verdict: Verdict,
     /// What the sender's shutdown left; empty if nothing.
@@ -79,8 +80,7 @@ struct Run<'a> {
     redirects: Arc<Mutex<Redirects>>,
     random: fastrand::Rng,
     host: Process,
-    answers: Receiver<(usize, Option<Answer>)>,
-    voice: Sender<(usize, Option<Answer>)>,
+    answers: Answers,
     /// Where nobody listens.
     nobody: SocketAddr,
     found: Found,
@@ -94,8 +94,8 @@ impl<'a> Run<'a> {
         // A session that is about to be replaced has its place beside the next.
         config.outbound = 2 * options.peers + 8;
         let node = Node::builder().config(config).peers_map(&map).start().context("starting the sender")?;
-        let (voice, answers) = unbounded();
-        let mut host = Process::start(Part::Host, "error", 0, voice.clone())?;
+        let answers = Answers::new();
+        let mut host = Process::start(Part::Host, "error", 0, &answers)?;
         host.order(&Order::Host(Cast { peers: options.peers, folder: folder.clone(), sender: node.id() }))?;
         let nobody = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let mut run = Self {
@@ -108,7 +108,6 @@ impl<'a> Run<'a> {
             random: fastrand::Rng::with_seed(options.seed),
             host,
             answers,
-            voice,
             nobody: nobody.context("an address of nobody's")?,
             found: Found::default(),
         };
@@ -145,6 +144,7 @@ impl<'a> Run<'a> {
         self.found.seconds = began.elapsed().as_secs_f64();
         {
             let redirects = self.redirects.lock();
+            self.found.connects = redirects.connects().to_vec();
             self.found.redirects = redirects.over().to_vec();
             self.found.unfinished = redirects.unfinished();
         }
@@ -159,11 +159,11 @@ impl<'a> Run<'a> {
     fn end(mut self) -> Result<Found, Failure> {
         self.host.order(&Order::Finish)?;
         self.hear(0, PATIENCE, |answer| matches!(answer, Answer::AllEnded).then_some(()))?;
-        let mut checker = Process::start(Part::Checker, "error", 1, self.voice.clone())?;
+        let mut checker = Process::start(Part::Checker, "error", 1, &self.answers)?;
         let lives = std::iter::once(1).chain(self.peers.iter().map(|peer| peer.lives)).collect();
         checker.order(&Order::Check(Check { folder: self.folder.clone(), lives }))?;
         self.found.verdict = self.hear(1, CHECK, |answer| match answer {
-            Answer::Checked(verdict) => Some(verdict),
+            Answer::Checked(checked) => Some(checked.verdict),
             _ => None,
         })?;
         checker.wait()?;
@@ -248,25 +248,12 @@ impl<'a> Run<'a> {
     }
 
     /// Waits until a process has said what `pick` looks for.
-    fn hear<T>(
-        &mut self,
-        number: usize,
-        patience: Duration,
-        pick: impl FnOnce(Answer) -> Option<T>,
-    ) -> Result<T, Failure> {
-        let until = Instant::now() + patience;
-        loop {
-            let (from, said) =
-                self.answers.recv_deadline(until).context(format_args!("waiting for process {number}"))?;
-            match said {
-                Some(Answer::Failed(why)) => return Err(Failure::new(format!("process {from}: {why}"))),
-                Some(answer) if from == number => {
-                    let text = format!("{answer:?}");
-                    return pick(answer).ok_or_else(|| Failure::new(format!("said out of turn: {text}")));
-                }
-                None if from == number => return Err(Failure::new(format!("process {number} ended too early"))),
-                _ => {}
-            }
-        }
+    fn hear<T>(&self, number: usize, patience: Duration, pick: impl FnOnce(Answer) -> Option<T>) -> Result<T, Failure> {
+        let take_in = |said| match said {
+            (from, Some(Answer::Failed(why))) => Err(Failure::new(format!("process {from}: {why}"))),
+            (from, None) if from == number => Err(Failure::new(format!("process {number} ended too early"))),
+            (_, answer) => Ok(answer),
+        };
+        self.answers.hear(number, patience, take_in, pick)
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! Owns: the redirects under way and those that are over. Threads: whoever holds its lock. Locks: none itself.
 //! Blocks on: nothing.
-//! Upholds: a redirect begins before the map changes; it ends with the acknowledgement of a message that was sent when
-//! the session at the new place was known to be there: none of an earlier session's counts.
+//! Upholds: the first time that a peer is reached is no redirect; a redirect begins before the map changes; it ends with
+//! the acknowledgement of a message that was sent when the session at the new place was known to be there: none of an
+//! earlier session's counts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ use threadwire::ident::ConnectionId;
 pub struct Redirects {
     under_way: HashMap<usize, UnderWay>,
     sessions: HashMap<usize, (ConnectionId, SocketAddr)>,
+    reached: HashSet<usize>,
+    connects: Vec<Duration>,
     over: Vec<Duration>,
 }
 
@@ -59,7 +62,8 @@ impl Redirects {
         if self.under_way.get(&peer).is_some_and(there)
             && let Some(redirect) = self.under_way.remove(&peer)
         {
-            self.over.push(now - redirect.since);
+            let times = if self.reached.insert(peer) { &mut self.connects } else { &mut self.over };
+            times.push(now - redirect.since);
         }
     }
 
@@ -71,6 +75,11 @@ impl Redirects {
     /// How many are.
     pub fn unfinished(&self) -> usize {
         self.under_way.len()
+    }
+
+    /// How long it took until each peer was reached for the first time.
+    pub fn connects(&self) -> &[Duration] {
+        &self.connects
     }
 
     /// How long those took that are over.
@@ -87,8 +96,11 @@ mod tests {
     fn only_what_was_sent_to_the_new_place_ends_a_redirect() {
         let (mut redirects, start) = (Redirects::default(), Instant::now());
         let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        redirects.begin(1, at(1), start);
         redirects.connected(1, ConnectionId(1), at(1));
         redirects.sending(1, 0);
+        redirects.acked(1, 0, start + Duration::from_secs(9));
+        assert_eq!((redirects.connects(), redirects.over()), (&[Duration::from_secs(9)][..], &[][..]), "no redirect");
         redirects.begin(1, at(2), start);
         redirects.sending(1, 1);
         redirects.connected(1, ConnectionId(2), at(2));

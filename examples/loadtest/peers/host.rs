@@ -12,9 +12,11 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use serde::{Deserialize, Serialize};
 use threadwire::PeerId;
 
+use crate::checker::Tally;
 use crate::control::start_thread;
 use crate::failure::{Context, Failure};
-use crate::peers::light::{LightPeer, Persona, Seen};
+use crate::peers::books::{Books, Harm};
+use crate::peers::light::{LightPeer, Manner, Persona, Seen};
 
 /// How exact heartbeats are.
 const TICK: Duration = Duration::from_millis(20);
@@ -40,6 +42,22 @@ pub struct Cast {
     pub mute: usize,
     /// They acknowledge at once what they read, so that whoever waits for that learns when it came; else as a node does.
     pub prompt: bool,
+    /// Bytes of each lane that may be under way to each.
+    pub window: u64,
+    /// They are sent messages of so many bytes, which carry their numbers, and keep books of them.
+    pub numbered: Option<usize>,
+    /// Harm to one message of one of them, in its books.
+    pub harm: Option<Harm>,
+}
+
+impl Cast {
+    /// So many who do all that peers have to do, and keep no books.
+    pub fn new(count: usize, network: &str, heartbeat: Duration) -> Self {
+        let heartbeat_ms = heartbeat.as_millis() as u64;
+        let network = network.to_owned();
+        let window = 256 << 10;
+        Self { count, network, heartbeat_ms, hidden: 0, mute: 0, prompt: false, window, numbered: None, harm: None }
+    }
 }
 
 /// What the peers of a process have come to.
@@ -55,6 +73,8 @@ pub struct Census {
     pub beating: usize,
     /// Seen since the last census, by all of them.
     pub seen: Seen,
+    /// What those that are attached have ever been handed of numbered messages.
+    pub tally: Tally,
 }
 
 impl Census {
@@ -65,12 +85,13 @@ impl Census {
         self.first_failure = self.first_failure.take().or(other.first_failure);
         self.beating += other.beating;
         self.seen.add(other.seen);
+        self.tally.add(&other.tally);
     }
 }
 
 enum Command {
     Dial { node: PeerId, addr: SocketAddr, at_once: usize },
-    Count,
+    Count { sent: u64 },
 }
 
 /// The peers of this process, and how to ask for them.
@@ -97,8 +118,7 @@ impl Host {
             personas,
             peers: Vec::with_capacity(dialling),
             heartbeat: Duration::from_millis(cast.heartbeat_ms),
-            mute: cast.mute,
-            prompt: cast.prompt,
+            cast: cast.clone(),
             dial: None,
             under_way: 0,
             census: Census::default(),
@@ -123,12 +143,12 @@ impl Host {
         self.ask(Command::Dial { node, addr, at_once })
     }
 
-    /// What happened since the last question.
+    /// What happened since the last question; and what came of numbered messages, given that each was sent so many.
     ///
     /// # Errors
     /// The host's thread failed.
-    pub fn count(&self) -> Result<Census, Failure> {
-        self.ask(Command::Count)
+    pub fn count(&self, sent: u64) -> Result<Census, Failure> {
+        self.ask(Command::Count { sent })
     }
 
     fn ask(&self, command: Command) -> Result<Census, Failure> {
@@ -146,8 +166,8 @@ struct Run {
     /// In the order they dialled; gone ones leave a gap.
     peers: Vec<Option<LightPeer>>,
     heartbeat: Duration,
-    mute: usize,
-    prompt: bool,
+    /// What is left to do of it: harm is done once.
+    cast: Cast,
     /// Where to dial, and how many at once, while there is somebody who has to.
     dial: Option<(PeerId, SocketAddr, usize)>,
     /// Dials that are neither attached nor failed.
@@ -184,7 +204,7 @@ impl Run {
             while let Ok(command) = self.commands.try_recv() {
                 match command {
                     Command::Dial { node, addr, at_once } => self.dial = Some((node, addr, at_once)),
-                    Command::Count => self.answer(),
+                    Command::Count { sent } => self.answer(sent),
                 }
             }
             self.dial_more()?;
@@ -201,7 +221,9 @@ impl Run {
         while self.under_way < at_once
             && let Some(persona) = self.personas.pop()
         {
-            let mut peer = LightPeer::dial(persona, node, addr, self.prompt)?;
+            let Cast { prompt, window, numbered, ref mut harm, .. } = self.cast;
+            let books = numbered.map(|size| Books::new(size, harm.take()));
+            let mut peer = LightPeer::dial(persona, node, addr, Manner { prompt, window, books })?;
             let token = Token(self.peers.len() + 1);
             let interest = Interest::READABLE | Interest::WRITABLE;
             self.poll.registry().register(peer.stream(), token, interest).context("polling a peer")?;
@@ -210,7 +232,7 @@ impl Run {
         }
         if self.under_way == 0 && self.personas.is_empty() {
             self.dial = None;
-            self.answer();
+            self.answer(0);
         }
         Ok(())
     }
@@ -241,7 +263,7 @@ impl Run {
 
     /// Says the heartbeats that are due.
     fn beat(&mut self, now: Instant) {
-        for index in self.mute..self.peers.len() {
+        for index in self.cast.mute..self.peers.len() {
             let Some(peer) = &mut self.peers[index] else { continue };
             if peer.is_attached()
                 && now.saturating_duration_since(peer.said) >= self.heartbeat
@@ -266,13 +288,14 @@ impl Run {
         }
     }
 
-    fn answer(&mut self) {
+    fn answer(&mut self, sent: u64) {
         let mut census = self.census.clone();
         for peer in self.peers.iter_mut().flatten().filter(|peer| peer.is_attached()) {
             let seen = std::mem::take(&mut peer.seen);
             census.attached += 1;
             census.beating += usize::from(seen.beats_heard > 0);
             census.seen.add(seen);
+            census.tally.add(&peer.tally(sent));
         }
         // The one who asked may have given up.
         let _ = self.answers.send(Ok(census));

@@ -18,17 +18,17 @@ use threadwire::handshake::{Handshake, HandshakeConfig, Identity, Step, random_b
 use threadwire::ident::Incarnation;
 use threadwire::wire::{
     self, Ack, Attach, Beat, Decoder, Frame, FrameType, Goodbye, HEADER, LANES, Lane, LaneAttach, MAX_HANDSHAKE_BODY,
-    decode_prefix, flags, put_body,
+    Prefix, decode_prefix, flags, put_body,
 };
 
+use crate::checker::Tally;
 use crate::failure::{Context, Failure};
+use crate::peers::books::Books;
 
 /// The protocol id of links between nodes.
 const PROTOCOL: &str = "threadwire-direct/1";
-/// Bytes of each lane that may be under way to this peer.
-const WINDOW: u64 = 256 << 10;
-/// What came is acknowledged at once from so many bytes on, and else soon: as a node does.
-const ACK_BYTES: u64 = WINDOW / 4;
+/// What came is acknowledged at once from this part of the window on, and else soon: as a node does.
+const ACK_PART: u64 = 4;
 
 /// What a peer says of itself; made before anything is timed.
 pub struct Persona {
@@ -79,6 +79,17 @@ enum Stage {
     Parting,
 }
 
+/// How a peer takes what it is sent.
+#[derive(Debug)]
+pub struct Manner {
+    /// It acknowledges whatever it reads at once.
+    pub prompt: bool,
+    /// Bytes of each lane that may be under way to it.
+    pub window: u64,
+    /// Of numbered messages, if it is sent such.
+    pub books: Option<Books>,
+}
+
 /// One peer and its connection.
 pub struct LightPeer {
     persona: Persona,
@@ -93,8 +104,7 @@ pub struct LightPeer {
     lanes: [(u64, u64); LANES],
     /// The same when they were last acknowledged.
     acked: [(u64, u64); LANES],
-    /// It acknowledges whatever it reads at once.
-    prompt: bool,
+    manner: Manner,
     /// Somebody sees to it that this is done soon.
     noted: bool,
     /// When it last said something.
@@ -104,17 +114,17 @@ pub struct LightPeer {
 }
 
 impl LightPeer {
-    /// Begins to dial `node`; `prompt`: it acknowledges whatever it reads at once.
+    /// Begins to dial `node`.
     ///
     /// # Errors
     /// The system has no socket or no randomness.
-    pub fn dial(persona: Persona, node: PeerId, addr: SocketAddr, prompt: bool) -> Result<Self, Failure> {
+    pub fn dial(persona: Persona, node: PeerId, addr: SocketAddr, manner: Manner) -> Result<Self, Failure> {
         let stream = TcpStream::connect(addr).context(format_args!("dialling {addr}"))?;
         let nonce = random_bytes().context("a nonce")?;
         let handshake = Handshake::dial(Arc::clone(&persona.hello), Some(node), nonce);
         let token = random_bytes().context("a link token")?;
         let state = u64::from_le_bytes(random_bytes().context("a state's name")?);
-        let lanes = [LaneAttach { received: 0, base: 0, sent: 0, window: WINDOW }; LANES];
+        let lanes = [LaneAttach { received: 0, base: 0, sent: 0, window: manner.window }; LANES];
         Ok(Self {
             persona,
             node,
@@ -126,7 +136,7 @@ impl LightPeer {
             attach: Attach { epoch: 1, token, state, knows: None, lanes },
             lanes: [(0, 0); LANES],
             acked: [(0, 0); LANES],
-            prompt,
+            manner,
             noted: false,
             said: Instant::now(),
             seen: Seen::default(),
@@ -136,6 +146,11 @@ impl LightPeer {
     /// For the poll.
     pub fn stream(&mut self) -> &mut TcpStream {
         &mut self.stream
+    }
+
+    /// What it was handed of numbered messages, if it is sent such, given that the numbers below `sent` were sent.
+    pub fn tally(&self, sent: u64) -> Tally {
+        self.manner.books.as_ref().map(|books| books.tally(sent)).unwrap_or_default()
     }
 
     /// Whether a session is attached.
@@ -221,7 +236,7 @@ impl LightPeer {
     /// Takes every frame that lies complete in the decoder; true when more bytes are needed.
     fn take_frames(&mut self) -> Result<bool, Failure> {
         let mut now = false;
-        let Self { decoder, lanes, seen, .. } = self;
+        let Self { decoder, lanes, seen, manner, .. } = self;
         while let Some(frame) = decoder.next_frame().context("a frame of the node")? {
             match frame.header.frame_type() {
                 Some(FrameType::Beat) => seen.beats_heard += 1,
@@ -232,6 +247,12 @@ impl LightPeer {
                     *next += 1;
                     *came += (HEADER + frame.body.len()) as u64;
                     seen.messages += u64::from(frame.header.has(flags::LAST));
+                    if let Some(books) = &mut manner.books {
+                        // Numbered messages are not so long that they come in pieces: a piece is none.
+                        let prefix =
+                            if frame.header.has(flags::WHOLE) { Prefix::len(frame.header.flags) } else { usize::MAX };
+                        books.take(frame.body.get(prefix..).unwrap_or_default());
+                    }
                     now |= frame.header.has(flags::ACK_NOW);
                 }
                 // Unknown control frames are skipped.
@@ -260,7 +281,7 @@ impl LightPeer {
             }
         }
         let came = self.lanes.iter().zip(&self.acked).map(|((_, came), (_, acked))| came - acked).max();
-        if now || self.prompt || came >= Some(ACK_BYTES) {
+        if now || self.manner.prompt || came >= Some(self.manner.window / ACK_PART) {
             self.put_acks()?;
         }
         Ok(!matches!(self.stage, Stage::Parting))
@@ -288,7 +309,7 @@ impl LightPeer {
         for lane in Lane::ALL {
             let (next, came) = self.lanes[lane.index()];
             if (next, came) != self.acked[lane.index()] {
-                let window = came + WINDOW;
+                let window = came + self.manner.window;
                 let ack = Ack { lane: lane as u8, received: next, done: next, window, exceptions: Vec::new() };
                 put_body(&mut self.out, FrameType::Ack, &ack).context("an acknowledgement")?;
                 self.said = Instant::now();

@@ -10,6 +10,7 @@
 //!   others:       make   | dial .......| acknowledge             | heartbeats  | part
 //! ```
 
+mod books;
 mod host;
 mod light;
 mod limits;
@@ -26,6 +27,7 @@ use crate::failure::Failure;
 use crate::{report, usage};
 use node::UnderTest;
 
+pub use books::Harm;
 pub use host::{Cast, Census, Host};
 
 /// What `ok` allows.
@@ -294,13 +296,12 @@ fn cast(options: &Options, heartbeat: Duration) -> Result<Vec<Partner>, Failure>
     let harmed = |harm| usize::from(sabotage == Some(harm));
     for (n, partner) in partners.iter_mut().enumerate() {
         let first = usize::from(n == 0);
+        let count = count / processes + usize::from(n < count % processes);
         partner.tell(&Ask::MakePeers(Cast {
-            count: count / processes + usize::from(n < count % processes),
-            network: node::NETWORK.to_owned(),
-            heartbeat_ms: heartbeat.as_millis() as u64,
             hidden: first * harmed(Sabotage::Drop),
             mute: first * harmed(Sabotage::Mute),
             prompt: true,
+            ..Cast::new(count, node::NETWORK, heartbeat)
         }))?;
     }
     hear_all(&mut partners)?;
@@ -312,7 +313,7 @@ fn tell(partners: &mut [Partner], ask: &Ask) -> Result<(), Failure> {
 }
 
 fn count_peers(partners: &mut [Partner]) -> Result<Census, Failure> {
-    tell(partners, &Ask::CountPeers)?;
+    tell(partners, &Ask::CountPeers { sent: 0 })?;
     hear_all(partners)
 }
 

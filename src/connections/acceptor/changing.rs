@@ -9,12 +9,13 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::Instant;
 
-use super::Acceptor;
+use super::{ACCEPTS_PER_TURN, Acceptor};
 use crate::config::Closed;
 use crate::connections::admission::{Caps, EVICTED};
 use crate::connections::listening::ListenerId;
 use crate::ident::ConnectionId;
 use crate::transport::Listener;
+use crate::transport::tcp::BACKLOG;
 
 impl Acceptor {
     /// Listens there too, or at none of them.
@@ -33,20 +34,28 @@ impl Acceptor {
     /// Closes these listeners. Whoever waits there is taken before.
     pub(super) fn unlisten(&mut self, listeners: &[ListenerId]) {
         for id in listeners {
-            self.accept(*id);
+            // As many as the system keeps ready; whoever comes later meets a closed door in any case.
+            let mut turns = BACKLOG.unsigned_abs() as usize / ACCEPTS_PER_TURN;
+            while self.accept(*id) && turns > 0 {
+                turns -= 1;
+            }
             self.listeners.remove(&self.poll, *id);
         }
         self.listeners.come_back(Instant::now());
     }
 
-    /// Other bounds: who is too many is told so and goes. Those of `leaving` go anyway.
-    pub(super) fn limit(&mut self, caps: Caps, leaving: &BTreeSet<ConnectionId>) -> Vec<Closed> {
+    /// Other bounds: who is too many is told so and goes. Those that leave anyway make room for the rest.
+    pub(super) fn limit(&mut self, caps: Caps) -> Vec<Closed> {
         for victim in self.admission.set_caps(caps) {
             self.shared.metrics.evicted.add();
             self.turn_away(victim, EVICTED);
         }
+        let sessions = self.shared.registry.sessions(|entry| (entry.link.clone(), entry.session.clone()));
+        let leaving =
+            sessions.iter().filter(|(link, session)| session.is_leaving(link)).map(|(_, session)| session.conn);
+        let leaving: BTreeSet<ConnectionId> = leaving.collect();
         let mut closed = Vec::new();
-        for (conn, reason) in self.shared.registry.surplus(caps.inbound_per_ip, leaving) {
+        for (conn, reason) in self.shared.registry.surplus(caps.inbound_per_ip, &leaving) {
             if self.pending.contains_key(&conn) {
                 self.turn_away(conn, (reason, EVICTED.1));
                 continue;

@@ -118,7 +118,7 @@ impl Outbound {
 
     /// Whether a kept peer has a session that is as good as any: at an address that is still its own, or opened by the
     /// other side or for somebody else; or whether there is no address to look for it at.
-    fn stays(&self, peer: &PeerId) -> bool {
+    pub(super) fn stays(&self, peer: &PeerId) -> bool {
         let (Some((kept, _)), Some(sessions)) = (self.kept.get(peer), self.live.get(peer)) else { return false };
         kept.is_nowhere() || sessions.values().any(|live| live.of.as_ref().is_none_or(|of| kept.has(of)))
     }

@@ -46,16 +46,18 @@ impl<F: Fn(Lifecycle)> Supervisor<F> {
         peers.remove(&self.shared.me);
         let mut refused = 0;
         peers.retain(|peer, _| {
-            let known = self.shared.peer(*peer);
-            refused += usize::from(known.is_err());
-            known.is_ok()
+            // What stands for an address is nobody.
+            let known = peer.stands_for().is_none() && self.shared.peer(*peer).is_ok();
+            refused += usize::from(!known);
+            known
         });
-        if refused > 0 {
+        if refused > 0 && self.left_out == 0 {
             log::warn!(
                 target: "threadwire::dial",
-                "{refused} peers of the map are left out: as many peers as the configuration allows"
+                "{refused} peers of the map are left out: more than the configuration allows, or ids of addresses"
             );
         }
+        self.left_out = refused;
         self.outbound.follow(peers, now);
     }
 

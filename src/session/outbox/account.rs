@@ -1,7 +1,8 @@
 //! What a peer's messages take of the node's memory: queued and kept together, beyond the floor that each link has.
 //!
 //! Owns: nothing of its own; the outbox's account. Threads: callers of send verbs, the holder of the write token, whoever
-//! took an acknowledgement. Locks: the outbox lock. Blocks on: nothing.
+//! took an acknowledgement. Locks: the outbox lock, not while it waits. Blocks on: memory that others give back, in
+//! [`Outbox::wait_for_memory`] with a deadline.
 //! Upholds: nothing is sealed or put whole into the queue that the node cannot afford; an open segment is what may come on
 //! top, for each lane. What ends is given back, a little late: not for each message.
 
@@ -18,12 +19,21 @@ const UNIT: usize = 64 * 1024;
 impl Outbox {
     /// Whether there is memory for `more` bytes; takes it.
     pub(super) fn affords(&self, state: &mut State, more: usize) -> bool {
+        Self::pays(state, more, |missing| self.memory.take(missing))
+    }
+
+    /// The same for what goes on without: nobody meets a refusal.
+    pub(super) fn affords_extra(&self, state: &mut State, more: usize) -> bool {
+        Self::pays(state, more, |missing| self.memory.try_take(missing))
+    }
+
+    fn pays(state: &mut State, more: usize, take: impl FnOnce(usize) -> bool) -> bool {
         let wanted = state.wanted(more);
         if wanted <= state.charged {
             return true;
         }
         let missing = (wanted - state.charged).next_multiple_of(UNIT);
-        let taken = self.memory.take(missing);
+        let taken = take(missing);
         if taken {
             state.charged += missing;
         }
@@ -71,11 +81,10 @@ impl Outbox {
 impl State {
     /// What should be charged if there were `more` bytes.
     fn wanted(&self, more: usize) -> usize {
-        let queued: usize = self.lanes.iter().map(|lane| lane.bytes).sum();
         // A peer that is not known has no floor: floors are for as many links as there may be sessions.
         let floor = if self.awaited.is_some() { 0 } else { LINK_FLOOR };
         let row = if self.joined.is_some() { ROW_BYTES } else { 0 };
-        (queued + row + self.kept + more).saturating_sub(floor)
+        (self.bytes() + row + self.kept + more).saturating_sub(floor)
     }
 }
 

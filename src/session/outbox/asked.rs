@@ -2,13 +2,13 @@
 //!
 //! Owns: nothing of its own; the outbox's state. Threads: callers of send verbs, the holder of the write token, whoever
 //! took an acknowledgement, `supervisor` for what expires. Locks: the outbox lock, never while somebody is told.
-//! Blocks on: room in a lane, with a deadline, if the policy is to wait.
+//! Blocks on: room in a lane and the node's memory, with a deadline, if the policy is to wait.
 //! Upholds: what was accepted ends exactly once: its ticket is taken out by whoever ends it; what ended is given back by
 //! value, to be told without a lock.
 
 use std::time::{Duration, Instant};
 
-use super::entries::Entry;
+use super::entry::Entry;
 use super::tickets::Ticket;
 use super::{Kick, Outbox, State};
 use crate::config::Offline;
@@ -85,8 +85,9 @@ impl Outbox {
             let queue = &state.lanes[lane.index()];
             if let Some(old) = entry.key.and_then(|key| queue.entries().of_key(key)).map(Entry::len)
                 && state.has_room_instead(lane, len, old)
+                && self.affords(&mut state, len.saturating_sub(old))
             {
-                return Ok(self.replace(&mut state, lane, entry, asker, inline, reads, ended));
+                break;
             }
             let has_room = state.has_room(lane, len);
             if has_room && self.affords(&mut state, len) {
@@ -97,8 +98,7 @@ impl Outbox {
             match policy {
                 OverflowPolicy::Fail => return refuse(SendErrorKind::Full, entry),
                 OverflowPolicy::DropNewest => {
-                    queue.pass_by(&entry);
-                    state.accepted += 1;
+                    queue.begin(&entry);
                     entry.ticket = Some(state.tickets.put(Ticket::of(lane, &entry, asker)));
                     ended.push(state.end(lane, entry, ReturnReason::DroppedNewest));
                     return Ok(Kick::No);
@@ -132,37 +132,16 @@ impl Outbox {
                 }
             }
         }
-        state.accepted += 1;
         self.waits.store(true, Ordering::Relaxed);
         let state = &mut *state;
         entry.ticket = Some(state.tickets.put(Ticket::of(lane, &entry, asker)));
         if entry.expires.is_some() {
             self.expiring.store(true, Ordering::Relaxed);
         }
-        state.lanes[lane.index()].put_entry(entry);
+        if let Some(before) = state.lanes[lane.index()].put_by_key(entry) {
+            ended.push(state.end(lane, before, ReturnReason::Replaced));
+        }
         Ok(state.kick_unless_starved(lane, inline, reads))
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the second half of `push_entry`")]
-    fn replace(
-        &self,
-        state: &mut State,
-        lane: Lane,
-        mut entry: Entry,
-        asker: Asker,
-        inline: bool,
-        reads: u64,
-        ended: &mut Vec<Ended>,
-    ) -> Kick {
-        state.accepted += 1;
-        entry.ticket = Some(state.tickets.put(Ticket::of(lane, &entry, asker)));
-        if entry.expires.is_some() {
-            self.expiring.store(true, Ordering::Relaxed);
-        }
-        if let Some(old) = state.lanes[lane.index()].replace(entry) {
-            ended.push(state.end(lane, old, ReturnReason::Replaced));
-        }
-        state.kick_unless_starved(lane, inline, reads)
     }
 
     /// One more answer waits to be taken and keeps its credit, or one less.
@@ -202,7 +181,6 @@ impl Outbox {
             .into_iter()
             .filter_map(|name| state.tickets.take(name))
             .map(|ticket| {
-                state.written += 1;
                 state.ends.written.add(ticket.class, 1, ticket.bytes as u64);
                 let timing = ticket.timing(now);
                 Ended { asker: ticket.asker, label: ticket.label, outcome: Outcome::Written(timing) }
@@ -213,13 +191,17 @@ impl Outbox {
         ended
     }
 
+    /// Ends what is being written: whoever writes it comes too late.
+    pub(crate) fn end_in_flight(&self) -> Vec<Ended> {
+        Self::lose_in_flight(&mut self.state.lock())
+    }
+
     /// The writer of these is gone: whether they were written is not known.
     pub(super) fn lose_in_flight(state: &mut State) -> Vec<Ended> {
         let mut ended = Vec::new();
         for segment in std::mem::take(&mut state.in_flight) {
             for extract in segment.extract(0..segment.frames) {
                 let Some(ticket) = extract.ticket.and_then(|name| state.tickets.take(name)) else { continue };
-                state.unknown += 1;
                 state.ends.unknown.add(ticket.class, 1, ticket.bytes as u64);
                 let outcome = Outcome::Unknown { payload: extract.payload };
                 ended.push(Ended { asker: ticket.asker, label: ticket.label, outcome });
@@ -296,7 +278,6 @@ impl Outbox {
             let (segments, entries) = state.lanes[lane.index()].drain();
             for Taken { segment, debt: owed, groups, .. } in segments {
                 debt.iter_mut().zip(owed).for_each(|(debt, owed)| *debt += owed);
-                state.returned += u64::from(segment.messages);
                 state.ends.returned.add_all(&groups);
                 for extract in segment.extract(0..segment.frames) {
                     let outcome = Outcome::Returned { payload: extract.payload, reason };
@@ -339,7 +320,7 @@ impl Outbox {
 impl State {
     /// A message that waited by itself has ended.
     pub(super) fn end(&mut self, lane: Lane, entry: Entry, reason: ReturnReason) -> Ended {
-        self.returned += 1;
+        self.lanes[lane.index()].end(&entry);
         self.ends.returned.add(entry.class, 1, entry.payload.len() as u64);
         let asker = entry.ticket.and_then(|name| self.tickets.take(name)).map(|ticket| ticket.asker);
         let label = Label { kind: entry.heading.kind, lane };

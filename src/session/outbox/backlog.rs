@@ -70,12 +70,27 @@ impl Outbox {
 }
 
 impl State {
+    /// Messages that wait, on all lanes.
+    pub(super) fn messages(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.messages).sum()
+    }
+
+    /// Their bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.bytes).sum()
+    }
+
+    /// When the oldest of them was appended.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.lanes.iter().filter_map(Queue::oldest).min()
+    }
+
     fn backlog(&self) -> Backlog {
         Backlog {
             conn: self.tx.as_ref().map(|tx| tx.conn),
-            messages: self.lanes.iter().map(|lane| lane.messages).sum(),
-            bytes: self.lanes.iter().map(|lane| lane.bytes).sum(),
-            oldest: self.lanes.iter().filter_map(Queue::oldest).min(),
+            messages: self.messages(),
+            bytes: self.bytes(),
+            oldest: self.oldest(),
             level: self.lanes.iter().map(|lane| Level::of(lane, self.limits)).max().unwrap_or(Level::Low),
         }
     }

@@ -66,7 +66,6 @@ impl Outbox {
         queue.messages += 1;
         queue.bytes += len;
         let enough = queue.bytes >= ENOUGH.min(state.limits.bytes / 4) || queue.messages >= state.limits.messages / 4;
-        state.accepted += 1;
         Some(Ok(state.kick_soon(lane, company, enough)))
     }
 
@@ -81,7 +80,7 @@ impl Outbox {
         let starved = queue.starved;
         let fits = queue.messages + ROW_MESSAGES <= limits.messages && queue.bytes + ROW_BYTES <= limits.bytes;
         let looks_again = starved || state.tx.as_ref().is_some_and(|tx| tx.lingers || !tx.waits);
-        if fits && looks_again && !state.special && !queue.ends_in_entries() && self.affords(state, ROW_BYTES) {
+        if fits && looks_again && !state.special && !queue.ends_in_entries() && self.affords_extra(state, ROW_BYTES) {
             row.join(place);
             state.joined = Some(Joined { row: row.clone(), place });
             self.waits.store(true, Ordering::Relaxed);
@@ -92,7 +91,8 @@ impl Outbox {
         if before && !starved { state.kick(false, 0) } else { Kick::No }
     }
 
-    /// Puts what the peer has of a row at the end of its queue; it takes part no more. Whether there was something.
+    /// Puts what the peer has of a row at the end of its queue; it takes part no more. Whether there was something: a sender
+    /// thread that is at work may have looked already, and looks again then.
     pub(super) fn take_share(&self, state: &mut State) -> bool {
         let Some(Joined { row, place }) = state.joined.take() else { return false };
         let Share { frames, messages, early } = row.leave(place);
@@ -107,7 +107,6 @@ impl Outbox {
         let queue = &mut state.lanes[Lane::Normal.index()];
         queue.messages += messages as usize;
         queue.bytes += frames.len();
-        state.accepted += u64::from(messages);
         if frames.len() >= LARGE {
             queue.put_frames(IN_A_ROW, frames, messages, row.since);
         } else {
@@ -118,6 +117,9 @@ impl Outbox {
                 queue.open(self.spares.small(), row.since);
             }
             queue.append_frames(IN_A_ROW, &frames, messages);
+        }
+        if let Some(tx) = state.tx.as_mut().filter(|tx| !tx.waits) {
+            tx.kicked = true;
         }
         true
     }

@@ -1,4 +1,4 @@
-//! What became of messages that waited, by class.
+//! What became of messages that waited, by class: the one place where they are counted.
 //!
 //! Owns: sums. Threads: whoever holds the outbox lock. Locks: none itself. Blocks on: nothing.
 //! Upholds: a message that was appended is in one of the first two sums, or still waits.

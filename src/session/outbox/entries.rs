@@ -3,95 +3,42 @@
 //! Owns: the payloads of one lane's such messages, in order, and who of them may be dropped, has a key, or expires.
 //! Threads: whoever holds the outbox lock. Locks: none itself. Blocks on: nothing.
 //! Upholds: a message that ends here leaves no trace on the wire: numbers are given later; the order of the others
-//! stays; what replaces a message takes its place.
+//! stays; what replaces a message takes its place; places of messages that ended, and notes of them, are never many more
+//! than messages that wait.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::link::{LARGE, Payload, SEGMENT_BYTES, Segment, Track};
-use crate::metrics::{Class, Groups};
-use crate::wire::{FrameHeader, FrameType, HEADER, Heading, Lane, Prefix, flags, remaining_ms};
+use super::entry::Entry;
+use crate::link::{SEGMENT_BYTES, Segment, Track};
+use crate::metrics::Groups;
+use crate::wire::{FrameHeader, Lane, flags};
 
-/// One message.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) heading: Heading,
-    pub(crate) payload: Payload,
-    /// What it counts as.
-    pub(crate) class: Class,
-    /// Its ticket; a message nobody asked about that came among others has none.
-    pub(crate) ticket: Option<u64>,
-    /// When it is no longer wanted.
-    pub(crate) expires: Option<Instant>,
-    pub(crate) best_effort: bool,
-    /// It agreed to be dropped for a newer one.
-    pub(crate) droppable: bool,
-    /// The latest of this key is wanted only.
-    pub(crate) key: Option<u64>,
-    /// When it was appended.
-    pub(crate) since: Instant,
-    /// How old it was then, in milliseconds: an entry is moved about, and has no room for another time.
-    pub(crate) age_ms: u32,
+/// What is noted of a message beside its place.
+#[derive(Debug, Clone, Copy, Default)]
+struct Noted {
+    key: Option<u64>,
+    droppable: bool,
+    expires: Option<Instant>,
 }
 
-impl Entry {
-    /// A message that came by a plain verb while others waited one by one.
-    pub(super) fn plain(class: Class, heading: Heading, payload: Vec<u8>, since: Instant) -> Self {
-        let payload = payload.into();
-        Self {
-            heading,
-            payload,
-            class,
-            ticket: None,
-            expires: None,
-            best_effort: false,
-            droppable: false,
-            key: None,
-            since,
-            age_ms: 0,
-        }
-    }
-
-    /// When the application made it: what its timing counts from.
-    pub(super) fn created(&self) -> Instant {
-        self.since.checked_sub(Duration::from_millis(self.age_ms.into())).unwrap_or(self.since)
-    }
-
-    /// Bytes it counts in the queue: what it takes on the wire if it is one frame.
-    pub(crate) fn len(&self) -> usize {
-        HEADER + Prefix::len(self.flags()) + self.payload.len()
-    }
-
-    fn flags(&self) -> u8 {
-        let expiry = if self.expires.is_some() { flags::EXPIRY } else { flags::NONE };
-        let numbered = if self.best_effort { flags::NONE } else { flags::NUMBERED };
-        self.heading.flags | expiry | numbered | flags::WHOLE
-    }
-
-    fn is_large(&self) -> bool {
-        self.payload.len() > LARGE && !self.best_effort
-    }
-
-    fn put(&self, lane: Lane, now: Instant, ack_now: bool, out: &mut Vec<u8>) {
-        let flags = self.flags() | if ack_now { flags::ACK_NOW } else { flags::NONE };
-        let length = (self.len() - HEADER) as u32;
-        out.extend_from_slice(
-            &FrameHeader::on_lane(FrameType::Data, lane, flags, self.heading.kind, length).to_bytes(),
-        );
-        let remaining = self.expires.map(|expires| remaining_ms(expires.saturating_duration_since(now)));
-        Prefix { remaining, correlation: self.heading.correlation, total: None }.put(out);
-        out.extend_from_slice(&self.payload);
+impl Noted {
+    fn of(entry: &Entry) -> Self {
+        Self { key: entry.key, droppable: entry.droppable, expires: entry.expires }
     }
 }
+
+/// So many places or notes whose messages have ended are no matter.
+const FEW: usize = 64;
 
 /// The messages of one lane, by the order of their coming.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
-    /// `None` where one has ended.
-    places: VecDeque<Option<Entry>>,
-    /// The place number of the first.
-    first: u64,
+    /// By their numbers, which rise; `None` where a message has ended.
+    places: VecDeque<(u64, Option<Entry>)>,
+    /// The number of the next place.
+    end: u64,
     live: usize,
     keys: HashMap<u64, u64>,
     /// Places whose messages may be dropped, oldest first; some may have gone.
@@ -126,17 +73,17 @@ impl Made {
 impl Entries {
     /// The number of the place after the last.
     pub(super) fn end(&self) -> u64 {
-        self.first + self.places.len() as u64
+        self.end
     }
 
     /// Whether there is a place before this one.
     pub(super) fn starts_before(&self, place: u64) -> bool {
-        self.first < place
+        self.places.front().is_some_and(|(first, _)| *first < place)
     }
 
     /// When the oldest came.
     pub(super) fn oldest(&self) -> Option<Instant> {
-        self.places.iter().flatten().map(|entry| entry.since).next()
+        self.places.iter().find_map(|(_, entry)| entry.as_ref()).map(|entry| entry.since)
     }
 
     /// When the next one expires, at the earliest.
@@ -146,30 +93,45 @@ impl Entries {
 
     /// Adds one at the end.
     pub(super) fn append(&mut self, entry: Entry) {
-        let place = self.end();
-        self.note(&entry, place);
-        self.places.push_back(Some(entry));
+        let place = self.end;
+        self.end += 1;
+        self.note(place, Noted::of(&entry), Noted::default());
+        self.places.push_back((place, Some(entry)));
         self.live += 1;
     }
 
-    fn note(&mut self, entry: &Entry, place: u64) {
-        if let Some(key) = entry.key {
+    /// Notes what holds for the message of a place, unless it was noted for the one before in that place.
+    fn note(&mut self, place: u64, new: Noted, before: Noted) {
+        if let Some(key) = new.key {
             self.keys.insert(key, place);
         }
-        if entry.droppable {
+        if new.droppable && !before.droppable {
+            if self.is_many(self.droppable.len()) {
+                let mut droppable = std::mem::take(&mut self.droppable);
+                droppable.retain(|place| self.at(*place).is_some_and(|entry| entry.droppable));
+                self.droppable = droppable;
+            }
             self.droppable.push_back(place);
         }
-        if let Some(expires) = entry.expires {
-            if self.expiring.len() > 64 && self.expiring.len() > 2 * self.live {
-                // Most have gone by now.
-                let (first, places) = (self.first, &self.places);
-                self.expiring.retain(|Reverse((when, place))| {
-                    let entry = place.checked_sub(first).and_then(|at| places.get(at as usize));
-                    entry.and_then(Option::as_ref).is_some_and(|entry| entry.expires == Some(*when))
-                });
+        if let Some(expires) = new.expires
+            && before.expires != Some(expires)
+        {
+            if self.is_many(self.expiring.len()) {
+                let mut expiring = std::mem::take(&mut self.expiring).into_vec();
+                expiring
+                    .retain(|Reverse((when, place))| self.at(*place).is_some_and(|entry| entry.expires == Some(*when)));
+                // Of one that was replaced to and fro there may be several.
+                expiring.sort_unstable();
+                expiring.dedup();
+                self.expiring = expiring.into();
             }
             self.expiring.push(Reverse((expires, place)));
         }
+    }
+
+    /// Whether most of so many notes must be of messages that have gone.
+    fn is_many(&self, notes: usize) -> bool {
+        notes > FEW && notes > 2 * self.live
     }
 
     /// The message with this key that waits.
@@ -178,27 +140,17 @@ impl Entries {
     }
 
     /// Puts a message in the place of the one with its key, which comes back; behind all others if there is none.
-    pub(super) fn replace(&mut self, entry: Entry) -> Option<Entry> {
+    pub(super) fn put(&mut self, entry: Entry) -> Option<Entry> {
         let place = entry.key.and_then(|key| self.keys.get(&key)).copied();
-        let Some(place) = place.filter(|place| self.at(*place).is_some()) else {
+        let at = place.and_then(|place| self.index_of(place));
+        let Some((place, Some(present))) = at.and_then(|at| self.places.get_mut(at)) else {
             self.append(entry);
             return None;
         };
-        let old = self.remove(place);
-        self.note(&entry, place);
-        let at = (place - self.first) as usize;
-        match (old, self.places.get_mut(at)) {
-            (Some(old), Some(slot)) => {
-                *slot = Some(entry);
-                self.live += 1;
-                Some(old)
-            }
-            // It was there a moment ago, under the same lock.
-            (old, _) => {
-                self.append(entry);
-                old
-            }
-        }
+        let (place, new) = (*place, Noted::of(&entry));
+        let before = std::mem::replace(present, entry);
+        self.note(place, new, Noted::of(&before));
+        Some(before)
     }
 
     /// Takes the oldest message out that may be dropped.
@@ -217,17 +169,22 @@ impl Entries {
     pub(super) fn take_older(&mut self, limit: Instant) -> Vec<Entry> {
         // One that took another's place is younger than those behind it.
         let is_older = |entry: &Option<Entry>| entry.as_ref().is_some_and(|entry| entry.since <= limit);
-        let older = (self.first..).zip(&self.places).filter(|(_, entry)| is_older(entry));
-        let older: Vec<u64> = older.map(|(place, _)| place).collect();
+        let older = self.places.iter().filter(|(_, entry)| is_older(entry));
+        let older: Vec<u64> = older.map(|(place, _)| *place).collect();
         let taken = older.into_iter().filter_map(|place| self.remove(place)).collect();
         self.trim();
         taken
     }
 
-    /// Forgets places at the front whose messages have ended: for a peer that is away nobody else does.
+    /// Forgets places whose messages have ended: those at the front, and all of them if they are many. For a peer that is
+    /// away nobody else does.
     fn trim(&mut self) {
-        while let Some(None) = self.places.front() {
+        while let Some((_, None)) = self.places.front() {
             self.pop();
+        }
+        let dead = self.places.len() - self.live;
+        if dead > FEW && dead > self.live {
+            self.places.retain(|(_, entry)| entry.is_some());
         }
     }
 
@@ -248,9 +205,9 @@ impl Entries {
 
     /// Takes all messages out.
     pub(super) fn drain(&mut self) -> Vec<Entry> {
-        let first = self.end();
-        let drained = std::mem::take(self).places.into_iter().flatten().collect();
-        self.first = first;
+        let end = self.end;
+        let drained = std::mem::take(self).places.into_iter().filter_map(|(_, entry)| entry).collect();
+        self.end = end;
         drained
     }
 
@@ -262,8 +219,9 @@ impl Entries {
         let (mut bytes, mut tracks, mut frames) = (Vec::new(), Vec::new(), 0u32);
         let mut best_effort = None;
         let mut last: Option<(usize, u64)> = None;
-        while self.first < upto {
-            let Some(front) = self.places.front() else { break };
+        while let Some((place, front)) = self.places.front()
+            && *place < upto
+        {
             let Some(entry) = front else {
                 self.pop();
                 continue;
@@ -282,7 +240,7 @@ impl Entries {
                 {
                     made.count(&entry);
                     let last = !self.starts_before(upto);
-                    made.segment = Some(large(lane, entry, |ticket| asks(ticket, last)));
+                    made.segment = Some(entry.into_segment(lane, |ticket| asks(ticket, last)));
                     return made;
                 }
                 break;
@@ -290,7 +248,7 @@ impl Entries {
             let Some(entry) = self.pop() else { break };
             best_effort = Some(entry.best_effort);
             last = entry.ticket.map(|ticket| (bytes.len(), ticket));
-            entry.put(lane, now, false, &mut bytes);
+            entry.put(lane, now, &mut bytes);
             tracks.extend(entry.ticket.map(|ticket| Track { frame: frames, ticket, expires: entry.expires }));
             frames += 1;
             made.count(&entry);
@@ -299,9 +257,10 @@ impl Entries {
             if best_effort == Some(false)
                 && let Some((at, ticket)) = last
                 && asks(ticket, !self.starts_before(upto))
-                && let Some(flag_bits) = bytes.get_mut(at + 5)
+                && let Some(header) = bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut)
             {
-                *flag_bits |= flags::ACK_NOW;
+                let asked = FrameHeader::from_bytes(*header);
+                *header = FrameHeader { flags: asked.flags | flags::ACK_NOW, ..asked }.to_bytes();
             }
             let segment = Segment::plain(bytes, frames).tracked(tracks);
             made.segment = Some(if best_effort == Some(true) { segment.unnumbered() } else { segment });
@@ -309,24 +268,31 @@ impl Entries {
         made
     }
 
+    /// Where a place is, if it is there still.
+    fn index_of(&self, place: u64) -> Option<usize> {
+        self.places.binary_search_by_key(&place, |(number, _)| *number).ok()
+    }
+
     fn at(&self, place: u64) -> Option<&Entry> {
-        self.places.get(place.checked_sub(self.first)? as usize)?.as_ref()
+        self.places.get(self.index_of(place)?)?.1.as_ref()
     }
 
     /// Takes the message of a place out; the place stays.
     fn remove(&mut self, place: u64) -> Option<Entry> {
-        let entry = self.places.get_mut(place.checked_sub(self.first)? as usize)?.take()?;
+        let at = self.index_of(place)?;
+        let entry = self.places.get_mut(at)?.1.take()?;
         self.forget(&entry, place);
         Some(entry)
     }
 
     /// Takes the first place away, with its message if it has one.
     fn pop(&mut self) -> Option<Entry> {
-        let place = self.first;
-        let entry = self.places.pop_front()?;
-        self.first += 1;
+        let (place, entry) = self.places.pop_front()?;
         if let Some(entry) = &entry {
             self.forget(entry, place);
+        }
+        while self.droppable.front().is_some_and(|droppable| *droppable <= place) {
+            self.droppable.pop_front();
         }
         if self.places.is_empty() {
             self.droppable.clear();
@@ -345,23 +311,13 @@ impl Entries {
     }
 }
 
-fn large(lane: Lane, entry: Entry, asks: impl FnOnce(u64) -> bool) -> Segment {
-    let mut heading = entry.heading;
-    if entry.expires.is_some() {
-        heading.flags |= flags::EXPIRY;
-    }
-    if entry.ticket.is_some_and(asks) {
-        heading.flags |= flags::ACK_NOW;
-    }
-    let segment = Segment::large(lane, heading, entry.payload);
-    let frame = segment.frames - 1;
-    let track = entry.ticket.map(|ticket| Track { frame, ticket, expires: entry.expires });
-    segment.tracked(track.into_iter().collect())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::metrics::Class;
+    use crate::wire::Heading;
 
     #[test]
     fn messages_that_end_while_nobody_takes_any_leave_no_places_behind() {
@@ -379,5 +335,55 @@ mod tests {
             assert_eq!(entries.take_older(since).len(), 3);
             assert_eq!((entries.places.len(), entries.droppable.len(), entries.end()), (0, 0, 5 * (round + 1)));
         }
+    }
+
+    /// A message that expires never, is not dropped and has no key.
+    fn lasting() -> Entry {
+        Entry::plain(Class::PLAIN, Heading::of_kind(0), b"x".to_vec(), Instant::now())
+    }
+
+    /// Places without a message, and notes of places.
+    fn dead(entries: &Entries) -> (usize, usize) {
+        (entries.places.len() - entries.live, entries.droppable.len() + entries.expiring.len())
+    }
+
+    #[test]
+    fn messages_that_end_behind_one_that_stays_leave_a_bounded_number_of_places() {
+        let (mut entries, mut now) = (Entries::default(), Instant::now());
+        entries.append(lasting());
+        for round in 0..10_000 {
+            now += Duration::from_millis(1);
+            let expires = Some(now + Duration::from_millis(5));
+            entries.append(Entry { expires, droppable: true, ..lasting() });
+            entries.expire(now);
+            assert!(dead(&entries).0 <= 80 && dead(&entries).1 <= 200, "{round}: {:?}", dead(&entries));
+        }
+        assert_eq!((entries.live, entries.end()), (1 + 5, 10_001));
+        // The places that are left are those of the messages that are left.
+        assert_eq!(entries.expire(now + Duration::from_secs(1)).len(), 5);
+        assert_eq!(entries.make(Lane::Normal, entries.end(), now, |_, _| false).messages, 1);
+    }
+
+    #[test]
+    fn a_message_that_is_replaced_again_and_again_is_noted_once() {
+        let (mut entries, now) = (Entries::default(), Instant::now());
+        let keyed = |expires| Entry { expires, droppable: true, key: Some(1), ..lasting() };
+        let turns = [now + Duration::from_secs(1), now + Duration::from_secs(2)].map(Some);
+        entries.append(keyed(None));
+        (0..10_000).for_each(|round| assert!(entries.put(keyed(turns[round % 2])).is_some()));
+        assert!(dead(&entries).1 <= 80, "{:?}", dead(&entries));
+        assert!(entries.drop_oldest().is_some() && entries.drop_oldest().is_none());
+    }
+
+    #[test]
+    fn messages_that_are_taken_from_a_queue_that_is_never_empty_leave_no_notes_behind() {
+        let mut entries = Entries::default();
+        entries.append(lasting());
+        for _ in 0..1_000 {
+            entries.append(Entry { droppable: true, ..lasting() });
+            let upto = entries.end() - 1;
+            assert_eq!(entries.make(Lane::Normal, upto, Instant::now(), |_, _| false).messages, 1);
+        }
+        assert_eq!(dead(&entries), (0, 1));
     }
 }

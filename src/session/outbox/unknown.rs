@@ -7,7 +7,6 @@
 
 use std::time::Instant;
 
-use super::queue::Queue;
 use super::{Outbox, State};
 use crate::config::Offline;
 use crate::outcome::ReturnReason;
@@ -90,8 +89,6 @@ impl State {
 
     /// Here a message alone is not taken whatever its size: nobody may ever come for it.
     fn fits_unknown(&self, len: usize, old: usize) -> bool {
-        let Some(bound) = self.awaited else { return true };
-        let waiting: usize = self.lanes.iter().map(|lane: &Queue| lane.bytes).sum();
-        waiting - old + len <= bound
+        self.awaited.is_none_or(|bound| self.bytes() - old + len <= bound)
     }
 }

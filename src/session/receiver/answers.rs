@@ -10,16 +10,10 @@ use std::sync::Arc;
 use super::{End, Receiver};
 use crate::error::{RejectCause, RequestError};
 use crate::link::{Claim, Reassembly};
-use crate::memory::Charge;
-use crate::metrics::{Class, Groups};
-use crate::session::requests::{Came, Creditor};
+use crate::metrics::Groups;
+use crate::session::requests::{Came, Creditor, is_answer};
 use crate::session::responder::{Held, Responder};
 use crate::wire::{HEADER, Lane, Prefix, Run, Whole, flags};
-
-/// Whether what comes with these flags on this lane is an answer to a question.
-pub(super) const fn is_answer(lane: Lane, flag_bits: u8) -> bool {
-    matches!(lane, Lane::Reply) && flag_bits & flags::CORRELATED != 0
-}
 
 impl Receiver<'_> {
     /// Brings a claimed run of answers to whoever asked.
@@ -44,7 +38,7 @@ impl Receiver<'_> {
                 charge: None,
             })
         });
-        let kept = self.answer(answers, groups);
+        let kept = self.answer(run.lane, run.flags, answers, groups);
         if run.is_numbered() {
             let upto = claim.first + u64::from(run.frames);
             let credit = (bytes.len() as u64).saturating_sub(kept);
@@ -55,24 +49,17 @@ impl Receiver<'_> {
         Ok(())
     }
 
-    /// Brings an answer that came in pieces to whoever asked; returns the credit it keeps.
-    pub(super) fn take_big_answer(
+    /// Brings answers, which came on this lane with these flags, to whoever asked; returns the credit they keep.
+    pub(super) fn answer<'a>(
         &self,
-        number: u64,
-        kind: u16,
-        payload: Vec<u8>,
-        (credit, charge): (u64, Charge),
-        groups: Groups,
+        lane: Lane,
+        flag_bits: u8,
+        answers: impl Iterator<Item = Came<'a>>,
+        mut groups: Groups,
     ) -> u64 {
-        let came = Came { number, kind, failed: false, payload: Cow::Owned(payload), credit, charge: Some(charge) };
-        self.answer(std::iter::once(came), groups)
-    }
-
-    /// Brings answers to whoever asked; returns the credit they keep.
-    fn answer<'a>(&self, answers: impl Iterator<Item = Came<'a>>, mut groups: Groups) -> u64 {
         let creditor = || -> Arc<dyn Creditor> { self.link.clone() };
-        let kept = self.link.requests.answered(self.link.id, answers, creditor, |kind, failed, bytes| {
-            let class = if failed { Class::PLAIN } else { self.link.class_of_kind(kind) };
+        let kept = self.link.requests.answered(self.link.id, answers, creditor, |kind, bytes| {
+            let class = self.link.class_of_came(lane, flag_bits, kind);
             groups.leave_out(class, bytes as u64);
             self.link.arrival_failed(class, bytes);
         });

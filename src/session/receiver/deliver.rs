@@ -5,11 +5,12 @@
 //! Upholds: each message ends here exactly once: handed over, or rejected with a cause that its sender hears of; what had
 //! expired when it came is not handed over; a panic rejects that message and ends this session only.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::answers::{is_answer, prefix_at};
+use super::answers::prefix_at;
 use super::{End, Receiver};
 use crate::error::{CloseReason, DisconnectReason, RejectCause};
 use crate::link::{Claim, Piece, Reassembly};
@@ -18,6 +19,7 @@ use crate::metrics::{Class, Groups};
 use crate::session::handling;
 use crate::session::inbox::{Handler, Put, Sink};
 use crate::session::message::{Body, Extra, Message, Part, PartContent};
+use crate::session::requests::{Came, is_answer};
 use crate::session::responder::{Held, Responder};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::wire::{Decoder, FrameHeader, Lane, Prefix, Run, Whole, flags};
@@ -146,7 +148,8 @@ impl Receiver<'_> {
             };
             let (end, handled, kind) = at.get();
             let number = claim.first + u64::from(handled) - 1;
-            self.leave_out(&mut groups, kind, length_before(bytes, end, prefix));
+            let class = self.link.class_of_came(lane, run.flags, kind);
+            self.leave_out(&mut groups, class, length_before(bytes, end, prefix));
             self.reject(run.is_numbered(), generation, (lane, kind, number), 0, cause);
         }
         handling::mark(0, false);
@@ -166,8 +169,7 @@ impl Receiver<'_> {
 
     /// One of these messages was not handed over.
     #[cold]
-    fn leave_out(&self, groups: &mut Groups, kind: u16, bytes: usize) {
-        let class = self.link.class_of_kind(kind);
+    fn leave_out(&self, groups: &mut Groups, class: Class, bytes: usize) {
         groups.leave_out(class, bytes as u64);
         self.link.arrival_failed(class, bytes);
     }
@@ -221,7 +223,7 @@ impl Receiver<'_> {
                 self.link.traffic.rejected.add(cause);
                 // Its credit has returned.
                 if let Some(big) = big {
-                    let groups = self.count_big(&big);
+                    let groups = self.count_big(lane, &big);
                     self.link.arrivals.failed(&groups);
                     self.refuse_big(lane, &big, cause);
                 }
@@ -261,14 +263,22 @@ impl Receiver<'_> {
         big: Reassembly,
         more: bool,
     ) -> Result<(), End> {
-        let groups = self.count_big(&big);
+        let groups = self.count_big(lane, &big);
         let Reassembly {
             kind, bytes: payload, expires, correlation: question, credit, flags: flag_bits, charge, ..
         } = big;
         let Claim { first: number, repeat_below } = claim;
         if is_answer(lane, flag_bits) {
             self.link.traffic.received.add();
-            let kept = self.take_big_answer(question.unwrap_or_default(), kind, payload, (credit, charge), groups);
+            let came = Came {
+                number: question.unwrap_or_default(),
+                kind,
+                failed: flag_bits & flags::FAILED != 0,
+                payload: Cow::Owned(payload),
+                credit,
+                charge: Some(charge),
+            };
+            let kept = self.answer(lane, flag_bits, std::iter::once(came), groups);
             self.link.finish_delivery(self.session.conn, generation, lane, number + 1, credit - kept);
             return Ok(());
         }
@@ -344,9 +354,8 @@ impl Receiver<'_> {
     }
 
     /// A message came whole that came in pieces. What it counts as.
-    fn count_big(&self, big: &Reassembly) -> Groups {
-        let has_kind = big.flags & flags::FAILED == 0;
-        let class = if has_kind { self.link.class_of_kind(big.kind) } else { Class::PLAIN };
+    fn count_big(&self, lane: Lane, big: &Reassembly) -> Groups {
+        let class = self.link.class_of_came(lane, big.flags, big.kind);
         let groups = Groups::of(class, 1, big.arrived());
         self.link.arrivals.came(&groups);
         groups

@@ -34,6 +34,7 @@ use crate::metrics::Counter;
 use crate::outcome::{Outcome, ReturnReason};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::wire::{Lane, flags};
 
 use table::{Found, Table};
 
@@ -276,13 +277,13 @@ impl Requests {
     }
 
     /// Answers came. Returns how much of their credit they keep; `lost` hears of those that nobody waits for, by their
-    /// kind, whether they say that there is no answer, and how long they are.
+    /// kind and how long they are.
     pub(super) fn answered<'a>(
         &self,
         from: PeerId,
         came: impl Iterator<Item = Came<'a>>,
         creditor: impl Fn() -> Arc<dyn Creditor>,
-        mut lost: impl FnMut(u16, bool, usize),
+        mut lost: impl FnMut(u16, usize),
     ) -> u64 {
         // Looked up together and told one by one: nothing is sent under the lock.
         let mut found = Vec::with_capacity(came.size_hint().0);
@@ -292,7 +293,7 @@ impl Requests {
         let mut kept = 0;
         for (found, Came { kind, failed, payload, credit, charge, .. }) in found {
             if !matches!(found, Found::Waiting(_)) {
-                lost(kind, failed, payload.len());
+                lost(kind, payload.len());
             }
             match found {
                 Found::Waiting(waiter) if failed => waiter.end(Err(table::failure(kind, &payload))),
@@ -372,6 +373,11 @@ impl Requests {
         expired.into_iter().for_each(|waiter| waiter.end(Err(RequestError::TimedOut)));
         more
     }
+}
+
+/// Whether what travels with these flags on this lane is an answer to a question.
+pub(super) const fn is_answer(lane: Lane, flag_bits: u8) -> bool {
+    matches!(lane, Lane::Reply) && flag_bits & flags::CORRELATED != 0
 }
 
 /// An answer that came, or word that there is none.

@@ -202,6 +202,8 @@ fn ledgers_are_found_where_they_are_written() {
         write(ledger::sent_by(folder.path(), 1, 2, 0), on(NORMAL, what, 2, 9));
     }
     write(ledger::received_by(folder.path(), 0, 1, 1), on(NORMAL, What::Taken, 2, 9));
-    let verdict = check(&Check { folder: folder.path().to_owned(), lives: vec![2, 3] }).unwrap();
+    let Checked { verdict, handed_over } =
+        check(&Check { folder: folder.path().to_owned(), lives: vec![2, 3] }).unwrap();
     assert_eq!(verdict, Verdict { accepted: 1, acked: 1, delivered: 1, ..Verdict::default() });
+    assert_eq!(handed_over, [1, 0], "by the last life of each");
 }

@@ -99,6 +99,32 @@ fn the_end_of_a_session_at_an_address_that_is_gone_has_the_others_tried_at_once(
 }
 
 #[test]
+fn a_dial_that_meets_a_session_still_being_made_is_early_and_no_failure() {
+    let mut plan = Plan::new(9);
+    plan.follow(&[(1, here(1))]);
+    let first = plan.one_dial(1);
+    plan.started(1, 1, Some(first));
+    plan.follow(&[(1, here(2))]);
+    for _ in 0..10 {
+        let second = plan.one_dial(2);
+        plan.fail(second, DialError { cause: DialCause::Refused(CloseReason::Duplicate), ..refused(2) }, NEVER);
+        assert_eq!((plan.due(), plan.outbound.redial(&peer(1)).attempts), (vec![], 0));
+        assert_eq!(plan.wait(), EARLY_RETRY);
+    }
+    // The other side says how long to stay away.
+    let second = plan.one_dial(2);
+    let early = DialError { cause: DialCause::Rejected(CloseReason::Superseded), ..refused(2) };
+    plan.fail(second, early, Duration::from_secs(3));
+    plan.due();
+    assert_eq!(plan.wait(), Duration::from_secs(3));
+    // The session was lost meanwhile: what is in the way now is another one, of which word will come.
+    let second = plan.one_dial(2);
+    plan.ended(1, 1, NEVER);
+    plan.fail(second, DialError { cause: DialCause::Refused(CloseReason::Duplicate), ..refused(2) }, NEVER);
+    assert!(matches!(plan.due()[..], [Action::Failed { attempts: 1, .. }]));
+}
+
+#[test]
 fn an_address_that_comes_back_in_time_ends_the_search() {
     let mut plan = Plan::new(9);
     plan.follow(&[(1, here(1))]);

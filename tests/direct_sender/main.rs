@@ -1,9 +1,9 @@
-//! A direct sender on its own: each input and each output, over every transport.
+//! A direct sender on its own: each input and each output, over every transport; to whom messages go, what becomes of
+//! them, how it ends.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -13,14 +13,19 @@ use threadwire::direct::{
     PeerEvent, PeersMap, StopReason, TransferResult, TransportError, run_direct_sender,
 };
 use threadwire::error::{CloseReason, ConnectError, DialCause, DisconnectReason, RejectCause, SendErrorKind};
-use threadwire::handshake::Identity;
+use threadwire::handshake::{Identity, Offer};
 use threadwire::ident::SessionKind;
 use threadwire::transport::memory::Memory;
-use threadwire::{
-    Batch, Config, Event, Manner, Node, OverflowPolicy, PeerId, Priority, ReturnReason, SendOptions, TapOptions, Watch,
-};
+use threadwire::{Batch, Config, Event, Manner, Node, PeerId, Priority, ReturnReason, SendOptions, TapOptions, Watch};
 
+#[path = "../common/mod.rs"]
 mod common;
+
+mod destinations;
+mod ends;
+mod results;
+
+use common::names::Names;
 use common::{PATIENCE, addr, alone, channels, over, quick, wait_until};
 
 /// What a caller of a direct sender holds.
@@ -139,54 +144,6 @@ fn dialled_by(sender: &DirectSender, memory: bool, hub: &Memory, channel: Channe
 }
 
 #[test]
-fn the_shutdown_signal_ends_the_run_after_what_is_in_the_channel_and_leaves_nothing() {
-    let _alone = alone();
-    for fires in [true, false] {
-        let bob = sink();
-        let (mut inputs, caller) = inputs(quick());
-        let (signal, shutdown) = bounded(1);
-        (inputs.shutdown, inputs.shutdown_time) = (shutdown, PATIENCE);
-        caller.put(bob.id(), &[addr(&bob)]);
-        for id in 0..500 {
-            caller.send(bob.id(), DirectMessage { id, payload: vec![1; 10], ..DirectMessage::default() });
-        }
-        thread::scope(|scope| {
-            let run = scope.spawn(|| run_direct_sender(inputs).unwrap());
-            assert!(caller.result().result.is_ok(), "it runs");
-            // Or the one who holds it is gone.
-            if fires {
-                signal.send(()).unwrap();
-            }
-            drop(signal);
-            let report = run.join().unwrap();
-            assert!(report.is_clean(), "{report:?}");
-        });
-        let mut ids: Vec<_> =
-            caller.results.try_iter().map(|result| result.result.map(|_| result.id).unwrap()).collect();
-        ids.sort_unstable();
-        assert_eq!(ids.len(), 499, "each has one result");
-        assert_eq!(bob.metrics().traffic.messages_received, 500);
-        let unheard = caller.messages.send((bob.id().into(), "late".into(), Instant::now()));
-        assert!(unheard.is_err(), "who sends on hears of the end");
-    }
-}
-
-#[test]
-fn a_shutdown_is_one_whoever_asks_and_what_could_not_be_sent_comes_back() {
-    let _alone = alone();
-    let (sender, caller) = started(quick());
-    caller.put(nobody(), &[]);
-    caller.send(nobody(), "kept");
-    wait_until("it is queued", || sender.peer_sender(nobody()).unwrap().handle().stats().queued_messages == 1);
-    let report = sender.shutdown(Duration::from_millis(300));
-    assert!(report.finished && report.undelivered[0].peer == nobody() && report.undelivered[0].unsent == 1);
-    let (error, message) = caller.error();
-    assert_eq!((error, &message.payload[..]), (TransportError::Returned(ReturnReason::ShutDown), &b"kept"[..]));
-    assert_eq!(sender.wait_shutdown(PATIENCE).unwrap(), report);
-    assert_eq!(sender.shutdown(PATIENCE), report);
-}
-
-#[test]
 fn a_configuration_that_is_wrong_starts_nothing() {
     let _alone = alone();
     let mut config = quick();
@@ -251,72 +208,6 @@ fn counts_are_there_before_during_and_after() {
 }
 
 #[test]
-fn a_message_finds_its_peer_by_id_by_address_and_by_name() {
-    let _alone = alone();
-    let [bob, carol] = [sink(), sink()];
-    let mut config = quick();
-    config.peers = vec![Peer::new("carol", carol.id(), [addr(&carol).into()])];
-    let (sender, caller) = started(config);
-    caller.send("carol", "by name");
-    let result = caller.result();
-    assert_eq!((result.peer, result.to, result.result.is_ok()), (Some(carol.id()), "carol".into(), true));
-    // Many at once wait for the same dial, and keep their order.
-    for id in 0..100 {
-        caller.send(addr(&bob), DirectMessage { id, payload: vec![0; 100], ..DirectMessage::default() });
-    }
-    for id in 0..100 {
-        let result = caller.result();
-        assert_eq!((result.to, result.id, result.result.is_ok()), (addr(&bob).into(), id, true));
-    }
-    caller.send(addr(&bob), "to who is there now");
-    assert_eq!(caller.result().peer, Some(bob.id()));
-    assert_eq!(caller.metrics.snapshot().dials, 2, "one for each");
-    caller.send(bob.id(), "by id");
-    assert_eq!(caller.result().peer, Some(bob.id()));
-    // Whoever dialled us is there too.
-    let dave = common::start(quick());
-    dave.add_peer(sender.id(), sender.local_addrs()).unwrap();
-    dave.wait_connected(sender.id(), PATIENCE).unwrap();
-    let session = dave.sessions().into_iter().next().unwrap();
-    wait_until("both ends have the session", || sender.wait_connected(dave.id(), PATIENCE).is_ok());
-    caller.send(session.local_addr.unwrap(), "to an address that nobody can dial");
-    assert_eq!(dave.recv_timeout(PATIENCE).unwrap().payload(), b"to an address that nobody can dial");
-    assert_eq!(caller.metrics.snapshot().dials, 2);
-}
-
-#[test]
-fn a_message_for_nobody_comes_back_with_the_reason() {
-    let _alone = alone();
-    let mut config = quick();
-    (config.unknown_peers, config.max_message, config.unknown_timeout) = (1, 1_000, Duration::from_millis(300));
-    let (sender, caller) = started(config);
-    let message = DirectMessage { id: 7, payload: vec![3; 3], options: SendOptions::new().kind(5) };
-    caller.send("carol", message.clone());
-    let result = caller.result();
-    assert_eq!((result.id, result.message), (7, Some(message)), "as it was given");
-    assert_eq!(result.result.unwrap_err(), TransportError::Refused(SendErrorKind::UnknownName));
-
-    // A port that nobody listens on.
-    let free = addr(&sink());
-    (0..3).for_each(|_| caller.send(free, "hello?"));
-    for _ in 0..3 {
-        let (error, message) = caller.error();
-        assert_eq!(
-            (error, &message.payload[..]),
-            (TransportError::Returned(ReturnReason::PeerUnknown), &b"hello?"[..])
-        );
-    }
-    wait_until("its place is free again", || sender.peer_sender(nobody()).is_ok());
-    caller.send(sender.id(), "to myself");
-    assert_eq!(caller.error().0, TransportError::Refused(SendErrorKind::UnknownPeer));
-    caller.send(nobody(), vec![0; 1_001]);
-    assert_eq!(caller.error().0, TransportError::Refused(SendErrorKind::TooLarge));
-    caller.send(nobody(), "waits until it is known");
-    caller.send(PeerId::from_bytes([10; 32]), "one unknown peer too many");
-    assert_eq!(caller.error().0, TransportError::Refused(SendErrorKind::TooManyUnknown));
-}
-
-#[test]
 fn age_and_expiry_count_from_the_timestamp_that_came_with_the_message() {
     let _alone = alone();
     let bob = sink();
@@ -337,95 +228,6 @@ fn age_and_expiry_count_from_the_timestamp_that_came_with_the_message() {
     let old = Duration::from_secs(10);
     assert!(timing.queued_for >= old && timing.written_after >= timing.queued_for, "{timing:?}");
     assert!(timing.done_after >= timing.written_after && sender.id() != bob.id());
-}
-
-#[test]
-fn a_peer_that_is_stuck_holds_up_nobody_and_has_what_does_not_fit_come_back() {
-    let _alone = alone();
-    let bob = sink();
-    let mut config = quick();
-    config.queue_messages = 10;
-    let (sender, caller) = started(config);
-    caller.put(nobody(), &[]);
-    caller.put(bob.id(), &[addr(&bob)]);
-    sender.wait_connected(bob.id(), PATIENCE).unwrap();
-    let stuck = DirectMessage { options: SendOptions::new().overflow(OverflowPolicy::Block), .."stuck".into() };
-    let mut refused = 0;
-    for _ in 0..100 {
-        caller.send(nobody(), stuck.clone());
-        caller.send(bob.id(), "goes on");
-        loop {
-            let result = caller.result();
-            match result.result {
-                Ok(_) => break,
-                Err(TransportError::Refused(SendErrorKind::Full)) => refused += 1,
-                Err(other) => panic!("{other}"),
-            }
-            assert_eq!((result.peer, result.message), (Some(nobody()), Some(stuck.clone())));
-        }
-    }
-    assert_eq!(refused, 90, "ten of a hundred wait");
-}
-
-#[test]
-fn while_results_are_not_taken_no_further_message_is_and_none_is_lost() {
-    let _alone = alone();
-    const ALL: u64 = 300;
-    let bob = sink();
-    let (mut inputs, caller) = inputs(quick());
-    let (to_results, results) = bounded(5);
-    let (messages, to_send) = unbounded();
-    (inputs.results, inputs.messages, inputs.under_way) = (Some(to_results), to_send.clone(), 20);
-    let sender = DirectSender::start(inputs).unwrap();
-    caller.put(bob.id(), &[addr(&bob)]);
-    for id in 0..ALL {
-        let message = DirectMessage { id, payload: vec![0; 8], ..DirectMessage::default() };
-        messages.send((bob.id().into(), message, Instant::now())).unwrap();
-    }
-    wait_until("the results are full", || results.is_full());
-    let link = sender.peer_sender(bob.id()).unwrap();
-    wait_until("what was taken is acknowledged", || link.handle().stats().acked == link.handle().stats().accepted);
-    // Five in the channel, twenty under way, one that was taken with them at the most.
-    let taken = link.handle().stats().accepted;
-    assert!((5..=60).contains(&taken) && to_send.len() as u64 == ALL - taken, "{taken} taken");
-    let ids: Vec<_> = (0..ALL).map(|_| results.recv_timeout(PATIENCE).unwrap().id).collect();
-    assert_eq!(ids, (0..ALL).collect::<Vec<_>>());
-    // Nobody takes them any more: it goes on, and what fails is counted.
-    drop(results);
-    messages.send(("nobody".into(), "lost".into(), Instant::now())).unwrap();
-    messages.send((bob.id().into(), "arrives".into(), Instant::now())).unwrap();
-    wait_until("the last one arrives", || link.handle().stats().acked == ALL + 1);
-    wait_until("what failed is counted", || caller.metrics.snapshot().undelivered_missed == 1);
-}
-
-#[test]
-fn a_shutdown_does_not_wait_beyond_its_deadline_for_results_to_be_taken() {
-    let _alone = alone();
-    let bob = sink();
-    let (mut inputs, caller) = inputs(quick());
-    let (to_results, results) = bounded(1);
-    inputs.results = Some(to_results);
-    let sender = DirectSender::start(inputs).unwrap();
-    (0..5).for_each(|_| caller.send("carol", "comes back"));
-    wait_until("nothing more is taken", || results.is_full());
-    caller.put(bob.id(), &[addr(&bob)]);
-    let report = sender.shutdown(Duration::from_millis(400));
-    assert!(report.is_clean(), "{report:?}");
-    assert_eq!(results.len(), 1);
-    assert_eq!(caller.metrics.snapshot().undelivered_missed, 4, "the others are counted");
-}
-
-#[test]
-fn without_results_what_fails_is_counted() {
-    let _alone = alone();
-    let (mut inputs, caller) = inputs(quick());
-    inputs.results = None;
-    let sender = DirectSender::start(inputs).unwrap();
-    caller.send("carol", "refused");
-    let expired = DirectMessage { options: SendOptions::new().ttl(Duration::from_millis(1)), .."expires".into() };
-    caller.send(nobody(), expired);
-    wait_until("both are counted", || caller.metrics.snapshot().undelivered_missed == 2);
-    assert!(sender.shutdown(PATIENCE).finished && caller.results.is_empty());
 }
 
 #[test]
@@ -567,4 +369,35 @@ fn the_sender_of_a_peer_knows_its_connection_and_starts_transfers() {
     let refused = to_bob.start_transfer_message(vec![0; 100 << 20], Instant::now()).unwrap_err();
     assert_eq!(refused.result.unwrap_err(), TransportError::Refused(SendErrorKind::TooLarge));
     assert_eq!(refused.message.unwrap().payload.len(), 100 << 20);
+}
+
+#[test]
+fn names_of_the_map_are_looked_up_where_the_caller_says() {
+    let _alone = alone();
+    let (bob, names) = (sink(), Names::default());
+    names.set("north.test", &["127.0.0.1"]);
+    let (mut inputs, caller) = inputs(quick());
+    inputs.resolver = Arc::new(names.clone());
+    let sender = DirectSender::start(inputs).unwrap();
+    let place = PeerData::new(format!("north.test:{}", addr(&bob).port()).parse().unwrap());
+    caller.peers.set(PeersMap::from([(bob.id(), vec![place])]));
+    assert_eq!(sender.wait_connected(bob.id(), PATIENCE).unwrap().addr(), Some(addr(&bob)));
+    assert!(names.asked("north.test") > 0);
+}
+
+#[test]
+fn whom_the_callers_policy_refuses_has_no_session_and_all_others_do() {
+    let _alone = alone();
+    let [bob, carol] = [(); 2].map(|()| common::start(quick()));
+    let (mut inputs, caller) = inputs(quick());
+    let unwanted = bob.id();
+    let wanted = move |offer: &Offer<'_>| if offer.peer == unwanted { Err("not you".to_owned()) } else { Ok(()) };
+    inputs.policy = Some(Arc::new(wanted));
+    let sender = DirectSender::start(inputs).unwrap();
+    let refused = bob.connect(sender.local_addrs()[0]);
+    let Err(ConnectError::Dial(errors)) = refused else { panic!("{refused:?}") };
+    assert_eq!(errors[0].cause, DialCause::Refused(CloseReason::Refused));
+    assert_eq!(carol.connect(sender.local_addrs()[0]).unwrap().id(), sender.id());
+    sender.wait_connected(carol.id(), PATIENCE).unwrap();
+    assert_eq!(caller.metrics.snapshot().sessions_started, 1);
 }
