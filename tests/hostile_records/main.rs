@@ -405,6 +405,7 @@ fn in_crumbs(hello: &[u8], crumb: usize) -> Vec<u8> {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "there is no timeout, and an alert is no frame")]
 fn a_hello_in_a_few_records_is_heard_and_one_in_crumbs_is_refused() {
     let tls = tls();
     let mut listener = tls.listen("127.0.0.1:0".parse().unwrap()).unwrap();
