@@ -267,8 +267,9 @@
 //! - An answer longer than its question fits always: it may be refused while the reply lane is full.
 //! - Answers that nobody takes stop nothing: beyond `queue_bytes` they keep all further replies of that peer from coming.
 //! - Acknowledged means handed over, not understood.
-//! - `memory_bytes` does not count the open segment of each lane, read buffers, threads and tables: they are bounded per
-//!   peer; nor the one buffer of a row of broadcasts, of a node, and what waits for taps and in `undelivered`, which have
-//!   bounds of their own.
+//! - `memory_bytes` does not count the open segment of each lane, read buffers, threads and tables, nor over TLS what is
+//!   sealed and not written (512 KiB while a peer is busy) and the certificates of a session (64 KiB): they are bounded
+//!   per peer; nor the one buffer of a row of broadcasts, of a node, and what waits for taps and in `undelivered`, which
+//!   have bounds of their own.
 //! - Over plain TCP, who sends the bytes after the handshake is a claim: the token and the numbers stop accidents, not
 //!   an attacker in the path.
