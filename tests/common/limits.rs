@@ -44,6 +44,12 @@ pub fn address_space() -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
+/// Memory of this process that is in use, in bytes; nothing where the system does not say.
+pub fn resident() -> Option<usize> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    Some(statm.split(' ').nth(1)?.parse::<usize>().ok()? * 4096)
+}
+
 /// Whether this process was started for the test that asks.
 pub fn is_child() -> bool {
     std::env::var_os(CHILD).is_some()

@@ -6,8 +6,8 @@ use threadwire::SendOptions;
 use threadwire::config::Offline;
 use threadwire::error::{CloseReason, ConnectError, DisconnectReason, SendErrorKind};
 
-use crate::common::{NOWHERE, PATIENCE, alone, link, quick, start, wait_until};
-use crate::{Change, changed, nobody, told};
+use crate::common::{NOWHERE, PATIENCE, alone, ended, link, quick, start, wait_until};
+use crate::{Change, changed, nobody};
 
 #[test]
 fn lowered_queue_bounds_drop_nothing_and_whoever_comes_waits_for_room() {
@@ -122,5 +122,5 @@ fn a_heartbeat_that_is_shortened_comes_at_once_though_the_sender_sleeps() {
     // And whoever says nothing for longer than is allowed now is cut.
     alice.reload(&config).unwrap();
     bob.reload(&changed(&often, |config| config.idle_timeout = Duration::from_millis(6))).unwrap();
-    assert_eq!(told(&bob), DisconnectReason::Local(CloseReason::Idle));
+    assert_eq!(ended(&bob), DisconnectReason::Local(CloseReason::Idle));
 }
