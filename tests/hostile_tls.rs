@@ -310,7 +310,7 @@ fn what_is_no_record_of_the_peer_ends_its_session_only() {
 
 #[test]
 fn a_stream_that_is_cut_between_records_or_inside_one_is_lost_and_half_a_record_does_not_hold_it() {
-    const IDLE: Duration = Duration::from_millis(400);
+    const IDLE: Duration = Duration::from_secs(2);
     let _alone = alone();
     let mut config = quick();
     (config.heartbeat, config.idle_timeout) = (Duration::from_millis(50), IDLE);
@@ -329,7 +329,7 @@ fn a_stream_that_is_cut_between_records_or_inside_one_is_lost_and_half_a_record_
     let begin = Instant::now();
     assert_eq!(ended_with(&bob, mute.id), DisconnectReason::Local(CloseReason::Idle));
     let took = begin.elapsed();
-    assert!(took > IDLE / 2 && took < 20 * IDLE, "{took:?}");
+    assert!(took > IDLE / 2 && took < 10 * IDLE, "{took:?}");
     let metrics = bob.metrics();
     assert_eq!((metrics.sessions_ended_by.lost, metrics.sessions_cut), (cases.len() as u64, 1));
     drop(mute);
