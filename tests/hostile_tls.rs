@@ -379,16 +379,26 @@ fn a_writer_that_waits_for_room_ends_when_the_other_side_says_its_end_an_alert_o
         ),
     ];
     let _alone = alone();
-    let bob = start(quick());
+    let mut config = quick();
+    config.slow_after = Duration::from_millis(500);
+    let bob = start(config);
     for (what, ends, expected) in cases {
         let mute = established(&bob);
+        // Whatever the system gives to others: what is written soon finds no room.
+        mute.narrow(64 * 1024);
         let (id, peer) = (mute.id, bob.peer(mute.id).unwrap());
         let mut sent = 0;
         while peer.try_send(vec![7; LEN]).is_ok() {
             sent += 1;
         }
-        // It has granted more than is written: it is the sockets that take no more.
-        assert!(peer.stats().kept_bytes < MUTE_WINDOW as usize / 2, "{what}: {:?}", peer.stats());
+        // Its queue is full and stays so, or a write is under way, and it has granted more than is written: it is the
+        // sockets that take no more.
+        wait_event(&bob, "nothing moves", |event| match event {
+            Event::PeerSlow { peer, .. } => (peer == id).then_some(()),
+            _ => None,
+        });
+        let kept = peer.stats().kept_bytes;
+        assert!(kept > 0 && kept < MUTE_WINDOW as usize / 2, "{what}: {:?}", peer.stats());
         let still_open = ends(mute);
         let DisconnectReason::Lost(kind) = ended_with(&bob, id) else { panic!("{what}: it is lost") };
         assert!(expected.contains(&kind), "{what}: {kind:?}");
