@@ -9,7 +9,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use threadwire::config::Peer;
 use threadwire::direct::PeersMap;
-use threadwire::error::{CloseReason, ConnectError, DisconnectError, ReloadError, SendError, SendErrorKind};
+use threadwire::error::{
+    CloseReason, ConnectError, DisconnectError, ReloadError, SendError, SendErrorKind, StartError,
+};
 use threadwire::handshake::Identity;
 use threadwire::{Config, Destination, Event, Node, Outcome, OverflowPolicy, PeerId, ReturnReason, SendOptions, Watch};
 
@@ -17,10 +19,20 @@ mod common;
 use common::port::later;
 use common::{PATIENCE, addr, alone, quick, start, wait_event, wait_until};
 
+/// A node that listens there, as soon as nobody else does: who was shut down without a wait may still.
 fn start_at(addr: SocketAddr) -> Node {
     let mut config = quick();
     config.listen = vec![addr];
-    start(config)
+    let mut node = None;
+    wait_until("nobody else listens there", || {
+        match Node::builder().config(config.clone()).start() {
+            Ok(started) => node = Some(started),
+            Err(StartError::Listen { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+        node.is_some()
+    });
+    node.unwrap()
 }
 
 fn named(name: &str, of: &Node) -> Config {
