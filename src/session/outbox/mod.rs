@@ -32,6 +32,7 @@ mod spares;
 mod taking;
 mod tickets;
 mod token;
+mod turns;
 mod unknown;
 
 use std::sync::Arc;
