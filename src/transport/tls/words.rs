@@ -5,7 +5,7 @@
 
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
-use super::records::kind;
+use super::cipher::kind;
 use super::verify::WrongPeer;
 use crate::error::CloseReason;
 use crate::transport::Fault;
