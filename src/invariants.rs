@@ -40,7 +40,7 @@
 //! | scrape | 2 s for a whole request, 5 s for the whole answer, 1 s for the client to close | metrics | the connection is cut, and counted |
 //! | scrape, accept again | 100 ms after an accept failed | metrics | the endpoint's listener is tried |
 //! | linger | 1 s after a goodbye | supervisor | the connection is closed |
-//! | reconnect delay | 0.1 to 30 s, or what the other side's refusal asked for (1 s half-open limits, 5 s others and clashes) | supervisor | the next dial |
+//! | reconnect delay | 0.1 to 30 s, or what the other side's refusal or goodbye asked for (1 s half-open limits, 5 s others and clashes; a minute at most) | supervisor | the next dial |
 //! | `RESOLVE_RETRY_TIMEOUT` | 1 s after no name of a kept peer was found, and it has no other address | supervisor | its next round |
 //! | no slot for a dial | 100 ms | supervisor | dials that are due are tried again |
 //! | refusals at a bound | 1 min for each cause | acceptor | the next one is a warning again, with the count of those between |
@@ -55,9 +55,10 @@
 //!
 //! | rank | lock | of | held for |
 //! |---|---|---|---|
-//! | L0 | `Engine::present`, before the next two | a node | a whole reload: callers take turns, also while it reads files and waits for answers of the acceptor and the supervisor, who never take it |
+//! | L0 | `Engine::present`, before the next three | a node | a whole reload: callers take turns, also while it reads files and waits for answers of the acceptor and the supervisor, who never take it |
 //! | L0 | `Engine::added`, before the next one | a node | a peer is added or removed, by the application or by a reload |
 //! | L0 | `Engine::connections` | a node | handing a request over, or taking the threads out to end them |
+//! | L0 | `Engine::endpoint` | a node | another endpoint for metrics takes its place, or it is taken out to be ended |
 //! | L0 | `Inlet::current` | a node without a handler | one message; callers of `recv` take turns, also while the first of them waits |
 //! | L0 | `Node::caster` | a node | appending a broadcast of a flood to the row that peers share; a new row, which takes the outbox lock of each in turn |
 //! | L1 | registry, the one RwLock | a node | finding, counting; appending a message by the shortest path; a peer becomes known, or one that is not is forgotten |
@@ -70,8 +71,10 @@
 //! A thread that holds one takes only those of higher ranks. Nobody else holds two locks of the same rank. Leaves, under
 //! which nothing is locked: the inbox, the gate, the heartbeats' clock, the advertised address, the events' count and
 //! what was told of failing peers, the value of a `Watch`, what a reload replaces (times, sizes, options of sockets, our
-//! side of handshakes, addresses), how far a shutdown is, the tables of questions and the list of links that have some,
-//! the list of taps, the messages of a direct sender that are under way, a row of broadcasts.
+//! side of handshakes, addresses, names), how far a shutdown is, the tables of questions and the list of links that have
+//! some, a step of a handshake that waits for a worker, the list of taps, the messages of a direct sender that are under
+//! way, a row of broadcasts, a receipt, who waits for memory, the memory of a link's window (`PeerLink::inbound`), the names
+//! of peers (`Engine::names`), where a node listens (`Engine::sites`).
 //!
 //! No guard but the sealer's is held across a blocking send, a join, socket I/O, the destructor of a session or a slot,
 //! or user code; none but `Inlet::current` and `Engine::present` while waiting for anything but its own condition.
@@ -265,6 +268,7 @@
 //! - Answers that nobody takes stop nothing: beyond `queue_bytes` they keep all further replies of that peer from coming.
 //! - Acknowledged means handed over, not understood.
 //! - `memory_bytes` does not count the open segment of each lane, read buffers, threads and tables: they are bounded per
-//!   peer.
+//!   peer; nor the one buffer of a row of broadcasts, of a node, and what waits for taps and in `undelivered`, which have
+//!   bounds of their own.
 //! - Over plain TCP, who sends the bytes after the handshake is a claim: the token and the numbers stop accidents, not
 //!   an attacker in the path.

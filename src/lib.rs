@@ -140,6 +140,7 @@ pub mod threats;
 // In rank order: a file imports only lower ranks (tests/layering.rs).
 pub mod address;
 pub mod ident;
+mod listener;
 mod sync;
 mod threads;
 pub mod watch;

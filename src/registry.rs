@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::THREADS_PER_SESSION;
-use crate::error::{CloseReason, SendErrorKind};
+use crate::error::{CloseReason, ConnectError, SendErrorKind};
 use crate::handshake::Slot;
 use crate::ident::{ConnectionId, PeerId, PeerIdHasher, SessionKind, SessionStatus};
 use crate::metrics::Totals;
@@ -60,7 +60,18 @@ pub(crate) enum SessionsError {
     Closed,
 }
 
-/// What whoever wanted to send is told.
+impl SessionsError {
+    /// What whoever asks for a handle on this peer is told.
+    pub(crate) fn of_peer(self, id: PeerId) -> ConnectError {
+        match self {
+            Self::TooManyUnknown => ConnectError::TooManyUnknown(id),
+            Self::Closed => ConnectError::ShuttingDown,
+            Self::TooMany(_) | Self::NoThreads | Self::TooManyLinks => ConnectError::UnknownPeer(id),
+        }
+    }
+}
+
+/// What whoever sends is told, where there is no link to send to.
 impl From<SessionsError> for SendErrorKind {
     fn from(error: SessionsError) -> Self {
         match error {
@@ -442,11 +453,7 @@ impl SharedRegistry {
 
     /// Who is connected by a dial of this address.
     pub(crate) fn dialled(&self, addr: SocketAddr) -> Option<PeerId> {
-        let registry = self.0.read();
-        let leads_there = |info: &&SessionInfo| {
-            info.kind == SessionKind::Outbound && info.status == SessionStatus::Established && info.remote_addr == addr
-        };
-        registry.connections.values().rev().find(leads_there).and_then(|info| info.peer)
+        self.newest_at(addr, |info| info.kind == SessionKind::Outbound).and_then(|info| info.peer)
     }
 
     /// Every connection that holds a slot, in the order they were accepted or dialled.
@@ -461,9 +468,13 @@ impl SharedRegistry {
 
     /// The newest session with somebody at this address.
     pub(crate) fn session_at(&self, addr: SocketAddr) -> Option<SessionInfo> {
+        self.newest_at(addr, |_| true)
+    }
+
+    fn newest_at(&self, addr: SocketAddr, wants: impl Fn(&SessionInfo) -> bool) -> Option<SessionInfo> {
         let registry = self.0.read();
-        let at = |info: &&SessionInfo| info.remote_addr == addr && info.status == SessionStatus::Established;
-        registry.connections.values().rev().find(at).copied()
+        let is_there = |info: &SessionInfo| info.remote_addr == addr && info.status == SessionStatus::Established;
+        registry.connections.values().rev().find(|info| is_there(info) && wants(info)).copied()
     }
 
     /// What `pick` takes from every session.

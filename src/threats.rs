@@ -54,14 +54,17 @@
 //! Take a place among the unproven ones (`half_open`, and less with `half_open_per_ip`) until the deadline of the whole
 //! handshake or until somebody else needs it. A connection that says nothing, or half a record, costs no arithmetic. A
 //! whole hello of TLS costs a key exchange and a signature, about a quarter of a millisecond on one of two threads kept
-//! for that; nothing limits how many a stranger may ask for beyond the places, and good peers then wait for their turn.
+//! for that: for as many connections as there are places, whose turn good peers wait for. Whoever leaves or loses its place
+//! before its turn is passed over (`MetricsSnapshot::steps_skipped`).
 //! Refusals before the proof are a word in the clear: whoever is on the way can forge them, as it can cut connections.
 //!
 //! # What a peer can do
 //!
-//! Nothing to other peers: what one of them costs the others is bounded by the numbered [`invariants`](crate::invariants). It
-//! can fill what it was granted (its window, its reassembly, its queue), hang up, and lie about what it received. New keys
-//! at its request cost a few microseconds each; too many without data end its session.
+//! Nothing to other peers: what one of them costs the others is bounded by the numbered
+//! [`invariants`](crate::invariants). It can fill what it was granted (its window, its reassembly, its queue), hang up, and
+//! lie about what it received. Records that bring nothing of the stream (new keys, empty ones) cost its own session's thread
+//! a few microseconds each, and more than 32 in a row end the session. Before it has one, where all connections share a
+//! thread, 32 are all it may send, and 64 KiB of what records have beside the stream.
 //!
 //! # The key
 //!

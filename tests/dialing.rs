@@ -3,13 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Socket, Type};
 use threadwire::config::Peer;
 use threadwire::error::{
     CloseReason, ConnectError, DialCause, DialError, DialStage, DisconnectError, DisconnectReason, SendError,
@@ -19,7 +18,7 @@ use threadwire::{Address, Config, Event, Node, PeerId};
 mod common;
 use common::ledger::{Ledger, Verdict, numbered};
 use common::names::Names;
-use common::{NOWHERE, PATIENCE, alone, identities, link, quick, start, wait_event, wait_until};
+use common::{NOWHERE, PATIENCE, alone, black_hole, identities, link, quick, start, wait_event, wait_until};
 
 fn start_with(config: Config, names: &Names) -> Node {
     Node::builder().config(config).resolver(names.clone()).start().unwrap()
@@ -43,25 +42,6 @@ fn named(host: &str, node: &Node) -> String {
 fn nobody() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()
-}
-
-/// A listener whose backlog is full: further connections are not answered. Keep all of it.
-fn black_hole() -> (Socket, Vec<TcpStream>, SocketAddr) {
-    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    listener.listen(0).unwrap();
-    let addr = listener.local_addr().unwrap().as_socket().unwrap();
-    let mut inside = Vec::new();
-    loop {
-        match TcpStream::connect_timeout(&addr, Duration::from_millis(100)) {
-            Ok(stream) => inside.push(stream),
-            Err(error) => {
-                assert_eq!(error.kind(), ErrorKind::TimedOut);
-                return (listener, inside, addr);
-            }
-        }
-        assert!(inside.len() < 100, "the backlog takes everybody");
-    }
 }
 
 /// The sessions that are there now: begun and not ended.

@@ -217,24 +217,29 @@ fn an_empty_frame_is_refused_in_every_state() {
 
 #[test]
 fn a_frame_that_breaks_off_into_silence_is_cut_by_the_deadline_in_every_state() {
-    const TIMEOUT: Duration = Duration::from_millis(250);
+    // What precedes the attack takes some of it.
+    const TIMEOUT: Duration = Duration::from_secs(2);
     let _alone = alone();
-    for channel in channels() {
+    let is_cut = |channel, state: State| {
         let scene = Scene::with_timeout(channel, TIMEOUT);
-        for state in State::ALL {
-            let ((told, took), cause) = scene.meet(state, |mut stranger| {
-                let begin = Instant::now();
-                assert!(stranger.say(&[header(state, 100), vec![0; 10]].concat()));
-                (stranger.hear_out(), begin.elapsed())
-            });
-            assert_eq!(told, Some(CloseReason::HandshakeTimeout), "{channel:?} {state:?}");
-            assert!(took < 20 * TIMEOUT, "{channel:?} {state:?}: {took:?}");
-            let expected = state.bob_dials().then_some(DialCause::TimedOut(TIMEOUT));
-            assert_eq!(cause, expected, "{channel:?} {state:?}");
-        }
-        assert_eq!(scene.bob.metrics().handshake_timeouts, State::ALL.len() as u64);
+        let ((told, took), cause) = scene.meet(state, |mut stranger| {
+            let begin = Instant::now();
+            assert!(stranger.say(&[header(state, 100), vec![0; 10]].concat()));
+            (stranger.hear_out(), begin.elapsed())
+        });
+        assert_eq!(told, Some(CloseReason::HandshakeTimeout), "{channel:?} {state:?}");
+        assert!(took < 10 * TIMEOUT, "{channel:?} {state:?}: {took:?}");
+        let expected = state.bob_dials().then_some(DialCause::TimedOut(TIMEOUT));
+        assert_eq!(cause, expected, "{channel:?} {state:?}");
+        assert_eq!(scene.bob.metrics().handshake_timeouts, 1);
         scene.end();
-    }
+    };
+    // All at once: each has nodes of its own, and most of it is waiting.
+    std::thread::scope(|scope| {
+        for (channel, state) in channels().flat_map(|channel| State::ALL.map(|state| (channel, state))) {
+            scope.spawn(move || is_cut(channel, state));
+        }
+    });
 }
 
 #[test]

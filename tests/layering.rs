@@ -20,7 +20,7 @@ use source::Tree;
 /// Top-level modules of the library, from the lowest rank up. A new one must be added here.
 const RANKS: &[&[&str]] = &[
     &["sync"],
-    &["address", "ident", "threads", "watch"],
+    &["address", "ident", "listener", "threads", "watch"],
     &["error"],
     // Above `error`, which holds what is wrong with a configuration beside what else keeps a node from starting, and
     // the causes that are counted.

@@ -138,6 +138,23 @@ fn a_life_is_told_in_one_line_for_each_change() {
         assert_eq!(back.iter().filter(one).count(), 1, "{back:#?}");
     }
 
+    // Another configuration: what has changed, and what is wrong with it.
+    let mut config = bob.config();
+    config.inbound = 7;
+    config.heartbeat /= 2;
+    bob.reload(&config).unwrap();
+    bob.reload(&config).unwrap();
+    config.network = "elsewhere".to_owned();
+    let refused = bob.reload(&config).unwrap_err();
+    expect(
+        "three reloads",
+        &[
+            (Info, "node", format!("{bob_is}: reloaded: heartbeat, inbound"), "; 0 sessions had to go"),
+            (Info, "node", format!("{bob_is}: reloaded: nothing has changed"), "; 0 sessions had to go"),
+            (Warn, "node", format!("{bob_is}: another configuration is refused: {refused}"), "network"),
+        ],
+    );
+
     // Somebody of another network knocks, often: bob's operator reads nothing of it.
     let stranger = {
         let mut config = small(None);

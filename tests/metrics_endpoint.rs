@@ -1,4 +1,5 @@
-//! The metrics endpoint: a scraper's parser reads what the snapshot says, and no client harms another one or the node.
+//! The metrics endpoint: a parser of OpenMetrics that is not ours reads what the snapshot says, curl gets it, and no client
+//! harms another one or the node. The parser is no scraper's own: what Prometheus makes of the text is not shown here.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
 

@@ -308,6 +308,23 @@ fn a_key_that_others_can_read_does_not_start_a_node_and_the_error_says_what_to_d
 }
 
 #[test]
+fn whoever_needs_a_certificate_to_be_trusted_and_has_none_is_told_so_by_both_sides() {
+    let _alone = alone();
+    let office = Office::new();
+    let [a, b] = ["a", "b"].map(|name| office.key(name));
+    let ours = office.authority("ours");
+    let mut config = certified(with_key(quick(), &b), &office.certificate(&b, &ours, NOW), &ours.file);
+    config.security.trusted = vec![a.id];
+    let (alice, bob) = (start(with_key(quick(), &a)), start(config));
+    // Who is at an address is not known before it has shown something: a certificate is asked for, which alice has not.
+    assert_eq!(refusal(&bob, &alice), UNTRUSTED_THERE);
+    assert_eq!(alice.metrics().handshakes_failed_by.local.get(CloseReason::Untrusted), 1);
+    // By her name she is asked for her key.
+    link(&bob, &alice);
+    reaches(&bob, &alice);
+}
+
+#[test]
 fn another_role_is_refused_by_both_sides() {
     let identity = Arc::new(Identity::generate().unwrap());
     let node = start(quick());

@@ -7,8 +7,10 @@
 use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 
 use crate::failure::{Context, Failure};
+use crate::stats::spread;
 
 /// Whose turn it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +36,41 @@ pub struct Pair<T> {
     pub raw: T,
     /// The baseline once more.
     pub again: T,
+}
+
+/// For the report: ours to the baseline, and the baseline to itself.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Ratios {
+    ratio: f64,
+    ratio_q1: f64,
+    ratio_q3: f64,
+    noise: f64,
+    noise_q1: f64,
+    noise_q3: f64,
+}
+
+impl Ratios {
+    /// Of a figure of each run; `None` of no pairs.
+    pub fn of<T>(pairs: &[Pair<T>], figure: impl Fn(&T) -> f64) -> Option<Self> {
+        let to_raw = |pick: fn(&Pair<T>) -> &T| spread(pairs.iter().map(|pair| figure(pick(pair)) / figure(&pair.raw)));
+        let (ratio, noise) = (to_raw(|pair| &pair.ours)?, to_raw(|pair| &pair.again)?);
+        Some(Self {
+            ratio: ratio.median,
+            ratio_q1: ratio.q1,
+            ratio_q3: ratio.q3,
+            noise: noise.median,
+            noise_q1: noise.q1,
+            noise_q3: noise.q3,
+        })
+    }
+
+    /// For people; `raw` is what the baseline is called.
+    pub fn line(&self, raw: &str) -> String {
+        let Self { ratio, ratio_q1, ratio_q3, noise, noise_q1, noise_q3 } = self;
+        format!(
+            "{ratio:.3} (quartiles {ratio_q1:.3} to {ratio_q3:.3}); {raw} {noise:.3} ({noise_q1:.3} to {noise_q3:.3})"
+        )
+    }
 }
 
 /// Runs so many pairs.

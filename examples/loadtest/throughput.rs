@@ -12,7 +12,7 @@ use crate::Common;
 use crate::baseline::{Baseline, PATIENCE, Run, expect_ready};
 use crate::control::{Ask, Partner};
 use crate::failure::Failure;
-use crate::pairs::{self, Pair, Side};
+use crate::pairs::{self, Pair, Ratios, Side};
 use crate::report;
 use crate::stats::spread;
 use crate::wire::Linked;
@@ -40,13 +40,9 @@ struct Report {
     bytes_per_s: f64,
     baseline_msgs_per_s: f64,
     baseline_write_size: usize,
-    ratio: f64,
-    ratio_q1: f64,
-    ratio_q3: f64,
-    /// Raw against raw.
-    noise: f64,
-    noise_q1: f64,
-    noise_q3: f64,
+    /// Of messages per second.
+    #[serde(flatten)]
+    to_baseline: Ratios,
     pids: Vec<u32>,
     lost: u64,
     duplicated: u64,
@@ -144,10 +140,9 @@ pub fn run(options: &Options, partner: &mut Partner) -> Result<bool, Failure> {
     let figures = (
         spread(runs.iter().map(|pair| pair.ours.rate())),
         spread(runs.iter().map(|pair| pair.raw.rate())),
-        spread(runs.iter().map(|pair| pair.ours.rate() / pair.raw.rate())),
-        spread(runs.iter().map(|pair| pair.again.rate() / pair.raw.rate())),
+        Ratios::of(&runs, Run::rate),
     );
-    let (Some(rate), Some(baseline), Some(ratio), Some(noise)) = figures else {
+    let (Some(rate), Some(baseline), Some(to_baseline)) = figures else {
         return Err(Failure::new("no pairs were run"));
     };
     let report = Report {
@@ -157,12 +152,7 @@ pub fn run(options: &Options, partner: &mut Partner) -> Result<bool, Failure> {
         bytes_per_s: rate.median * size as f64,
         baseline_msgs_per_s: baseline.median,
         baseline_write_size: raw.plan.write_size(size),
-        ratio: ratio.median,
-        ratio_q1: ratio.q1,
-        ratio_q3: ratio.q3,
-        noise: noise.median,
-        noise_q1: noise.q1,
-        noise_q3: noise.q3,
+        to_baseline,
         pids: partner.pids(),
         lost: total.lost,
         duplicated: total.duplicated,
@@ -225,10 +215,7 @@ fn show(report: &Report, options: &Options) -> Result<(), Failure> {
             report.baseline_write,
             report::bytes(report.baseline_read_size),
         ),
-        format!(
-            "  ratio {:.3} (quartiles {:.3} to {:.3}); raw against raw {:.3} ({:.3} to {:.3})",
-            report.ratio, report.ratio_q1, report.ratio_q3, report.noise, report.noise_q1, report.noise_q3
-        ),
+        format!("  ratio {}", report.to_baseline.line("raw against raw")),
         format!(
             "  {} messages: {} lost, {} duplicated, {} reordered, {} strange; {} of {} acknowledged",
             report.received,

@@ -23,7 +23,8 @@ use crate::connections::admission::{Admission, Caps, EVICTED, Refusal, Verdict};
 use crate::connections::listening::{ListenerId, Listeners};
 use crate::connections::pending::{Over, Pending, Progress, Stage};
 use crate::connections::questions::Questions;
-use crate::connections::shared::{Command, DialFailure, DialRequest, Report, Shared, Work, WorkDone};
+use crate::connections::shared::{Command, DialFailure, DialRequest, Report, Shared, WorkDone};
+use crate::connections::work::{Job, Waiting};
 use crate::error::{DialCause, DialError, DialStage};
 use crate::handshake::{Handshake, random_bytes};
 use crate::ident::{ConnectionId, PeerId, SessionKind};
@@ -53,7 +54,7 @@ pub(crate) struct Acceptor {
     listeners: Listeners,
     admission: Admission,
     commands: Receiver<Command>,
-    jobs: Sender<(ConnectionId, Work)>,
+    jobs: Sender<Job>,
     pending: HashMap<ConnectionId, Pending>,
     deadlines: BTreeSet<(Instant, ConnectionId)>,
     /// Those of `pending` that are being told why they are refused, in the order they were.
@@ -126,7 +127,7 @@ impl Acceptor {
         listeners: Vec<(ListenerId, Box<dyn Listener>)>,
         caps: Caps,
         commands: Receiver<Command>,
-        jobs: Sender<(ConnectionId, Work)>,
+        jobs: Sender<Job>,
     ) -> io::Result<Self> {
         let mut all = Listeners::default();
         listeners.into_iter().try_for_each(|(id, listener)| all.add(&poll, id, listener))?;
@@ -243,9 +244,10 @@ impl Acceptor {
                     stream.expect(peer);
                 }
                 let stage = Stage::Dialling(Handshake::dial(self.shared.handshake(), request.peer, nonce));
-                let deadline = now + self.shared.times().connect;
-                let pending = Pending::new(conn, SessionKind::Outbound, stream, stage, deadline, self.shared.now());
-                self.add(Pending { slot: Some(slot), request: Some(request), ..pending });
+                let allowed = self.shared.times().connect;
+                let (kind, started) = (SessionKind::Outbound, self.shared.now());
+                let pending = Pending::new(conn, kind, stream, stage, now + allowed, started);
+                self.add(Pending { slot: Some(slot), request: Some(request), allowed, ..pending });
             }
             Err(error) => self.dial_failed(request, None, DialStage::Connect, DialCause::Io(error.kind()), 0),
         }
@@ -283,14 +285,19 @@ impl Acceptor {
         let is_parting = matches!(pending.stage, Stage::Parting);
         if dialling && !matches!(pending.stage, Stage::Dialling(_)) {
             // Connected: from here on the handshake's own deadline counts.
-            let deadline = Instant::now() + self.shared.times().handshake;
+            pending.allowed = self.shared.times().handshake;
+            let deadline = Instant::now() + pending.allowed;
             self.move_deadline(conn, deadline);
         }
         match progress {
             Progress::Wait => {}
             Progress::Work(work) => {
+                let (waiting, job) = Waiting::new(conn, work);
+                if let Some(pending) = self.pending.get_mut(&conn) {
+                    pending.waiting = Some(waiting);
+                }
                 // The workers end after this thread: the channel is open.
-                let _ = self.jobs.send((conn, work));
+                let _ = self.jobs.send(job);
             }
             Progress::Offer => self.offer(conn),
             Progress::Attach(body) => self.attach(conn, &body),

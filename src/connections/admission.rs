@@ -25,13 +25,10 @@ use crate::error::CloseReason;
 use crate::ident::{ConnectionId, SessionKind};
 use crate::metrics::Metrics;
 use crate::registry::{Room, SessionsError};
+use crate::wire::stay_away::{LATER, SOON};
 
 /// Of refusals for one cause, one line is logged in this time.
 const QUIET: Duration = Duration::from_secs(60);
-/// Whoever is refused because handshakes are under way may come back soon: they last seconds.
-const SOON: Duration = Duration::from_secs(1);
-/// Whoever is refused because of sessions: they last.
-const LATER: Duration = Duration::from_secs(5);
 
 /// The bounds of [`Admission`]; those of the registry are beside them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

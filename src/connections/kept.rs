@@ -170,7 +170,12 @@ impl Kept {
         let mut addrs = Vec::new();
         for address in &self.addresses {
             let found = self.found.get(address).into_iter().flatten().copied();
-            addrs.extend(address.socket_addr().into_iter().chain(found));
+            for addr in address.socket_addr().into_iter().chain(found) {
+                // Several names may mean one machine.
+                if !addrs.contains(&addr) {
+                    addrs.push(addr);
+                }
+            }
         }
         if addrs == self.told {
             return None;
@@ -242,6 +247,8 @@ mod tests {
         assert_eq!((kept.news(), kept.news()), (Some(vec![socket(1)]), None));
         kept.found(&all[1], vec![socket(2), socket(3)]);
         assert_eq!((kept.news(), kept.news()), (Some(vec![socket(1), socket(2), socket(3)]), None));
+        kept.found(&all[1], vec![socket(2), socket(1), socket(3), socket(2)]);
+        assert_eq!(kept.news(), None, "each once");
         kept.found(&at(&["south:5"])[0], vec![socket(9)]);
         assert_eq!(kept.news(), None, "nobody's name");
         kept.renumber(2);

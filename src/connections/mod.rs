@@ -86,9 +86,11 @@ impl Connections {
         on_event: impl Fn(Lifecycle) + Send + 'static,
     ) -> std::io::Result<Self> {
         let poll = mio::Poll::new()?;
-        // Bounded by what sends into it: the half-open budget, the links, the application's dials.
+        // Bounded by what sends into it: the workers, the links, the application's dials.
         let (sender, receiver) = unbounded();
         let commands = Commands::new(sender, acceptor::waker(&poll)?);
+        // A step is held by its connection, of which there are as many as places; here is only a sign that it waits, and
+        // a worker throws away at once what it finds left behind.
         let (jobs, work) = unbounded();
         let acceptor = acceptor::Acceptor::new(poll, shared.clone(), transport, listeners, caps, receiver, jobs)?;
         let (started, resolvers) = unbounded();
@@ -96,9 +98,9 @@ impl Connections {
         let mut connections =
             Self { commands, reports: shared.reports.clone(), acceptor: acceptor_thread, rest, resolvers, map: None };
         for n in 0..WORKERS {
-            let (work, commands) = (work.clone(), connections.commands.clone());
+            let (work, commands, metrics) = (work.clone(), connections.commands.clone(), shared.metrics.clone());
             connections.rest.push(threads::spawn("work", &n.to_string(), STACK, move || {
-                work::work_loop(&work, &commands);
+                work::work_loop(&work, &commands, &metrics);
             })?);
         }
         let resolvers = Resolvers::new(resolver, shared.reports.clone(), started);

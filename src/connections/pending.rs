@@ -10,16 +10,18 @@
 //! ```
 
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::connections::shared::{DialRequest, Work};
+use crate::connections::work::Waiting;
 use crate::error::CloseReason;
 use crate::handshake::{Handshake, Proven, Step, put_refusal};
 use crate::ident::{ConnectionId, SessionKind};
 use crate::registry::SessionSlot;
 use crate::session::Peer;
 use crate::transport::{Fault, PendingConnection, Security};
-use crate::wire::{Decoder, MAX_HANDSHAKE_BODY};
+use crate::wire::{Decoder, MAX_HANDSHAKE_BODY, stay_away};
 
 /// The most bytes listened to, and thrown away, after a goodbye.
 const UNHEARD: usize = 64 * 1024;
@@ -36,6 +38,8 @@ pub(crate) struct Pending {
     pub(crate) out: Vec<u8>,
     pub(crate) stage: Stage,
     pub(crate) deadline: Instant,
+    /// How long the dial may take, or the handshake once that has begun, if we dialled.
+    pub(crate) allowed: Duration,
     /// When it was accepted or dialled, on the clock of offers.
     pub(crate) started: u64,
     /// Whose connection it is, once that is proven.
@@ -44,6 +48,8 @@ pub(crate) struct Pending {
     pub(crate) request: Option<DialRequest>,
     /// Its transport carries bytes; until then nothing is read or said.
     pub(crate) open: bool,
+    /// The step that a worker was last asked for. It ends with the connection, done or not.
+    pub(crate) waiting: Option<Arc<Waiting>>,
     /// Bytes thrown away since our stream was ended.
     pub(crate) unheard: Option<usize>,
 }
@@ -108,10 +114,12 @@ impl Pending {
             out: Vec::new(),
             stage,
             deadline,
+            allowed: Duration::ZERO,
             started,
             peer: None,
             request: None,
             open: false,
+            waiting: None,
             unheard: None,
         }
     }
@@ -278,6 +286,7 @@ impl Pending {
             put_refusal(&mut self.out, reason, &reason.to_string(), retry_after);
         }
         self.open = true;
+        self.waiting = None;
         self.stage = Stage::Parting;
         // Sixty bytes into a socket that took at most a few hundred before: they fit, or it is broken.
         let _ = self.flush();
@@ -321,10 +330,11 @@ impl Pending {
     }
 }
 
-/// How long to stay away from a side that refused without saying so, in milliseconds.
+/// How long to stay away from a side that refused where it could not say for how long, in milliseconds: what is in the
+/// way that early may be handshakes.
 fn retry_after(reason: CloseReason) -> u64 {
     match reason {
-        CloseReason::TooMany | CloseReason::NoResources => 1_000,
+        CloseReason::TooMany | CloseReason::NoResources => stay_away::SOON.as_millis() as u64,
         _ => 0,
     }
 }

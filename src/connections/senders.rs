@@ -31,7 +31,8 @@ use crate::ident::PeerId;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PeerEvent {
-    /// The sender knows where to dial: its addresses, with names looked up, in the order they are tried.
+    /// The sender knows where to dial: its addresses, with names looked up, each once, those of the map first, as they are
+    /// listed there. They are tried in another order: that of recent success comes first.
     AddrsResolved {
         /// Whose sender.
         peer: PeerId,

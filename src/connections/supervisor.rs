@@ -1,11 +1,13 @@
 //! The supervisor: watches over sessions' deadlines, handles their ends, and keeps peers connected.
 //!
-//! Owns: the plan of outbound connections ([`Outbound`]), the addresses where anybody is wanted ([`Places`]), the lookups it needs ([`Lookups`]), what was last seen of each
-//! session, which peers are slow. Threads: `supervisor` only. Locks: the registry lock to find sessions, the link lock to
-//! look at one, the outbox lock of a peer for which something waits; one after the other; the leaf of a map of peers.
+//! Owns: the plan of outbound connections ([`Outbound`]), the addresses where anybody is wanted ([`Places`]), the lookups
+//! it needs ([`Lookups`]), what was last seen of each session, which peers are slow. Threads: `supervisor` only. Locks: the
+//! registry lock to find sessions, the link lock to look at one, the outbox lock of a peer for which something waits, or
+//! that leaves; one after the other; the leaf of a map of peers.
 //! Blocks on: its channel and word of changes of that map, with the next scan, dial or deadline of a lookup as timeout.
 //! Upholds: events come in the order things happened (a session's start before its end); every end is handled once;
-//! a peer is dialled only while it has no session; a lost peer is dialled again after a delay of its policy.
+//! a peer is dialled only while it has no session, or one at an address that the map has taken away; a lost peer is
+//! dialled again after a delay of its policy.
 
 mod following;
 

@@ -1,7 +1,8 @@
 //! Another configuration for an engine that runs.
 //!
 //! Owns: the configuration that holds, and which sockets listen for it. Threads: whoever reloads, one after the other.
-//! Locks: that of what holds, for the whole of it: callers take turns; under it all others, one at a time.
+//! Locks: that of what holds, for the whole of it: callers take turns; under it, for the peers, that of who was added, then
+//! that of the connections manager, then the registry's; all others one at a time.
 //! Blocks on: the disk, for the files of the configuration; the acceptor's answers; see `sockets`.
 //! Upholds: a configuration is put to use whole or not at all; sessions that are within it do not notice; when it is over,
 //! everything holds for whatever begins.

@@ -1,7 +1,9 @@
 //! An engine that runs: who it knows, what it counts, how it ends.
 //!
 //! Owns: the parts of an engine. Threads: the application's. Locks: the registry lock to find a peer; that of the
-//! connections manager, for whether there still is one. Blocks on: what each function says.
+//! connections manager, for whether there still is one; to keep a peer or to let it go, that of who was added, then that of
+//! the connections manager, then the registry's; that of what holds, for a copy; those of the addresses and of the names,
+//! leaves. Blocks on: what each function says.
 //! Upholds: an engine that is dropped shuts down.
 
 use std::collections::{BTreeSet, HashMap};
@@ -150,13 +152,8 @@ impl Engine {
     /// # Errors
     /// There is none, and there can be none.
     pub(crate) fn peer(&self, id: PeerId) -> Result<PeerHandle, ConnectError> {
-        let refused = |refusal| match refusal {
-            SessionsError::TooManyUnknown => ConnectError::TooManyUnknown(id),
-            SessionsError::Closed => ConnectError::ShuttingDown,
-            _ => ConnectError::UnknownPeer(id),
-        };
         match self.link_to(id) {
-            Some(link) => link.map(PeerHandle::new).map_err(refused),
+            Some(link) => link.map(PeerHandle::new).map_err(|error| error.of_peer(id)),
             None => Err(ConnectError::UnknownPeer(id)),
         }
     }

@@ -1,6 +1,6 @@
 //! What follows from the configuration: settings of sessions, limits of the registry, needs of the process.
 //!
-//! Owns: nothing. Threads: the application's, at the start. Locks: none. Blocks on: nothing.
+//! Owns: nothing. Threads: the application's, at the start and at each reload. Locks: none. Blocks on: nothing.
 //! Upholds: the threads and the memory of all sessions stay within what the configuration gives them.
 
 use std::net::SocketAddr;

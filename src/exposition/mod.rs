@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
-use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::listener;
 use crate::metrics::{Metrics, ScrapeFailure};
 use crate::threads::{self, Thread};
 use exchange::{Exchange, Outcome, Turn};
@@ -50,17 +50,7 @@ impl Bound {
     /// # Errors
     /// The address is in use or not of this machine.
     pub(crate) fn to(addr: SocketAddr) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-        // Else a restarted process waits for the minutes its old connections spend in TIME_WAIT.
-        socket.set_reuse_address(true)?;
-        if addr.is_ipv6() {
-            // As the addresses that nodes connect to: one of IPv6 takes IPv6 alone.
-            socket.set_only_v6(true)?;
-        }
-        socket.set_nonblocking(true)?;
-        socket.bind(&addr.into())?;
-        socket.listen(BACKLOG)?;
-        let listener = TcpListener::from_std(socket.into());
+        let listener = listener::bind(addr, BACKLOG)?;
         Ok(Self { addr: listener.local_addr()?, listener })
     }
 

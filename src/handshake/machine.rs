@@ -117,8 +117,8 @@ impl Handshake {
         machine
     }
 
-    /// The acceptor's side; it says nothing before it has seen the dialler's hello. `expected` is whom the transport has
-    /// proven already, if it has. `nonce` must be fresh.
+    /// The acceptor's side; it says nothing before it has seen the dialler's hello. `expected` is who must be there, if
+    /// that is known without a proof ([`Handshake::expect`] is for one). `nonce` must be fresh.
     pub fn accept(config: Arc<HandshakeConfig>, expected: Option<PeerId>, nonce: [u8; 32]) -> Self {
         Self::new(config, SessionKind::Inbound, expected, nonce)
     }
@@ -131,10 +131,14 @@ impl Handshake {
 
     /// Who must be there, as the transport has proven it, which has proven to the other side who we are: the key of the
     /// hello must be that peer's, and a confirm needs no signature. One that has a signature must be signed rightly. Say
-    /// it before the first step.
+    /// it before the first step. Where another peer was dialled, this one is refused, whoever has proven it.
     pub fn expect(&mut self, peer: PeerId) {
-        self.expected = Some(peer);
         self.bound = true;
+        if self.expected.is_some_and(|dialled| dialled != peer) {
+            let text = format!("the transport has proven {}, who is not who must be here", peer.short());
+            return self.end(Refusal::new(CloseReason::WrongPeer, text));
+        }
+        self.expected = Some(peer);
     }
 
     /// Bytes to write, in order; the caller removes what it has written. Look after each call of anything else here.

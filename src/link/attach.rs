@@ -109,7 +109,7 @@ impl LinkCore {
         if Some(told.token) != self.token {
             return Err(Fault::BadToken);
         }
-        self.meet(told, &mut decision)?;
+        self.meet(offer, told, &mut decision)?;
         self.attached_now(offer, now);
         self.dismiss_newcomers(&mut decision);
         decision.attached = Some(conn);
@@ -167,7 +167,7 @@ impl LinkCore {
                 lane.sent = outgoing.replayed();
             }
         }
-        self.meet(told, decision)?;
+        self.meet(offer, told, decision)?;
         self.attached_now(offer, now);
         self.dismiss_newcomers(decision);
         decision.say = Some((offer.conn, answer));
@@ -198,9 +198,13 @@ impl LinkCore {
     }
 
     /// Adopts the other side's positions.
-    fn meet(&mut self, told: &Attach, decision: &mut Decision) -> Result<(), Fault> {
+    fn meet(&mut self, offer: Offer, told: &Attach, decision: &mut Decision) -> Result<(), Fault> {
         let met_before = self.peer_state == Some(told.state);
         let resumed = told.knows == Some(self.state_id);
+        // A new life of the peer may know us before we know it, from an attach of which the answer was lost: what was
+        // written before was written to an earlier life nevertheless. The same life may have another state.
+        let new_life = self.latest.is_some_and(|(incarnation, _)| incarnation != offer.incarnation);
+        let starts_anew = !met_before && (!resumed || new_life);
         // Nothing is changed before all that was told is found to fit.
         for (told, outgoing) in told.lanes.iter().zip(&self.outgoing) {
             outgoing.check_attach(told, resumed)?;
@@ -227,10 +231,10 @@ impl LinkCore {
             #[cfg(test)]
             if self.mutation == Some(Mutation::ResumeAtSent) && resumed {
                 let (_, sent, _) = outgoing.positions();
-                outgoing.attach(&LaneAttach { received: sent, ..*told }, resumed, met_before);
+                outgoing.attach(&LaneAttach { received: sent, ..*told }, resumed, starts_anew);
                 continue;
             }
-            let (Freed { segments, ended, .. }, unknown) = outgoing.attach(told, resumed, met_before);
+            let (Freed { segments, ended, .. }, unknown) = outgoing.attach(told, resumed, starts_anew);
             self.tally.succeeded.merge(&ended);
             lost.extend(unknown);
             decision.acked.segments.extend(segments);

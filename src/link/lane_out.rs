@@ -321,12 +321,13 @@ impl LaneOut {
     }
 
     /// Begins a session, after [`LaneOut::check_attach`]: the other side has `told.received` of what this link state sent (`resumed`), or it never met
-    /// this state and starts where our attach said. Unless `met_before`, its own state is a new one. Returns the buffers
-    /// this frees, and the messages that end unknown: repeated to one new state already and never answered.
-    pub(crate) fn attach(&mut self, told: &LaneAttach, resumed: bool, met_before: bool) -> (Freed, Vec<Lost>) {
+    /// this state and starts where our attach said. With `starts_anew`, what was written so far was not written to it.
+    /// Returns the buffers this frees, and the messages that end unknown: repeated to one new state already and never
+    /// answered.
+    pub(crate) fn attach(&mut self, told: &LaneAttach, resumed: bool, starts_anew: bool) -> (Freed, Vec<Lost>) {
         let mut unknown = Vec::new();
         let mut freed = Freed::default();
-        if !resumed && !met_before {
+        if starts_anew {
             // Not whenever it never met us: the attach in which it would have may have been lost, any number of times.
             let upto = self.replayed.max(self.done);
             unknown = self.lose(self.done..upto);

@@ -492,6 +492,29 @@ fn after_a_restart_what_the_earlier_life_may_have_seen_is_announced_and_nothing_
     assert_eq!(announced, [true, true, false]);
 }
 
+#[test]
+fn a_new_life_is_met_as_one_also_if_it_knows_us_from_an_answer_that_was_lost() {
+    let mut pair = Pair::new(LIMITS);
+    pair.connect();
+    pair.write(0, &mut queue_of(&[10]));
+    for lost in 0..2 {
+        pair.restart(1, LIMITS);
+        // It has met us, and says so the next time; we hear of it then only.
+        let attach = pair.propose(pair.lives[1]);
+        assert!(pair.cores[1].on_attach(pair.conn, &attach, pair.clock).unwrap().attached.is_some());
+        pair.cut();
+        pair.connect();
+        assert_eq!(pair.cores[0].counts().unknown, lost, "repeated to one new life, the next one ends it");
+        let mut queue = queue_of(&[20]);
+        while pair.write(0, &mut queue) {}
+    }
+    // The life before, which was given the second message too, may have handed it over.
+    let exceptions = vec![Rejection { number: 1, cause: RejectCause::Expired.code() }];
+    let ack = Ack { lane: Lane::Normal as u8, received: 2, done: 2, window: 1 << 20, exceptions };
+    let acked = pair.cores[0].on_ack(pair.conn, &ack).unwrap();
+    assert_eq!((acked.lost.len(), acked.rejected.len()), (1, 0));
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Write,

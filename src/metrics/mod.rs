@@ -93,7 +93,8 @@ impl DialFailures {
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Traffic {
-    /// Messages that send verbs took.
+    /// Messages that send verbs took. One to an address counts from when somebody has proven itself there, or it has ended:
+    /// until then it is among those that wait, and not among these.
     pub messages_accepted: u64,
     /// Of these, handed over at the other side.
     pub messages_acked: u64,
@@ -221,6 +222,8 @@ pub(crate) struct Metrics {
     handshakes_failed: EndCounters,
     /// Handshakes that took too long.
     pub(crate) handshake_timeouts: Counter,
+    /// Steps of handshakes that were left behind.
+    pub(crate) steps_skipped: Counter,
     /// Connections that were proven and not attached.
     pub(crate) duplicates: Counter,
     /// Connections refused because another process has the same identity.
@@ -289,6 +292,9 @@ pub struct MetricsSnapshot {
     pub handshakes_failed_by: Ends,
     /// Handshakes that took too long, inbound and outbound.
     pub handshake_timeouts: u64,
+    /// Steps of handshakes that were not done, because their connection had gone before a worker came to them: many, if
+    /// somebody floods the node with handshakes that it leaves.
+    pub steps_skipped: u64,
     /// Connections that were proven and not attached: another one of the same peers was.
     pub duplicates: u64,
     /// Connections refused, here or there, because another process has the same identity.
@@ -399,6 +405,7 @@ impl Metrics {
             handshakes_failed: handshakes_failed_by.total(),
             handshakes_failed_by,
             handshake_timeouts: self.handshake_timeouts.value(),
+            steps_skipped: self.steps_skipped.value(),
             duplicates: self.duplicates.value(),
             identity_clashes: self.identity_clashes.value(),
             sessions_started: sessions_started_by.total(),

@@ -58,6 +58,7 @@ impl MetricsSnapshot {
             handshakes_failed: is_a_sum();
             handshakes_failed_by: ends("Inbound connections whose handshake failed or was refused.");
             handshake_timeouts: counter("Handshakes that took too long, inbound and outbound.");
+            steps_skipped: counter("Steps of handshakes not done, because their connection had gone before.");
             duplicates: counter("Connections proven and not attached: another one of the same peers was.");
             identity_clashes: counter("Connections refused because another process has the same identity.");
             sessions_started: is_a_sum();

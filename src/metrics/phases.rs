@@ -219,8 +219,9 @@ pub enum Cast {
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Phases {
-    /// From when a send verb accepts a message until it is taken for the wire. It fails if the message is returned before:
-    /// expired, dropped, replaced, offline, shut down.
+    /// From when a send verb accepts a message until it is taken for the wire; one to an address begins when somebody has
+    /// proven itself there, or it comes back before. It fails if the message is returned before: expired, dropped, replaced,
+    /// peer unknown, offline, shut down.
     pub outgoing_buffer: Phase,
     /// From when a message is taken for the wire until the other side answers for it, also on a later connection; a best
     /// effort one until it is written. It fails if the message is rejected, ends unknown, or is given up.

@@ -177,13 +177,6 @@ impl Tally {
         sum.messages = sum.messages.saturating_sub(1);
     }
 
-    /// One message of this class, of so many bytes, is not among them: it goes on elsewhere, and counts there.
-    pub(crate) fn take_back(&mut self, class: Class, bytes: u64) {
-        self.leave_out(class);
-        let sum = self.at(class.index());
-        sum.bytes = sum.bytes.saturating_sub(bytes);
-    }
-
     /// Adds what another one counted.
     pub(crate) fn merge(&mut self, other: &Self) {
         self.plain.add(other.plain);

@@ -166,7 +166,8 @@ impl NodeBuilder {
     ///
     /// Changes are heard of by word from the [`Watch`](crate::Watch), not by looking. Only where none of a peer's names
     /// was found is it tried again after a fixed time, [`RESOLVE_RETRY_TIMEOUT`](crate::direct::RESOLVE_RETRY_TIMEOUT).
-    /// Peers beyond the number the configuration allows are left out, with a warning in the log.
+    /// Peers beyond the number the configuration allows are left out, with a warning in the log, until a
+    /// [reload](Node::reload) makes room for them.
     ///
     /// ```
     /// use std::time::Duration;

@@ -1,7 +1,8 @@
 //! The verbs that open and end connections.
 //!
-//! Owns: nothing. Threads: the application's call them. Locks: the lock of the node's connections manager, then, without
-//! it, the registry lock. Blocks on: [`Node::connect`] on the outcome of its dial.
+//! Owns: nothing. Threads: the application's call them. Locks: to keep a peer or to let it go, see `engine::running`; else
+//! the lock of the node's connections manager, the registry lock, a link lock and an outbox lock, one after the other.
+//! Blocks on: [`Node::connect`] on the outcome of its dial.
 //! Upholds: what is asked for is done by the supervisor in the order it was asked; a dial has one outcome.
 
 use crossbeam_channel::bounded;
@@ -21,8 +22,8 @@ impl Node {
     ///
     /// Addresses are [`SocketAddr`](std::net::SocketAddr)s, [`Address`]es or texts such as `"plc-7.local:50005"`. They
     /// are tried one after the other, those that answered last first and the others in order; a name is looked up afresh
-    /// each time, and all addresses it has then are tried. Without any, the node waits for the peer to dial. Called again with other addresses, it replaces them and
-    /// tries the new ones at once; a session that there is stays.
+    /// each time, and all addresses it has then are tried. Without any, the node waits for the peer to dial. Called again
+    /// with other addresses, it replaces them and tries the new ones at once; a session that there is stays.
     ///
     /// # Errors
     /// [`ConnectError::BadAddress`]; [`ConnectError::ShuttingDown`]; [`ConnectError::UnknownPeer`] for the node's own

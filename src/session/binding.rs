@@ -16,6 +16,7 @@ impl PeerLink {
     /// This link stands for an address from now on; once, when it is made.
     pub(crate) fn stand_in_for(&self, addr: SocketAddr) {
         let _ = self.stand_in.set(StandIn::new(addr));
+        self.outbox.pass_on();
     }
 
     /// The address that this link stands for, if it is no peer's.

@@ -1,9 +1,10 @@
 //! Sessions: one temporary attachment of a link to a connection, run by two threads.
 //!
 //! Owns: nothing itself: [`PeerLink`] is what threads share about one peer, [`Session`] about one connection.
-//! Threads: `tx-<peer>` runs `sender::send_loop`, `rx-<peer>` runs
-//! `receiver::recv_loop`. Locks: the link lock (L2, around `LinkCore`), then the outbox lock (L3); the inbox's and
-//! the gate's are leaves. Blocks on: nothing here; the loops do, and say where.
+//! Threads: `tx-<peer>` runs `sender::send_loop`, `rx-<peer>` runs `receiver::recv_loop`. Locks: that of a stand-in (L1), the
+//! link lock (L2, around `LinkCore`), then the outbox lock (L3); all others are leaves: those of the inbox, the gate, the
+//! beat, the table of questions and the list of links with some, receipts, rows, taps, the advertised address, the memory
+//! of the window. Blocks on: nothing here; the loops do, and say where.
 //! Upholds: a session claims and writes only while it is the one attached; it ends once, with one cause, reported by the
 //! last of its threads.
 //!

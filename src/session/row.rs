@@ -1,7 +1,8 @@
 //! A row of messages that many peers get alike: while broadcasts flood, each is encoded and appended once, for all of them.
 //!
 //! Owns: the encoded frames, and who of the peers still takes part. Threads: the broadcasting one appends; whoever holds
-//! the outbox lock of a peer takes that peer's share. Locks: its own, a leaf, after an outbox lock or alone.
+//! the outbox lock of a peer takes that peer's share. Locks: its own, a leaf, after an outbox lock or that of the node's
+//! caster.
 //! Blocks on: nothing.
 //! Upholds: a peer that takes part has all that is in the row, up to the moment it leaves, and nothing after it; the
 //! frames of a row that ended never change, and those who stayed to the end share them.

@@ -1,8 +1,9 @@
 //! The sender thread of a session: writes what the outbox and the link have, and rests.
 //!
 //! Owns: nothing beyond the write token while it writes. Threads: `tx-<peer>` only. Locks: link, then outbox, while a
-//! turn is gathered; none while it writes. Blocks on: its wake channel (with the acknowledgement and heartbeat timers
-//! as timeout; woken by whoever has something for it, or by the channel's end), and the socket (woken by the closer).
+//! turn is gathered; none while it writes. Blocks on: its wake channel (with the acknowledgement and heartbeat timers, and
+//! how long broadcasts wait for company, as timeout; woken by whoever has something for it, or by the channel's end), and
+//! the socket (woken by the closer).
 //! Upholds: an owed acknowledgement waits no longer than the ack delay; a silent line carries a heartbeat; the goodbye
 //! is the last frame, and what was written before it is not destroyed by closing too early.
 
@@ -10,7 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::error::{CloseReason, DisconnectReason};
+use crate::error::DisconnectReason;
 use crate::link::AckDue;
 use crate::session::outbox::{Goodbye, Rest, Token};
 use crate::session::peer_link::PeerLink;
@@ -19,7 +20,7 @@ use crate::session::writer::Writer;
 use crate::sync::atomic::Ordering;
 use crate::sync::channel::{Receiver, RecvTimeoutError};
 use crate::sync::recv_asleep;
-use crate::wire;
+use crate::wire::{self, stay_away};
 
 /// Runs until the session ends: replaced, closed, failed, or said goodbye.
 pub(crate) fn send_loop(link: &Arc<PeerLink>, session: &Arc<Session>, wake: &Receiver<()>, on_end: &OnEnd) {
@@ -164,19 +165,11 @@ fn say_goodbye(link: &PeerLink, session: &Session, mut writer: Box<Writer>, good
     write(link, session, &mut writer)?;
     if let Goodbye::Say(reason) = goodbye {
         session.gate.note(DisconnectReason::Local(reason));
-        let text = reason.to_string();
-        writer.goodbye(&wire::Goodbye { reason: reason.code(), retry_after_ms: retry_after(reason), received, text });
+        let (text, retry_after_ms) = (reason.to_string(), stay_away::after(reason).as_millis() as u32);
+        writer.goodbye(&wire::Goodbye { reason: reason.code(), retry_after_ms, received, text });
         write(link, session, &mut writer)?;
     }
     writer.finish();
     link.outbox.detach(session.conn);
     Ok(Next::End)
-}
-
-/// How long the other side should stay away, in milliseconds.
-fn retry_after(reason: CloseReason) -> u32 {
-    match reason {
-        CloseReason::TooMany => 5_000,
-        _ => 0,
-    }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::options::{Delivery, OverflowPolicy, SendOptions};
 use super::outbox::{Item, Outbox, QueueLimits, Rest, Token, Wait};
+use super::peer::PeerHandle;
 use super::peer_link::{PeerLink, SessionSettings};
 use super::requests::RequestLimits;
 use super::row::{ROW_BYTES, Row};
@@ -17,7 +18,7 @@ use crate::error::SendErrorKind;
 use crate::ident::{ConnectionId, PeerId};
 use crate::link::{LinkCore, LinkLimits, Offer, Segment};
 use crate::memory::Budget;
-use crate::metrics::{Class, PhaseTimes};
+use crate::metrics::{Class, PhaseTally, PhaseTimes};
 use crate::outcome::{Outcome, ReturnReason};
 use crate::transport::WriteHalf;
 use crate::wire::{Heading, Lane};
@@ -348,4 +349,38 @@ fn a_message_that_moved_to_a_peer_and_failed_there_was_for_that_peer() {
     drop((receipt, before));
     let told: Vec<PeerId> = failed.try_iter().map(|failed| failed.peer).collect();
     assert_eq!(told, [peer.id, address.id]);
+}
+
+#[test]
+fn what_an_address_and_the_peer_there_have_counted_never_falls() {
+    let ((address, _failed), peer) = (stand_in(), attached_link());
+    let counts = || {
+        let totals = [&address, &peer].map(|link| PeerHandle::new(link.clone()).totals());
+        let accepted: u64 = totals.iter().map(|totals| totals.traffic.messages_accepted).sum();
+        let phases = totals.map(|totals| totals.phases.outgoing_buffer);
+        let begun: u64 = phases.iter().map(|phase| phase.begun.total().messages).sum();
+        let of = |phase: &PhaseTally| phase.succeeded.total().messages + phase.failed.total().messages + phase.open;
+        assert_eq!(begun, phases.iter().map(of).sum::<u64>());
+        [accepted, begun]
+    };
+    let brief = SendOptions::new().ttl(Duration::ZERO);
+    let mut before = counts();
+    let mut rises = |what: &str, to: [u64; 2]| {
+        let now = counts();
+        assert!(now >= before, "{what}: {before:?} to {now:?}");
+        assert_eq!(now, to, "{what}");
+        before = now;
+    };
+    let receipts = [SendOptions::new(), brief].map(|options| address.send_with(vec![1; 10], &options).unwrap());
+    rises("two wait", [0; 2]);
+    address.expire(Instant::now());
+    rises("one has ended", [1; 2]);
+    // Taken out, and not there yet.
+    let moved = address.outbox.hand_over();
+    rises("one is on its way", [1; 2]);
+    drop(peer.outbox.adopt(moved));
+    rises("it has a peer", [2; 2]);
+    peer.end(7);
+    rises("all have ended", [2; 2]);
+    drop(receipts);
 }

@@ -16,6 +16,7 @@ use mio::event::Source;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::{Connection, Listener, PendingConnection, Transport, socket};
+use crate::listener;
 use crate::sync::Mutex;
 
 /// Connections the system keeps ready for [`Listener::accept`]; it may keep fewer (`net.core.somaxconn`).
@@ -132,18 +133,7 @@ impl Transport for LiveTcp {
     }
 
     fn listen(&self, addr: SocketAddr) -> io::Result<Box<dyn Listener>> {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-        // Without it a restarted process waits for the minutes its old connections spend in TIME_WAIT.
-        socket.set_reuse_address(true)?;
-        if addr.is_ipv6() {
-            // Else `[::]` would take the port of `0.0.0.0` along, on systems that say so, and the two could not be
-            // listened to together.
-            socket.set_only_v6(true).map_err(|error| named("IPV6_V6ONLY", &error))?;
-        }
-        socket.set_nonblocking(true)?;
-        socket.bind(&addr.into())?;
-        socket.listen(BACKLOG)?;
-        let listener = mio::net::TcpListener::from_std(socket.into());
+        let listener = listener::bind(addr, BACKLOG)?;
         let local_addr = listener.local_addr()?;
         Ok(Box::new(TcpAcceptor { listener, local_addr, options: self.clone() }))
     }

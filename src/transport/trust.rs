@@ -70,7 +70,8 @@ impl fmt::Debug for Trust {
     }
 }
 
-/// A transport that proves nothing itself, with a trust that its connections are held against once the handshake has.
+/// A transport without a trust of the configuration's, and the trust that its connections are held against once they are
+/// proven, by itself or by the handshake. Both have to agree.
 #[derive(Debug)]
 pub(crate) struct Trusting {
     inner: Arc<dyn Transport>,
@@ -104,6 +105,6 @@ impl Transport for Trusting {
 
     fn trusts(&self, proof: &Proof) -> bool {
         let trust = self.trust.read().clone();
-        trust.lists(proof.peer)
+        trust.lists(proof.peer) && self.inner.trusts(proof)
     }
 }

@@ -12,7 +12,7 @@ use bincode::Options;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{FrameHeader, FrameType, LANES, MAX_BODY, WireError};
+use super::{FrameHeader, FrameType, LANES, MAX_BODY, WireError, stay_away};
 
 /// First bytes of every hello.
 pub const MAGIC: [u8; 4] = *b"TWIR";
@@ -20,8 +20,6 @@ pub const MAGIC: [u8; 4] = *b"TWIR";
 pub const VERSION_MIN: u16 = 1;
 /// The newest version of the protocol this build speaks.
 pub const VERSION_MAX: u16 = 1;
-/// The longest that another side may keep us away.
-const STAY_AWAY_MOST: Duration = Duration::from_secs(60);
 
 /// First frame of each side.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,7 +125,7 @@ pub struct Goodbye {
 impl Goodbye {
     /// How long the other side asks to be left alone: a minute at most, whatever it says.
     pub(crate) fn retry_after(&self) -> Duration {
-        Duration::from_millis(self.retry_after_ms.into()).min(STAY_AWAY_MOST)
+        Duration::from_millis(self.retry_after_ms.into()).min(stay_away::MOST)
     }
 }
 

@@ -48,6 +48,7 @@
 mod body;
 mod decoder;
 mod prefix;
+pub(crate) mod stay_away;
 
 pub use body::{
     Ack, Attach, Confirm, Goodbye, Hello, LaneAttach, MAGIC, Rejection, VERSION_MAX, VERSION_MIN, decode,

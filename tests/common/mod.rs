@@ -15,10 +15,12 @@ pub mod rest;
 pub mod stranger;
 pub mod wire;
 
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
+use socket2::{Domain, Socket, Type};
 use threadwire::config::Channel;
 use threadwire::handshake::Identity;
 use threadwire::ident::SessionStatus;
@@ -73,6 +75,13 @@ pub fn over(channel: Channel) -> Config {
     config
 }
 
+/// An address of the loopback network that no other process listens at, for ports that are released and bound again, or
+/// are to refuse. `n` tells several apart.
+pub fn own_ip(n: u8) -> IpAddr {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    IpAddr::from([127, n.max(1), high, low])
+}
+
 /// A node of this configuration.
 pub fn start(config: Config) -> Node {
     Node::builder().config(config).start().unwrap()
@@ -107,6 +116,25 @@ pub fn reaches(from: &Node, to: &Node) {
 /// Connections of a node that take a place and have no session yet.
 pub fn handshaking(node: &Node) -> usize {
     node.sessions().iter().filter(|session| session.status == SessionStatus::Handshaking).count()
+}
+
+/// A listener whose backlog is full: further connections are not answered. Keep all of it.
+pub fn black_hole() -> (Socket, Vec<TcpStream>, SocketAddr) {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let addr = listener.local_addr().unwrap().as_socket().unwrap();
+    let mut inside = Vec::new();
+    loop {
+        match TcpStream::connect_timeout(&addr, Duration::from_millis(100)) {
+            Ok(stream) => inside.push(stream),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::TimedOut);
+                return (listener, inside, addr);
+            }
+        }
+        assert!(inside.len() < 100, "the backlog takes everybody");
+    }
 }
 
 /// Waits for a fact.

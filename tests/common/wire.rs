@@ -12,6 +12,9 @@ use threadwire::ident::SessionKind;
 
 use super::PATIENCE;
 
+#[path = "../../examples/loadtest/connect/any_key.rs"]
+mod any_key;
+
 /// A connection. Its reads give up after [`PATIENCE`].
 pub struct Wire {
     socket: Socket,
@@ -182,22 +185,22 @@ pub fn alert(error: &io::Error) -> Option<String> {
 }
 
 pub mod tls {
-    //! TLS of a program that is no node: it shows what it is told to, and believes everybody.
+    //! TLS of a program that is no node: it shows what it is told to, and takes whatever key is shown.
 
     use std::sync::Arc;
 
     use rustls::client::AlwaysResolvesClientRawPublicKeys;
-    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
     use rustls::crypto::CryptoProvider;
-    use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+    use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
     use rustls::server::AlwaysResolvesServerRawPublicKeys;
-    use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
     use rustls::sign::{CertifiedKey, Signer, SigningKey};
     use rustls::{
-        ClientConfig, ClientConnection, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
-        ServerConnection, SignatureAlgorithm, SignatureScheme, version,
+        ClientConfig, ClientConnection, Error, ServerConfig, ServerConnection, SignatureAlgorithm, SignatureScheme,
+        version,
     };
     use threadwire::handshake::Identity;
+
+    pub use super::any_key::AnyKey;
 
     const PROTOCOL: &[u8] = b"threadwire-direct/1";
     /// What precedes an ed25519 key in its SubjectPublicKeyInfo.
@@ -215,7 +218,7 @@ pub mod tls {
             .with_protocol_versions(&[&version::TLS13])
             .unwrap()
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anybody { bare }))
+            .with_custom_certificate_verifier(Arc::new(AnyKey::new(provider(), bare)))
             .with_client_cert_resolver(shows);
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
         ClientConnection::new(Arc::new(config), "node".try_into().unwrap()).unwrap()
@@ -226,7 +229,7 @@ pub mod tls {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&version::TLS13])
             .unwrap()
-            .with_client_cert_verifier(Arc::new(Anybody { bare: true }))
+            .with_client_cert_verifier(Arc::new(AnyKey::new(provider(), true)))
             .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(bare(identity))));
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
         config.send_tls13_tickets = 0;
@@ -271,74 +274,5 @@ pub mod tls {
         fn scheme(&self) -> SignatureScheme {
             SignatureScheme::ED25519
         }
-    }
-
-    /// Takes whoever answers or dials for whom they say.
-    #[derive(Debug)]
-    struct Anybody {
-        bare: bool,
-    }
-
-    /// What rustls wants to be told twice, of those who answer and of those who dial.
-    macro_rules! believes_every_proof {
-        () => {
-            fn verify_tls12_signature(
-                &self,
-                _: &[u8],
-                _: &CertificateDer<'_>,
-                _: &DigitallySignedStruct,
-            ) -> Result<HandshakeSignatureValid, Error> {
-                Ok(HandshakeSignatureValid::assertion())
-            }
-
-            fn verify_tls13_signature(
-                &self,
-                _: &[u8],
-                _: &CertificateDer<'_>,
-                _: &DigitallySignedStruct,
-            ) -> Result<HandshakeSignatureValid, Error> {
-                Ok(HandshakeSignatureValid::assertion())
-            }
-
-            fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-                vec![SignatureScheme::ED25519]
-            }
-
-            fn requires_raw_public_keys(&self) -> bool {
-                self.bare
-            }
-        };
-    }
-
-    impl ServerCertVerifier for Anybody {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        believes_every_proof!();
-    }
-
-    impl ClientCertVerifier for Anybody {
-        fn root_hint_subjects(&self) -> &[DistinguishedName] {
-            &[]
-        }
-
-        fn verify_client_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: UnixTime,
-        ) -> Result<ClientCertVerified, Error> {
-            Ok(ClientCertVerified::assertion())
-        }
-
-        believes_every_proof!();
     }
 }

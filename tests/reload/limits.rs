@@ -1,6 +1,7 @@
 //! Who has to go for a configuration: over lowered limits, and as a peer that is kept no longer.
 
 use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use threadwire::config::{Closed, Config, Peer, TrustMode};
 use threadwire::direct::PeersMap;
@@ -44,6 +45,25 @@ fn sessions_over_a_lowered_limit_go_with_its_reason_those_that_began_last_first(
         assert_eq!(bob.reload(&config).unwrap().closed, []);
         others[1].connect(addr(&bob)).unwrap();
         assert_eq!(bob.metrics().sessions_ended, 2);
+    }
+}
+
+#[test]
+fn whoever_had_to_go_for_a_limit_stays_away_as_long_as_one_that_is_refused_for_it() {
+    let _alone = alone();
+    let limits: [Change; 2] = [|config| config.inbound = 1, |config| config.max_threads = Some(6)];
+    for lower in limits {
+        let config = quick();
+        let (bob, first, last) = (start(config.clone()), start(quick()), start(quick()));
+        for other in [&first, &last] {
+            link(other, &bob);
+            bob.wait_connected(other.id(), PATIENCE).unwrap();
+        }
+        let before = Instant::now();
+        bob.reload(&changed(&config, lower)).unwrap();
+        let next = || last.peers()[0].next_retry;
+        wait_until("it is to be dialled again", || next().is_some());
+        assert!(next() > Some(before + Duration::from_secs(1)), "{:?}", last.peers());
     }
 }
 

@@ -14,7 +14,7 @@ use threadwire::transport::tcp::{Tcp, TcpOptions};
 use threadwire::transport::{Listener, PendingConnection, Transport};
 use threadwire::{Event, Node};
 
-use crate::common::{PATIENCE, addr, alone, quick, reaches, start, wait_event};
+use crate::common::{PATIENCE, addr, alone, own_ip, quick, reaches, start, wait_event};
 use crate::{changed, scraped};
 
 /// What goes wrong with listeners.
@@ -112,11 +112,11 @@ impl Source for Unserved {
     }
 }
 
-/// With an endpoint for metrics at a port that was free a moment ago, and whatever may be public.
+/// With an endpoint for metrics at a port that was free a moment ago, where no other process takes it, and whatever may be public.
 fn measured() -> Config {
     changed(&quick(), |config| {
         config.security.public = vec![Exposure::Open, Exposure::Plain];
-        config.metrics.listen = Some(TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+        config.metrics.listen = Some(TcpListener::bind((own_ip(1), 0)).unwrap().local_addr().unwrap());
     })
 }
 

@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use threadwire::config::{BackoffPolicy, Config, Exposure, Offline, Peer, TrustMode};
-use threadwire::error::DisconnectReason;
+use threadwire::error::{DisconnectReason, ReloadError};
 use threadwire::handshake::Identity;
 use threadwire::{Event, Node, PeerId};
 
@@ -18,6 +18,9 @@ use threadwire::{Event, Node, PeerId};
 mod common;
 
 mod addresses;
+mod begins;
+mod deadlines;
+mod effects;
 mod fields;
 mod limits;
 mod lost;
@@ -37,6 +40,17 @@ fn changed(config: &Config, change: impl FnOnce(&mut Config)) -> Config {
 
 fn nobody() -> PeerId {
     Identity::generate().unwrap().peer_id()
+}
+
+/// Why another configuration is refused, as its caller is told, and whoever listens.
+#[track_caller]
+fn refused(node: &Node, config: &Config) -> ReloadError {
+    let error = node.reload(config).unwrap_err();
+    wait_event(node, "it is told", |event| match event {
+        Event::ConfigRefused { error: told, .. } => (told == error).then_some(()),
+        _ => None,
+    });
+    error
 }
 
 /// Why each of these nodes lost its session with another one.

@@ -14,7 +14,8 @@ use threadwire::transport::{Connection, Fault, ReadHalf, Transport, Trust};
 
 use crate::narrow::Narrow;
 use crate::support::{
-    bytes, eventually, loopback, pair, pending, read_some, read_to_end, run, secure, step, tests_that_end, write_all,
+    bytes, catch_up, eventually, loopback, pair, pending, read_some, read_to_end, run, secure, step, tests_that_end,
+    write_all,
 };
 
 const PROTOCOL: &str = "threadwire-test/1";
@@ -23,6 +24,7 @@ tests_that_end! {
     two_floods_through_sockets_of_8_kib_do_not_block_each_other
     keys_change_in_the_middle_of_two_floods_and_nothing_is_lost
     new_keys_are_answered_although_nobody_has_anything_to_say
+    answers_to_our_new_keys_are_no_flood_however_many_we_ask_for
     a_record_larger_than_allowed_ends_the_connection
     bytes_that_are_no_record_of_the_other_side_end_the_connection_and_it_is_told
     a_bit_that_was_flipped_on_the_way_is_noticed
@@ -90,6 +92,19 @@ fn new_keys_are_answered_although_nobody_has_anything_to_say() {
     assert_eq!(read_some(&mut *ours.read, 1), b"c");
     write_all(&*ours.write, b"d").unwrap();
     assert_eq!(read_some(&mut *read, 1), b"d");
+}
+
+fn answers_to_our_new_keys_are_no_flood_however_many_we_ask_for() {
+    const RECORDS: usize = 200;
+    let (mut ours, mut theirs) = pair(&over(Tcp::default()).rekey_after(1, u64::MAX));
+    for n in 0..RECORDS {
+        write_all(&*ours.write, &bytes(8, RECORDS)[n..=n]).unwrap();
+        assert_eq!(read_some(&mut *theirs.read, 1), bytes(8, RECORDS)[n..=n]);
+        // The other side has nothing to say but its answers.
+        catch_up(&*theirs.write);
+    }
+    write_all(&*theirs.write, b"at last").unwrap();
+    assert_eq!(read_some(&mut *ours.read, 7), b"at last");
 }
 
 /// Two sides over a line that the test listens in on: what the dialler writes comes out of the stream, and whatever the

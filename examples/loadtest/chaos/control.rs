@@ -257,7 +257,9 @@ impl Answers {
                 None => {}
             }
         };
-        others.into_iter().try_for_each(|said| self.voice.send(said)).context("keeping an answer")?;
+        for said in others {
+            self.voice.send(said).context("keeping an answer")?;
+        }
         let text = format!("{answer:?}");
         pick(answer).ok_or_else(|| Failure::new(format!("said out of turn: {text}")))
     }

@@ -2,8 +2,9 @@
 //!
 //! Owns: the redirects under way and those that are over. Threads: whoever holds its lock. Locks: none itself.
 //! Blocks on: nothing.
-//! Upholds: the first time that a peer is reached is no redirect; a redirect begins before the map changes; it ends with the acknowledgement of a message that was sent when
-//! the session at the new place was known to be there: none of an earlier session's counts.
+//! Upholds: the first time that a peer is reached is no redirect; a redirect begins before the map changes; it ends with
+//! the acknowledgement of a message that was sent when the session at the new place was known to be there: none of an
+//! earlier session's counts.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;

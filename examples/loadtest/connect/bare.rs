@@ -14,20 +14,16 @@ use std::time::{Duration, Instant};
 
 use ring::rand::SystemRandom;
 use ring::signature::Ed25519KeyPair;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
-use rustls::crypto::{CryptoProvider, ring as provider, verify_tls13_signature_with_raw_key};
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::crypto::{CryptoProvider, ring as provider};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::server::{AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage};
 use rustls::sign::CertifiedKey;
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, ServerConnection,
-    SignatureScheme, Stream, version,
-};
+use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection, Stream, version};
 use socket2::SockRef;
 
 use crate::connect::Entered;
+use crate::connect::any_key::AnyKey;
 use crate::control::start_thread;
 use crate::failure::{Context, Failure};
 
@@ -179,7 +175,7 @@ fn server_config() -> Result<Arc<ServerConfig>, Failure> {
     let mut config = ServerConfig::builder_with_provider(crypto())
         .with_protocol_versions(&[&version::TLS13])
         .context("setting TLS up")?
-        .with_client_cert_verifier(Arc::new(AnyKey(crypto())))
+        .with_client_cert_verifier(Arc::new(AnyKey::new(crypto(), true)))
         .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(key()?)));
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -191,77 +187,9 @@ fn client_config() -> Result<Arc<ClientConfig>, Failure> {
         .with_protocol_versions(&[&version::TLS13])
         .context("setting TLS up")?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyKey(crypto())))
+        .with_custom_certificate_verifier(Arc::new(AnyKey::new(crypto(), true)))
         .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(key()?)));
     config.resumption = Resumption::disabled();
     config.enable_sni = false;
     Ok(Arc::new(config))
-}
-
-/// Takes any ed25519 key whose holder proves to have it, as a node does that trusts everybody.
-#[derive(Debug)]
-struct AnyKey(Arc<CryptoProvider>);
-
-/// What rustls wants to be told twice, of those who answer and of those who dial: how they prove that the key is theirs.
-macro_rules! proofs_of_possession {
-    () => {
-        fn verify_tls12_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            Err(Error::General("TLS 1.2 is not spoken here".to_owned()))
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            key: &CertificateDer<'_>,
-            signed: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            let key = SubjectPublicKeyInfoDer::from(key.as_ref());
-            verify_tls13_signature_with_raw_key(message, &key, signed, &self.0.signature_verification_algorithms)
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            vec![SignatureScheme::ED25519]
-        }
-
-        fn requires_raw_public_keys(&self) -> bool {
-            true
-        }
-    };
-}
-
-impl ServerCertVerifier for AnyKey {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    proofs_of_possession!();
-}
-
-impl ClientCertVerifier for AnyKey {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        Ok(ClientCertVerified::assertion())
-    }
-
-    proofs_of_possession!();
 }

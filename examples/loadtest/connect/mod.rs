@@ -5,6 +5,7 @@
 //! Upholds: what a run has used is the time on processors of both its processes; a session counts when both sides have
 //! it; what failed on either side is counted, and one failure makes the result a bad one.
 
+mod any_key;
 mod bare;
 mod nodes;
 
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::{Answer, Ask, Partner, unexpected};
 use crate::failure::Failure;
-use crate::pairs::{self, Pair, Side};
+use crate::pairs::{self, Pair, Ratios, Side};
 use crate::stats::spread;
 use crate::{baseline, report, usage};
 use bare::BareCaller;
@@ -119,14 +120,9 @@ struct Report {
     handshakes_per_core_s: f64,
     baseline_handshakes_per_s: f64,
     baseline_handshakes_per_core_s: f64,
-    /// Of those per core, ours to the baseline.
-    ratio: f64,
-    ratio_q1: f64,
-    ratio_q3: f64,
-    /// The baseline against itself.
-    noise: f64,
-    noise_q1: f64,
-    noise_q3: f64,
+    /// Of those per core.
+    #[serde(flatten)]
+    to_baseline: Ratios,
     /// Microseconds on processors of both processes for each session, from its dial to its end; for each of the
     /// baseline's; and of ours without the session's own threads, the supervisor and the program: accepting, dialling, the
     /// handshake and starting those threads, on the threads `acceptor` and `work-n`.
@@ -173,11 +169,7 @@ pub fn run(options: &Options, partner: &mut Partner) -> Result<bool, Failure> {
     callers.into_iter().try_for_each(Caller::close)?;
     baseline::expect_ready(partner.ask(&Ask::Close)?)?;
 
-    let figures = (
-        spread(runs.iter().map(|pair| pair.ours.rate_per_core() / pair.raw.rate_per_core())),
-        spread(runs.iter().map(|pair| pair.again.rate_per_core() / pair.raw.rate_per_core())),
-    );
-    let (Some(ratio), Some(noise)) = figures else { return Err(Failure::new("no pairs were run")) };
+    let to_baseline = Ratios::of(&runs, Run::rate_per_core).ok_or_else(|| Failure::new("no pairs were run"))?;
     let median = |figure: &dyn Fn(&Pair<Run>) -> f64| spread(runs.iter().map(figure)).map_or(0.0, |all| all.median);
     let shaking = spread(runs.iter().filter_map(|pair| Some(pair.ours.micros(pair.ours.shaking?))));
     let alone = |pair: &Pair<Run>| Some(pair.raw.micros(pair.raw.cpu) / pair.ours.micros(pair.ours.shaking?));
@@ -189,12 +181,7 @@ pub fn run(options: &Options, partner: &mut Partner) -> Result<bool, Failure> {
         handshakes_per_core_s: median(&|pair| pair.ours.rate_per_core()),
         baseline_handshakes_per_s: median(&|pair| pair.raw.rate()),
         baseline_handshakes_per_core_s: median(&|pair| pair.raw.rate_per_core()),
-        ratio: ratio.median,
-        ratio_q1: ratio.q1,
-        ratio_q3: ratio.q3,
-        noise: noise.median,
-        noise_q1: noise.q1,
-        noise_q3: noise.q3,
+        to_baseline,
         session_us: median(&|pair| pair.ours.micros(pair.ours.cpu)),
         baseline_us: median(&|pair| pair.raw.micros(pair.raw.cpu)),
         shaking_us: shaking.map(|all| all.median),
@@ -321,10 +308,7 @@ fn show(report: &Report) -> Result<(), Failure> {
         format!("  {:<14}{:>16}{:>16}{:>16}", "", "sessions/s", "per core", "cores busy"),
         line("threadwire", report.handshakes_per_s, report.handshakes_per_core_s, report.cores_busy),
         line(bare, report.baseline_handshakes_per_s, report.baseline_handshakes_per_core_s, report.baseline_cores_busy),
-        format!(
-            "  ratio per core {:.3} (quartiles {:.3} to {:.3}); {bare} against itself {:.3} ({:.3} to {:.3})",
-            report.ratio, report.ratio_q1, report.ratio_q3, report.noise, report.noise_q1, report.noise_q3
-        ),
+        format!("  ratio per core {}", report.to_baseline.line(&format!("{bare} against itself"))),
         format!(
             "  a session {:.0} us of a processor, the threads that shake hands {}; {bare} {:.0} us",
             report.session_us,

@@ -45,9 +45,8 @@ impl Acceptor {
             _ => DialStage::Handshake,
         };
         let (cause, retry_ms) = match over {
-            Over::NotConnected(ErrorKind::TimedOut) => (Some(DialCause::TimedOut(self.shared.times().connect)), 0),
-            Over::Rejected(CloseReason::HandshakeTimeout) => {
-                (Some(DialCause::TimedOut(self.shared.times().handshake)), 0)
+            Over::NotConnected(ErrorKind::TimedOut) | Over::Rejected(CloseReason::HandshakeTimeout) => {
+                (Some(DialCause::TimedOut(pending.allowed)), 0)
             }
             Over::NotConnected(kind) | Over::Lost(kind) => (Some(DialCause::Io(kind)), 0),
             Over::Rejected(reason) => (Some(DialCause::Rejected(reason)), 0),

@@ -6,7 +6,7 @@
 //! is told, and link and slot are as they were.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Acceptor;
 use crate::connections::admission::Refusal;
@@ -18,10 +18,7 @@ use crate::link::{Decision, Fault, Offer};
 use crate::registry::{Entry, SessionsError};
 use crate::session::{self, Crew, PeerLink};
 use crate::transport::Proof;
-use crate::wire::{self, Attach, FrameType};
-
-/// How long the second process of one identity is asked to stay away: a person has to see to it.
-const AFTER_CLASH: Duration = Duration::from_secs(5);
+use crate::wire::{self, Attach, FrameType, stay_away};
 
 impl Acceptor {
     /// Offers a proven connection to its link.
@@ -30,8 +27,9 @@ impl Acceptor {
         let Stage::Proven(proven) = &pending.stage else { return };
         self.admission.settled(conn);
         self.shared.registry.proven(conn, proven.peer);
-        // TLS has seen to it already, at the side that is to be kept out; over plain TCP nobody was proven until now.
-        if pending.stream.proof().is_none() && !self.transport.trusts(&Proof::new(proven.peer, pending.kind)) {
+        // Over plain TCP nobody was proven until now; TLS has seen to it already, unless trust has changed since.
+        let proof = pending.stream.proof().unwrap_or_else(|| Arc::new(Proof::new(proven.peer, pending.kind)));
+        if !self.transport.trusts(&proof) {
             return self.turn_away(conn, (CloseReason::Untrusted, None));
         }
         let peer = match self.shared.peer(proven.peer) {
@@ -85,7 +83,8 @@ impl Acceptor {
                 if reason != CloseReason::IdentityClash {
                     self.shared.metrics.duplicates.add();
                 }
-                let retry_after = (reason == CloseReason::IdentityClash).then_some(AFTER_CLASH);
+                // A person has to see to it.
+                let retry_after = (reason == CloseReason::IdentityClash).then_some(stay_away::LATER);
                 self.turn_away(conn, (reason, retry_after));
             } else if let Some(session) = self.shared.registry.session(conn, |entry| entry.session.clone()) {
                 session.close(link, reason);

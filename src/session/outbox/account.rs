@@ -1,7 +1,8 @@
 //! What a peer's messages take of the node's memory: queued and kept together, beyond the floor that each link has.
 //!
 //! Owns: nothing of its own; the outbox's account. Threads: callers of send verbs, the holder of the write token, whoever
-//! took an acknowledgement. Locks: the outbox lock. Blocks on: nothing.
+//! took an acknowledgement. Locks: the outbox lock, not while it waits. Blocks on: memory that others give back, in
+//! [`Outbox::wait_for_memory`] with a deadline.
 //! Upholds: nothing is sealed or put whole into the queue that the node cannot afford; an open segment is what may come on
 //! top, for each lane. What ends is given back, a little late: not for each message.
 

@@ -2,13 +2,13 @@
 //!
 //! Owns: nothing of its own; the outbox's state. Threads: callers of send verbs, the holder of the write token, whoever
 //! took an acknowledgement, `supervisor` for what expires. Locks: the outbox lock, never while somebody is told.
-//! Blocks on: room in a lane, with a deadline, if the policy is to wait.
+//! Blocks on: room in a lane and the node's memory, with a deadline, if the policy is to wait.
 //! Upholds: what was accepted ends exactly once: its ticket is taken out by whoever ends it; what ended is given back by
 //! value, to be told without a lock.
 
 use std::time::{Duration, Instant};
 
-use super::entries::Entry;
+use super::entry::Entry;
 use super::tickets::Ticket;
 use super::{Kick, Outbox, State};
 use crate::config::Offline;
@@ -87,7 +87,7 @@ impl Outbox {
                 && state.has_room_instead(lane, len, old)
                 && self.affords(&mut state, len.saturating_sub(old))
             {
-                return Ok(self.replace(&mut state, lane, entry, asker, inline, reads, ended));
+                break;
             }
             let has_room = state.has_room(lane, len);
             if has_room && self.affords(&mut state, len) {
@@ -98,7 +98,7 @@ impl Outbox {
             match policy {
                 OverflowPolicy::Fail => return refuse(SendErrorKind::Full, entry),
                 OverflowPolicy::DropNewest => {
-                    queue.pass_by(&entry);
+                    queue.begin(&entry);
                     entry.ticket = Some(state.tickets.put(Ticket::of(lane, &entry, asker)));
                     ended.push(state.end(lane, entry, ReturnReason::DroppedNewest));
                     return Ok(Kick::No);
@@ -138,29 +138,10 @@ impl Outbox {
         if entry.expires.is_some() {
             self.expiring.store(true, Ordering::Relaxed);
         }
-        state.lanes[lane.index()].put_entry(entry);
+        if let Some(before) = state.lanes[lane.index()].put_by_key(entry) {
+            ended.push(state.end(lane, before, ReturnReason::Replaced));
+        }
         Ok(state.kick_unless_starved(lane, inline, reads))
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the second half of `push_entry`")]
-    fn replace(
-        &self,
-        state: &mut State,
-        lane: Lane,
-        mut entry: Entry,
-        asker: Asker,
-        inline: bool,
-        reads: u64,
-        ended: &mut Vec<Ended>,
-    ) -> Kick {
-        entry.ticket = Some(state.tickets.put(Ticket::of(lane, &entry, asker)));
-        if entry.expires.is_some() {
-            self.expiring.store(true, Ordering::Relaxed);
-        }
-        if let Some(old) = state.lanes[lane.index()].replace(entry) {
-            ended.push(state.end(lane, old, ReturnReason::Replaced));
-        }
-        state.kick_unless_starved(lane, inline, reads)
     }
 
     /// One more answer waits to be taken and keeps its credit, or one less.
@@ -339,6 +320,7 @@ impl Outbox {
 impl State {
     /// A message that waited by itself has ended.
     pub(super) fn end(&mut self, lane: Lane, entry: Entry, reason: ReturnReason) -> Ended {
+        self.lanes[lane.index()].end(&entry);
         self.ends.returned.add(entry.class, 1, entry.payload.len() as u64);
         let asker = entry.ticket.and_then(|name| self.tickets.take(name)).map(|ticket| ticket.asker);
         let label = Label { kind: entry.heading.kind, lane };

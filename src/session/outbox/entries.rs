@@ -8,81 +8,24 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::link::{LARGE, Payload, SEGMENT_BYTES, Segment, Track};
-use crate::metrics::{Class, Groups};
-use crate::wire::{FrameHeader, FrameType, HEADER, Heading, Lane, Prefix, flags, remaining_ms};
+use super::entry::Entry;
+use crate::link::{SEGMENT_BYTES, Segment, Track};
+use crate::metrics::Groups;
+use crate::wire::{FrameHeader, Lane, flags};
 
-/// One message.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) heading: Heading,
-    pub(crate) payload: Payload,
-    /// What it counts as.
-    pub(crate) class: Class,
-    /// Its ticket; a message nobody asked about that came among others has none.
-    pub(crate) ticket: Option<u64>,
-    /// When it is no longer wanted.
-    pub(crate) expires: Option<Instant>,
-    pub(crate) best_effort: bool,
-    /// It agreed to be dropped for a newer one.
-    pub(crate) droppable: bool,
-    /// The latest of this key is wanted only.
-    pub(crate) key: Option<u64>,
-    /// When it was appended.
-    pub(crate) since: Instant,
-    /// How old it was then, in milliseconds: an entry is moved about, and has no room for another time.
-    pub(crate) age_ms: u32,
+/// What is noted of a message beside its place.
+#[derive(Debug, Clone, Copy, Default)]
+struct Noted {
+    key: Option<u64>,
+    droppable: bool,
+    expires: Option<Instant>,
 }
 
-impl Entry {
-    /// A message that came by a plain verb while others waited one by one.
-    pub(super) fn plain(class: Class, heading: Heading, payload: Vec<u8>, since: Instant) -> Self {
-        let payload = payload.into();
-        Self {
-            heading,
-            payload,
-            class,
-            ticket: None,
-            expires: None,
-            best_effort: false,
-            droppable: false,
-            key: None,
-            since,
-            age_ms: 0,
-        }
-    }
-
-    /// When the application made it: what its timing counts from.
-    pub(super) fn created(&self) -> Instant {
-        self.since.checked_sub(Duration::from_millis(self.age_ms.into())).unwrap_or(self.since)
-    }
-
-    /// Bytes it counts in the queue: what it takes on the wire if it is one frame.
-    pub(crate) fn len(&self) -> usize {
-        HEADER + Prefix::len(self.flags()) + self.payload.len()
-    }
-
-    fn flags(&self) -> u8 {
-        let expiry = if self.expires.is_some() { flags::EXPIRY } else { flags::NONE };
-        let numbered = if self.best_effort { flags::NONE } else { flags::NUMBERED };
-        self.heading.flags | expiry | numbered | flags::WHOLE
-    }
-
-    fn is_large(&self) -> bool {
-        self.payload.len() > LARGE && !self.best_effort
-    }
-
-    fn put(&self, lane: Lane, now: Instant, ack_now: bool, out: &mut Vec<u8>) {
-        let flags = self.flags() | if ack_now { flags::ACK_NOW } else { flags::NONE };
-        let length = (self.len() - HEADER) as u32;
-        out.extend_from_slice(
-            &FrameHeader::on_lane(FrameType::Data, lane, flags, self.heading.kind, length).to_bytes(),
-        );
-        let remaining = self.expires.map(|expires| remaining_ms(expires.saturating_duration_since(now)));
-        Prefix { remaining, correlation: self.heading.correlation, total: None }.put(out);
-        out.extend_from_slice(&self.payload);
+impl Noted {
+    fn of(entry: &Entry) -> Self {
+        Self { key: entry.key, droppable: entry.droppable, expires: entry.expires }
     }
 }
 
@@ -152,17 +95,17 @@ impl Entries {
     pub(super) fn append(&mut self, entry: Entry) {
         let place = self.end;
         self.end += 1;
-        self.note(&entry, place, None);
+        self.note(place, Noted::of(&entry), Noted::default());
         self.places.push_back((place, Some(entry)));
         self.live += 1;
     }
 
     /// Notes what holds for the message of a place, unless it was noted for the one before in that place.
-    fn note(&mut self, entry: &Entry, place: u64, before: Option<&Entry>) {
-        if let Some(key) = entry.key {
+    fn note(&mut self, place: u64, new: Noted, before: Noted) {
+        if let Some(key) = new.key {
             self.keys.insert(key, place);
         }
-        if entry.droppable && !before.is_some_and(|before| before.droppable) {
+        if new.droppable && !before.droppable {
             if self.is_many(self.droppable.len()) {
                 let mut droppable = std::mem::take(&mut self.droppable);
                 droppable.retain(|place| self.at(*place).is_some_and(|entry| entry.droppable));
@@ -170,8 +113,8 @@ impl Entries {
             }
             self.droppable.push_back(place);
         }
-        if let Some(expires) = entry.expires
-            && before.and_then(|before| before.expires) != Some(expires)
+        if let Some(expires) = new.expires
+            && before.expires != Some(expires)
         {
             if self.is_many(self.expiring.len()) {
                 let mut expiring = std::mem::take(&mut self.expiring).into_vec();
@@ -197,26 +140,17 @@ impl Entries {
     }
 
     /// Puts a message in the place of the one with its key, which comes back; behind all others if there is none.
-    pub(super) fn replace(&mut self, entry: Entry) -> Option<Entry> {
+    pub(super) fn put(&mut self, entry: Entry) -> Option<Entry> {
         let place = entry.key.and_then(|key| self.keys.get(&key)).copied();
-        let Some(place) = place.filter(|place| self.at(*place).is_some()) else {
+        let at = place.and_then(|place| self.index_of(place));
+        let Some((place, Some(present))) = at.and_then(|at| self.places.get_mut(at)) else {
             self.append(entry);
             return None;
         };
-        let old = self.remove(place);
-        self.note(&entry, place, old.as_ref());
-        match (old, self.index_of(place).and_then(|at| self.places.get_mut(at))) {
-            (Some(old), Some((_, slot))) => {
-                *slot = Some(entry);
-                self.live += 1;
-                Some(old)
-            }
-            // It was there a moment ago, under the same lock.
-            (old, _) => {
-                self.append(entry);
-                old
-            }
-        }
+        let (place, new) = (*place, Noted::of(&entry));
+        let before = std::mem::replace(present, entry);
+        self.note(place, new, Noted::of(&before));
+        Some(before)
     }
 
     /// Takes the oldest message out that may be dropped.
@@ -306,7 +240,7 @@ impl Entries {
                 {
                     made.count(&entry);
                     let last = !self.starts_before(upto);
-                    made.segment = Some(large(lane, entry, |ticket| asks(ticket, last)));
+                    made.segment = Some(entry.into_segment(lane, |ticket| asks(ticket, last)));
                     return made;
                 }
                 break;
@@ -314,7 +248,7 @@ impl Entries {
             let Some(entry) = self.pop() else { break };
             best_effort = Some(entry.best_effort);
             last = entry.ticket.map(|ticket| (bytes.len(), ticket));
-            entry.put(lane, now, false, &mut bytes);
+            entry.put(lane, now, &mut bytes);
             tracks.extend(entry.ticket.map(|ticket| Track { frame: frames, ticket, expires: entry.expires }));
             frames += 1;
             made.count(&entry);
@@ -323,9 +257,10 @@ impl Entries {
             if best_effort == Some(false)
                 && let Some((at, ticket)) = last
                 && asks(ticket, !self.starts_before(upto))
-                && let Some(flag_bits) = bytes.get_mut(at + 5)
+                && let Some(header) = bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut)
             {
-                *flag_bits |= flags::ACK_NOW;
+                let asked = FrameHeader::from_bytes(*header);
+                *header = FrameHeader { flags: asked.flags | flags::ACK_NOW, ..asked }.to_bytes();
             }
             let segment = Segment::plain(bytes, frames).tracked(tracks);
             made.segment = Some(if best_effort == Some(true) { segment.unnumbered() } else { segment });
@@ -376,23 +311,13 @@ impl Entries {
     }
 }
 
-fn large(lane: Lane, entry: Entry, asks: impl FnOnce(u64) -> bool) -> Segment {
-    let mut heading = entry.heading;
-    if entry.expires.is_some() {
-        heading.flags |= flags::EXPIRY;
-    }
-    if entry.ticket.is_some_and(asks) {
-        heading.flags |= flags::ACK_NOW;
-    }
-    let segment = Segment::large(lane, heading, entry.payload);
-    let frame = segment.frames - 1;
-    let track = entry.ticket.map(|ticket| Track { frame, ticket, expires: entry.expires });
-    segment.tracked(track.into_iter().collect())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::metrics::Class;
+    use crate::wire::Heading;
 
     #[test]
     fn messages_that_end_while_nobody_takes_any_leave_no_places_behind() {
@@ -445,7 +370,7 @@ mod tests {
         let keyed = |expires| Entry { expires, droppable: true, key: Some(1), ..lasting() };
         let turns = [now + Duration::from_secs(1), now + Duration::from_secs(2)].map(Some);
         entries.append(keyed(None));
-        (0..10_000).for_each(|round| assert!(entries.replace(keyed(turns[round % 2])).is_some()));
+        (0..10_000).for_each(|round| assert!(entries.put(keyed(turns[round % 2])).is_some()));
         assert!(dead(&entries).1 <= 80, "{:?}", dead(&entries));
         assert!(entries.drop_oldest().is_some() && entries.drop_oldest().is_none());
     }

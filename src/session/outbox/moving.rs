@@ -2,9 +2,11 @@
 //!
 //! Owns: nothing of its own; the state of two outboxes. Threads: `supervisor`, callers of send verbs. Locks: the outbox
 //! lock of one peer, then that of the other one, never both. Blocks on: nothing.
-//! Upholds: what waited goes on in its order, each message with whoever asked about it, and is counted in one place.
+//! Upholds: what waited goes on in its order, each message with whoever asked about it, and is counted in one place: where
+//! it goes on, or where it ended before. No count falls.
 
-use super::entries::Entry;
+use super::entry::Entry;
+use super::queue::Queue;
 use super::tickets::Ticket;
 use super::{Kick, Outbox};
 use crate::outcome::ReturnReason;
@@ -21,6 +23,11 @@ pub(crate) struct Moved {
 }
 
 impl Outbox {
+    /// What waits here waits for somebody else, to whom it goes on. Before anything is appended.
+    pub(crate) fn pass_on(&self) {
+        self.state.lock().lanes.iter_mut().for_each(Queue::pass_on);
+    }
+
     /// Takes out all that waits one by one: here it was never accepted.
     pub(crate) fn hand_over(&self) -> Vec<Moved> {
         let mut guard = self.state.lock();
@@ -31,7 +38,6 @@ impl Outbox {
             let (segments, entries) = state.lanes[lane.index()].drain();
             debug_assert!(segments.is_empty(), "nothing is sealed there");
             for mut entry in entries {
-                state.lanes[lane.index()].take_back(&entry);
                 let ticket = entry.ticket.take().and_then(|name| state.tickets.take(name));
                 moved.push(Moved { lane, entry, ticket });
             }
@@ -55,7 +61,7 @@ impl Outbox {
         for Moved { lane, mut entry, ticket } in moved {
             entry.ticket = ticket.map(|ticket| state.tickets.put(ticket));
             if state.closed {
-                state.lanes[lane.index()].pass_by(&entry);
+                state.lanes[lane.index()].begin(&entry);
                 ended.push(state.end(lane, entry, ReturnReason::ShutDown));
                 continue;
             }

@@ -1,9 +1,11 @@
 //! What the phases of a peer's messages count: what waits here, and what became of best effort messages.
 //!
 //! Owns: nothing of its own; sums in the outbox's state. Threads: whoever asks. Locks: the outbox lock. Blocks on: nothing.
-//! Upholds: a message that waits here began its phase when it was accepted, and ends it when it is taken or comes back.
+//! Upholds: a message that waits here began its phase when it was accepted, and ends it when it is taken or comes back. One
+//! that waits for whoever proves itself at an address begins it there, or where it comes back.
 
 use super::ends::Ends;
+use super::queue::Queue;
 use super::{Outbox, State};
 use crate::metrics::{PhaseTally, Tally};
 
@@ -13,7 +15,8 @@ impl Outbox {
     pub(crate) fn phases(&self) -> (PhaseTally, PhaseTally) {
         let state = &mut *self.state.lock();
         self.take_share(state);
-        let (begun, open) = (state.begun(), state.messages() as u64);
+        let uncounted: usize = state.lanes.iter().map(Queue::uncounted).sum();
+        let (begun, open) = (state.begun(), (state.messages() - uncounted) as u64);
         let in_flight = state.in_flight();
         let Ends { taken, returned, written, unknown } = &state.ends;
         let buffer = PhaseTally { begun, succeeded: taken.clone(), failed: returned.clone(), open };

@@ -11,7 +11,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::entries::{Entries, Entry};
+use super::entries::Entries;
+use super::entry::Entry;
 use crate::config::Offline;
 use crate::link::{Payload, Segment, Taken};
 use crate::metrics::{Class, Groups, Tally};
@@ -48,6 +49,8 @@ pub(super) struct Queue {
     prefixes: usize,
     /// Messages appended, but for those of the open segment.
     begun: Tally,
+    /// What waits here goes on elsewhere: it begins there, or where it ends here.
+    passes_on: bool,
     debt: [u64; LANES],
     sealed: (Sender<Sealed>, Receiver<Sealed>),
     /// What was received from that channel and not taken to its end.
@@ -114,6 +117,7 @@ impl Queue {
             class_bytes: 0,
             prefixes: 0,
             begun: Tally::default(),
+            passes_on: false,
             debt: [0; LANES],
             // Its length is bounded by the lane's bytes and messages, counted below.
             sealed: unbounded(),
@@ -186,14 +190,28 @@ impl Queue {
         begun
     }
 
-    /// A message was accepted that never waits here.
-    pub(super) fn pass_by(&mut self, entry: &Entry) {
-        self.begun.add(entry.class, 1, entry.payload.len() as u64);
+    /// From now on what waits here goes on elsewhere, but what ends before that.
+    pub(super) fn pass_on(&mut self) {
+        self.passes_on = true;
     }
 
-    /// A message that was taken out waits elsewhere from now on: here it has never been.
-    pub(super) fn take_back(&mut self, entry: &Entry) {
-        self.begun.take_back(entry.class, entry.payload.len() as u64);
+    /// Messages that wait and are not counted as appended yet.
+    pub(super) fn uncounted(&self) -> usize {
+        if self.passes_on { self.messages } else { 0 }
+    }
+
+    /// A message is accepted.
+    pub(super) fn begin(&mut self, entry: &Entry) {
+        if !self.passes_on {
+            self.begun.add(entry.class, 1, entry.payload.len() as u64);
+        }
+    }
+
+    /// A message ends here.
+    pub(super) fn end(&mut self, entry: &Entry) {
+        if self.passes_on {
+            self.begun.add(entry.class, 1, entry.payload.len() as u64);
+        }
     }
 
     #[inline]
@@ -233,7 +251,7 @@ impl Queue {
         }
         self.messages += 1;
         self.bytes += entry.len();
-        self.pass_by(&entry);
+        self.begin(&entry);
         self.entries.append(entry);
     }
 
@@ -247,17 +265,21 @@ impl Queue {
         &self.entries
     }
 
-    /// Puts a message in the place of the one with its key; see [`Entries::replace`].
-    pub(super) fn replace(&mut self, entry: Entry) -> Option<Entry> {
-        if entry.key.is_none_or(|key| self.entries.of_key(key).is_none()) {
-            self.put_entry(entry);
-            return None;
+    /// Puts a message in the place of the one with its key, which comes back; behind all that was appended before, by itself,
+    /// if there is none.
+    pub(super) fn put_by_key(&mut self, entry: Entry) -> Option<Entry> {
+        let replaces = entry.key.is_some_and(|key| self.entries.of_key(key).is_some());
+        if !replaces && self.open_frames > 0 {
+            self.seal();
         }
-        let (class, payload, bytes) = (entry.class, entry.payload.len() as u64, entry.len());
-        let old = self.entries.replace(entry)?;
-        self.begun.add(class, 1, payload);
-        self.bytes = self.bytes + bytes - old.len();
-        Some(old)
+        self.begin(&entry);
+        self.messages += 1;
+        self.bytes += entry.len();
+        let before = self.entries.put(entry);
+        if let Some(before) = &before {
+            self.left(before);
+        }
+        before
     }
 
     /// Takes the oldest message out that may be dropped.

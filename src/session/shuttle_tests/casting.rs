@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use shuttle::thread;
 
-use super::rig::{append, assert_in_order, attach, check, link, run};
+use super::rig::{append, assert_in_order, check, session};
 use crate::session::outbox::Omission;
 use crate::session::peer_link::PeerLink;
 use crate::session::row::Row;
@@ -40,11 +40,7 @@ fn cast(link: &PeerLink, count: u8) {
 }
 
 fn casting(omission: Option<Omission>) {
-    let (mut near, mut far) = link(true, 5_000, WIDE);
-    near.outbox.omission = omission;
-    let near = Arc::new(near);
-    attach(&near, &mut far, 1);
-    let running = run(&near, 1);
+    let (near, mut far, running) = session(true, 5_000, WIDE, omission);
     let threads = [true, false].map(|casts| {
         let near = near.clone();
         thread::spawn(move || if casts { cast(&near, 7) } else { append(&near, Lane::Normal, 2, 2, |_| 5) })

@@ -19,7 +19,7 @@ use crate::ident::{ConnectionId, PeerId, SessionKind};
 use crate::link::{LinkCore, LinkLimits, Offer, Piece, Segment, Taken};
 use crate::memory::{Budget, Charge};
 use crate::metrics::{Class, PhaseTimes};
-use crate::session::outbox::{QueueLimits, Wait};
+use crate::session::outbox::{Omission, QueueLimits, Wait};
 use crate::session::peer_link::{PeerLink, SessionSettings};
 use crate::session::requests::RequestLimits;
 use crate::session::sender::send_loop;
@@ -328,6 +328,33 @@ impl fmt::Debug for Ends {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.lock().fmt(f)
     }
+}
+
+/// A link that leaves this out, with a session on its way.
+pub(super) fn attached(decides: bool, queue: usize, window: usize, omission: Option<Omission>) -> (Arc<PeerLink>, Far) {
+    let (mut near, mut far) = link(decides, queue, window);
+    near.outbox.omission = omission;
+    attach(&near, &mut far, 1);
+    (Arc::new(near), far)
+}
+
+/// The same, with a session that runs.
+pub(super) fn session(
+    decides: bool,
+    queue: usize,
+    window: usize,
+    omission: Option<Omission>,
+) -> (Arc<PeerLink>, Far, Running) {
+    let (near, far) = attached(decides, queue, window, omission);
+    let running = run(&near, 1);
+    (near, far, running)
+}
+
+/// A link of a peer that is away, which leaves this out.
+pub(super) fn away(queue: usize, window: usize, omission: Option<Omission>) -> Arc<PeerLink> {
+    let (mut near, _) = link(true, queue, window);
+    near.outbox.omission = omission;
+    Arc::new(near)
 }
 
 /// Starts a session on a connection that the link is attached to.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use shuttle::thread;
 
-use super::rig::{Far, LONG, SMALL, append, assert_in_order, attach, check, link, link_with, run};
+use super::rig::{Far, LONG, SMALL, append, assert_in_order, attach, attached, away, check, link_with, run, session};
 use crate::error::SendErrorKind;
 use crate::ident::ConnectionId;
 use crate::link::LARGE;
@@ -25,11 +25,7 @@ const WIDE: usize = 8 << 20;
 
 /// Threads append small and large messages while the sender thread and inline writers take turns.
 fn appending(omission: Option<Omission>) {
-    let (mut near, mut far) = link(true, 100, WIDE);
-    near.outbox.omission = omission;
-    let near = Arc::new(near);
-    attach(&near, &mut far, 1);
-    let running = run(&near, 1);
+    let (near, mut far, running) = session(true, 100, WIDE, omission);
     let threads = [(Lane::Normal, 1, 3), (Lane::Normal, 2, 3), (Lane::Urgent, 3, 2)].map(|(lane, kind, count)| {
         let near = near.clone();
         let len = move |number| if (kind, number) == (2, 1) { LARGE + 1 } else { 5 };
@@ -65,11 +61,7 @@ fn shuttle_finds_an_inline_writer_that_wakes_nobody() {
 
 /// More threads than the queue has room for, and a sender thread that makes room.
 fn crowding(omission: Option<Omission>) {
-    let (mut near, mut far) = link(true, 1, WIDE);
-    near.outbox.omission = omission;
-    let near = Arc::new(near);
-    attach(&near, &mut far, 1);
-    let running = run(&near, 1);
+    let (near, mut far, running) = session(true, 1, WIDE, omission);
     let threads = [1, 2, 3].map(|kind| {
         let near = near.clone();
         thread::spawn(move || append(&near, Lane::Normal, kind, 2, |_| 5))
@@ -96,9 +88,7 @@ fn shuttle_finds_room_that_nobody_hears_of() {
 
 /// Two messages of which the node has memory for one; the first ends, and its memory comes back.
 fn sharing(omission: Option<Omission>, asked: bool) {
-    let (mut near, _) = link(true, 10, WIDE);
-    near.outbox.omission = omission;
-    let near = Arc::new(near);
+    let near = away(10, WIDE, omission);
     let big = |kind: u8| vec![kind; crate::config::LINK_FLOOR + 1];
     near.push(Lane::Normal, Heading::of_kind(1), big(1), Wait::No).unwrap();
     let second = {
@@ -130,9 +120,7 @@ fn shuttle_finds_memory_that_nobody_hears_of() {
 
 /// A full queue of a peer that is away; the outbox closes while threads wait for room in it.
 fn closing(omission: Option<Omission>, refused: &AtomicUsize) {
-    let (mut near, _) = link(true, 1, WIDE);
-    near.outbox.omission = omission;
-    let near = Arc::new(near);
+    let near = away(1, WIDE, omission);
     let threads = [(1, 5), (2, 5), (3, LARGE + 1)].map(|(kind, len)| {
         let near = near.clone();
         thread::spawn(move || {
@@ -169,9 +157,7 @@ fn shuttle_finds_an_end_that_nobody_hears_of() {
 
 /// A full queue of a peer that is away; its bounds become wider while threads wait for room in it.
 fn widening(omission: Option<Omission>) {
-    let (mut near, _) = link(true, 1, WIDE);
-    near.outbox.omission = omission;
-    let near = Arc::new(near);
+    let near = away(1, WIDE, omission);
     let threads = [(1, 5), (2, 5), (3, LARGE + 1)].map(|(kind, len)| {
         let near = near.clone();
         thread::spawn(move || {
@@ -196,11 +182,7 @@ fn shuttle_finds_wider_bounds_that_nobody_hears_of() {
 
 /// More bytes than the far side grants; its acknowledgements let the writer go on.
 fn starving(omission: Option<Omission>, starved: &AtomicUsize) {
-    let (mut near, mut far) = link(true, 100, 1);
-    near.outbox.omission = omission;
-    let near = Arc::new(near);
-    attach(&near, &mut far, 1);
-    let running = run(&near, 1);
+    let (near, mut far, running) = session(true, 100, 1, omission);
     let threads = [1, 2].map(|kind| {
         let near = near.clone();
         thread::spawn(move || append(&near, Lane::Normal, kind, 2, |_| LARGE - 100))
@@ -245,10 +227,7 @@ fn claim_three(near: &PeerLink, far: &mut Far, ack_now: bool) -> u32 {
 
 /// Application threads finish messages somebody waits for, while another appends and writes inline.
 fn acknowledging(omission: Option<Omission>) {
-    let (mut near, mut far) = link(true, 100, WIDE);
-    near.outbox.omission = omission;
-    let near = Arc::new(near);
-    attach(&near, &mut far, 1);
+    let (near, mut far) = attached(true, 100, WIDE, omission);
     let generation = claim_three(&near, &mut far, true);
     let running = run(&near, 1);
     let mut threads = Vec::from([1..3, 3..4].map(|numbers| {
@@ -313,11 +292,7 @@ fn shuttle_a_new_session_writes_acknowledgements_the_old_one_was_to_write() {
 
 /// A new session takes over while threads append and may write inline on the old one.
 fn replacing(omission: Option<Omission>) {
-    let (mut near, mut far) = link(crate::sync::either(), 100, WIDE);
-    near.outbox.omission = omission;
-    let near = Arc::new(near);
-    attach(&near, &mut far, 1);
-    let old = run(&near, 1);
+    let (near, mut far, old) = session(crate::sync::either(), 100, WIDE, omission);
     let threads = [1, 2].map(|kind| {
         let near = near.clone();
         thread::spawn(move || append(&near, Lane::Normal, kind, 3, |_| 5))

@@ -70,6 +70,9 @@ pub(super) trait OpenHalf: Send {
     /// # Errors
     /// [`Fault::Rejected`] for what is none, [`Fault::Refused`] for the other side's alert; nothing may follow either.
     fn open(&mut self, raw: &mut [u8], at: usize) -> io::Result<Option<Opened>>;
+
+    /// From now on a thread of its own reads: what costs time costs nobody else's.
+    fn begin_session(&mut self);
 }
 
 /// What came of opening a record.
@@ -83,6 +86,8 @@ pub(super) struct Opened {
     pub(super) ended: bool,
     /// The connection has something to say itself.
     pub(super) owes: bool,
+    /// It brings new keys that we asked for.
+    pub(super) answers: bool,
 }
 
 /// The sending direction: what is sealed and not written yet.
@@ -237,6 +242,11 @@ impl Opener {
     /// Whether the connection has had something to say since this was last asked.
     pub(super) fn owes(&mut self) -> bool {
         std::mem::take(&mut self.owes)
+    }
+
+    /// From now on a thread of its own reads.
+    pub(super) fn begin_session(&mut self) {
+        self.half.begin_session();
     }
 
     /// Opens what was read, and reads more while that gives nothing; 0 is the end of the stream.

@@ -17,7 +17,8 @@ use crate::sync::Mutex;
 use crate::transport::{Connection, Fault, Proof, ReadHalf, WriteHalf};
 
 /// Puts TLS around an established connection.
-pub(super) fn around(inner: Connection, sealer: Sealer, opener: Opener, proof: Arc<Proof>) -> Connection {
+pub(super) fn around(inner: Connection, sealer: Sealer, mut opener: Opener, proof: Arc<Proof>) -> Connection {
+    opener.begin_session();
     let behind = AtomicBool::new(sealer.is_behind());
     let line = Arc::new(Line { write: inner.write, sealer: Mutex::new(sealer), behind });
     Connection {

@@ -22,6 +22,8 @@ use crate::transport::Fault;
 
 /// A record's header.
 pub(super) const HEADER: usize = 5;
+/// The most records of a side's handshake. Ten are many; whoever says it in crumbs has each looked at anew.
+const RECORDS: usize = 64;
 
 /// A handshake between two steps.
 pub(super) enum Machine {
@@ -36,6 +38,8 @@ pub(super) struct Run {
     pub(super) tls: Side,
     /// Whole records that rustls wants to see again with what follows: the begin of a message.
     heard: Vec<u8>,
+    /// How many records there were.
+    records: usize,
 }
 
 /// rustls without buffers: it makes the handshake and the keys, and what is sealed by them is ours to seal.
@@ -83,7 +87,7 @@ impl Machine {
                 UnbufferedServerConnection::new(config).map(Side::Accepted)
             }
         };
-        let mut run = Box::new(Run { tls: tls.map_err(|error| words::fault(&error))?, heard: Vec::new() });
+        let mut run = Box::new(Run { tls: tls.map_err(|error| words::fault(&error))?, heard: Vec::new(), records: 0 });
         run.feed(rest, out)?;
         Ok(Self::Run(run))
     }
@@ -100,9 +104,12 @@ impl Run {
             if !self.tls.is_handshaking() {
                 return if self.heard.is_empty() { Ok(()) } else { Err(broken("more than a handshake")) };
             }
-            let Some(&[_, _, _, high, low]) = rest.first_chunk::<HEADER>() else { return Ok(()) };
-            let length = HEADER + usize::from(u16::from_be_bytes([high, low]));
-            self.heard.extend(rest.drain(..length.min(rest.len())));
+            let Some(length) = first_record(rest) else { return Ok(()) };
+            self.records += 1;
+            if self.records > RECORDS {
+                return Err(broken("a handshake in crumbs"));
+            }
+            self.heard.extend(rest.drain(..length));
         }
     }
 
@@ -197,8 +204,22 @@ fn encode<Data>(said: &mut EncodeTlsData<'_, Data>, out: &mut Vec<u8>) {
     }
 }
 
+/// How long the first record is, if there is one: no longer than what is there.
+fn first_record(heard: &[u8]) -> Option<usize> {
+    let [_, _, _, high, low] = heard.first_chunk::<HEADER>()?;
+    Some(heard.len().min(HEADER + usize::from(u16::from_be_bytes([*high, *low]))))
+}
+
 /// What the dialler's hello is answered by, when it is whole.
 fn answer(heard: &[u8], setup: &Setup, out: &mut Vec<u8>) -> Result<Option<Arc<ServerConfig>>, Fault> {
+    let (mut records, mut rest) = (0, heard);
+    while let Some(length) = first_record(rest) {
+        (records, rest) = (records + 1, &rest[length..]);
+    }
+    if records > RECORDS {
+        out.extend_from_slice(&words::refusal(CloseReason::ProtocolError));
+        return Err(broken("a hello in crumbs"));
+    }
     let (mut acceptor, mut rest) = (Acceptor::default(), heard);
     loop {
         acceptor.read_tls(&mut rest).map_err(|error| broken(error.to_string()))?;

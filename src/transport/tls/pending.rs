@@ -11,11 +11,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mio::event::Source;
+use rustls::CommonState;
 
 use super::cipher::{Opener, Rekey, Sealer};
 use super::machine::{HEADER, Machine, Run, Stepped, broken};
 use super::setup::Setup;
-use super::verify::Shown;
+use super::verify::{Shown, is_bare};
 use super::{halves, words};
 use crate::error::CloseReason;
 use crate::ident::{PeerId, SessionKind};
@@ -120,7 +121,27 @@ impl TlsPending {
 
     /// The handshake is over: who is there?
     fn open(&mut self, run: Run) -> Result<(), Fault> {
-        let tls = &run.tls;
+        let proof = self.prove(&run.tls);
+        let (mut sealing, opening) = run.split().map_err(|error| words::fault(&error))?;
+        let proof = match proof {
+            Ok(proof) => Arc::new(proof),
+            Err(fault) => {
+                // The other side has its keys by now, and takes nothing for a word of ours that is not sealed.
+                if let Fault::Rejected(reason, _) = &fault {
+                    sealing.refuse(*reason, &mut self.out);
+                }
+                return Err(fault);
+            }
+        };
+        let sealer = Sealer::new(Box::new(sealing), self.rekey, mem::take(&mut self.out));
+        let opener = Opener::new(Box::new(opening), mem::take(&mut self.raw));
+        self.stage = Stage::Open(Box::new(Opened { sealer, opener, proof }));
+        Ok(())
+    }
+
+    /// What the other side has proven. rustls has checked what is shown; that something is, and for which protocol, is
+    /// ours to see.
+    fn prove(&self, tls: &CommonState) -> Result<Proof, Fault> {
         if tls.alpn_protocol().is_none() {
             let text = "the other side names no protocol".to_owned();
             return Err(Fault::Rejected(CloseReason::WrongProtocol, text));
@@ -129,15 +150,10 @@ impl TlsPending {
             let text = "the other side has shown nothing".to_owned();
             return Err(Fault::Rejected(CloseReason::Untrusted, text));
         };
-        let bare = transport::SPKI.len() + 32 == own.len() && own.starts_with(&transport::SPKI);
+        let bare = is_bare(own);
         let peer = Shown { bare, own, rest }.peer().map_err(|error| words::fault(&error))?;
         let chain = if bare { Vec::new() } else { [own].into_iter().chain(rest).map(|der| der.to_vec()).collect() };
-        let proof = Arc::new(Proof { peer, kind: self.kind, chain, judged_by: Some(self.setup.number) });
-        let (sealing, opening) = run.split().map_err(|error| words::fault(&error))?;
-        let sealer = Sealer::new(Box::new(sealing), self.rekey, mem::take(&mut self.out));
-        let opener = Opener::new(Box::new(opening), mem::take(&mut self.raw));
-        self.stage = Stage::Open(Box::new(Opened { sealer, opener, proof }));
-        Ok(())
+        Ok(Proof { peer, kind: self.kind, chain, judged_by: Some(self.setup.number) })
     }
 
     /// Writes what of the handshake is not written yet; whether that was all.

@@ -23,15 +23,18 @@ use super::cipher::{OpenHalf, Opened, RECORD, RECORD_EXTRA, SealHalf};
 use super::words;
 use crate::error::CloseReason;
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use crate::transport::Fault;
 
 /// A record's header: kind, version, length of the rest.
 const HEADER: usize = 5;
 /// The longest rest of a record (RFC 8446, 5.2).
 const LONGEST: usize = RECORD + 256;
-/// Updates of the other side's keys in a row, with nothing else between them; more are an attack on our time.
-const UPDATES: u8 = 32;
+/// Records in a row that bring nothing of the stream, nor what we asked for: new keys, tickets, alerts without a meaning,
+/// empty ones. More are an attack on our time.
+const EMPTY: u8 = 32;
+/// The most bytes that records may have beyond those of the stream before a session begins.
+const EARLY: usize = 64 * 1024;
 /// The most bytes of a message of the handshake that is skipped.
 const SKIPPED: usize = 64 * 1024;
 
@@ -86,6 +89,8 @@ struct Shared {
     secrets: Mutex<Secrets>,
     /// The other side asked for new keys of ours, and has no answer yet.
     asked: AtomicBool,
+    /// New keys of the other side that we asked for, and have not got yet.
+    wanted: AtomicU32,
     /// The alert that says why we end, or [`alert::NONE`].
     alert: AtomicU8,
 }
@@ -129,11 +134,12 @@ impl Keys {
 /// The keys are of a kind this crate does not know, which the provider never agrees to.
 pub(super) fn split(extracted: &ExtractedSecrets, secrets: Secrets) -> Result<(Sealing, Opening), Error> {
     let tickets = matches!(secrets, Secrets::Dialled(_));
-    let (asked, alert) = (AtomicBool::new(false), AtomicU8::new(alert::NONE));
-    let shared = Arc::new(Shared { secrets: Mutex::new(secrets), asked, alert });
+    let (asked, wanted, alert) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU8::new(alert::NONE));
+    let shared = Arc::new(Shared { secrets: Mutex::new(secrets), asked, wanted, alert });
     let (tx, rx) = (&extracted.tx, &extracted.rx);
     let sealing = Sealing { keys: Keys::new(tx.0, &tx.1)?, shared: shared.clone(), closed: false };
-    let opening = Opening { keys: Keys::new(rx.0, &rx.1)?, shared, tickets, skip: 0, part: Vec::new(), updates: 0 };
+    let keys = Keys::new(rx.0, &rx.1)?;
+    let opening = Opening { keys, shared, tickets, skip: 0, part: Vec::new(), empty: 0, early: Some(EARLY) };
     Ok((sealing, opening))
 }
 
@@ -167,6 +173,11 @@ impl Sealing {
         Ok(())
     }
 
+    /// Refuses, before a byte of the stream is sealed.
+    pub(super) fn refuse(&mut self, reason: CloseReason, into: &mut Vec<u8>) {
+        self.alert(u8::from(words::alert_for(reason)), into);
+    }
+
     fn alert(&mut self, code: u8, into: &mut Vec<u8>) {
         const WARNING: u8 = 1;
         const FATAL: u8 = 2;
@@ -179,6 +190,10 @@ impl Sealing {
 
     fn update(&mut self, ask: bool, into: &mut Vec<u8>) -> io::Result<()> {
         let update: [u8; message::KEY_UPDATE_LEN] = [message::KEY_UPDATE, 0, 0, 1, u8::from(ask)];
+        if ask {
+            // Before it can be answered.
+            self.shared.wanted.fetch_add(1, Ordering::AcqRel);
+        }
         self.record(kind::HANDSHAKE, update.len(), |into| into.extend_from_slice(&update), into)?;
         self.keys = self.shared.secrets.lock().next(true).map_err(io::Error::other)?;
         Ok(())
@@ -251,8 +266,11 @@ pub(super) struct Opening {
     skip: usize,
     /// The begin of a message of the handshake whose end is in a later record.
     part: Vec<u8>,
-    /// Updates of keys since the last bytes of the stream.
-    updates: u8,
+    /// Records since the last one with bytes of the stream; before a session begins, all that had none.
+    empty: u8,
+    /// Bytes beyond those of the stream that records may still have; any number once a session has begun, which has a
+    /// thread of its own for them.
+    early: Option<usize>,
 }
 
 impl Opening {
@@ -266,9 +284,28 @@ impl Opening {
         self.reject(alert::UNEXPECTED_MESSAGE, format!("{what} has no place here"))
     }
 
-    /// Messages of the handshake, behind it: new keys, and tickets that nobody uses. Whether we owe an answer.
-    fn take_messages(&mut self, mut bytes: &[u8]) -> io::Result<bool> {
-        let mut owes = false;
+    /// Bounds what costs time and brings nothing.
+    fn count(&mut self, opened: &Opened) -> io::Result<()> {
+        if opened.plain == 0 && !opened.ended && !opened.answers {
+            self.empty += 1;
+            if self.empty > EMPTY {
+                return Err(self.unexpected("one more record that brings nothing"));
+            }
+        } else if self.early.is_none() {
+            self.empty = 0;
+        }
+        if let Some(left) = &mut self.early {
+            match left.checked_sub(opened.used - opened.plain) {
+                Some(less) => *left = less,
+                None => return Err(self.unexpected("one more record before a session")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Messages of the handshake, behind it: new keys, and tickets that nobody uses. `opened` is told whether we owe an
+    /// answer, or have got one.
+    fn take_messages(&mut self, mut bytes: &[u8], opened: &mut Opened) -> io::Result<()> {
         if bytes.is_empty() {
             return Err(self.unexpected("an empty message"));
         }
@@ -295,17 +332,16 @@ impl Opening {
                     if !bytes.is_empty() {
                         return Err(self.unexpected("a message behind new keys"));
                     }
-                    self.updates += 1;
-                    if self.updates > UPDATES {
-                        return Err(self.unexpected("one more change of keys in a row"));
-                    }
                     self.keys = match self.shared.secrets.lock().next(false) {
                         Ok(keys) => keys,
                         Err(error) => return Err(self.reject(alert::INTERNAL_ERROR, error.to_string())),
                     };
+                    let less = |wanted: u32| wanted.checked_sub(1);
                     if ask == 1 {
                         self.shared.asked.store(true, Ordering::Release);
-                        owes = true;
+                        opened.owes = true;
+                    } else if self.shared.wanted.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).is_ok() {
+                        opened.answers = true;
                     }
                 }
                 [message::KEY_UPDATE, ..] if self.part.len() == message::KEY_UPDATE_LEN => {
@@ -317,7 +353,7 @@ impl Opening {
                 [] => {}
             }
         }
-        Ok(owes)
+        Ok(())
     }
 }
 
@@ -355,14 +391,11 @@ impl OpenHalf for Opening {
             return Err(self.unexpected("a record within a message"));
         }
         match (kind, body) {
-            (kind::DATA, _) => {
-                self.updates = 0;
-                opened.plain = len;
-            }
+            (kind::DATA, _) => opened.plain = len,
             (kind::HANDSHAKE, _) => {
                 // They are short: the key that opens what follows is made meanwhile.
                 let messages = body.to_vec();
-                opened.owes = self.take_messages(&messages)?;
+                self.take_messages(&messages, &mut opened)?;
             }
             (kind::ALERT, &[_, alert::CLOSE_NOTIFY]) => opened.ended = true,
             (kind::ALERT, &[_, alert::USER_CANCELED]) => {}
@@ -371,6 +404,11 @@ impl OpenHalf for Opening {
             }
             _ => return Err(self.unexpected(&format!("a protected record of kind {kind}"))),
         }
+        self.count(&opened)?;
         Ok(Some(opened))
+    }
+
+    fn begin_session(&mut self) {
+        self.early = None;
     }
 }

@@ -127,11 +127,16 @@ impl Shown<'_> {
 
 /// The name of the peer with this key.
 fn name(spki: &[u8]) -> Result<PeerId, Error> {
-    match spki.strip_prefix(&SPKI) {
-        Some(key) if key.len() == 32 => Ok(PeerId::from_bytes(sha256(spki))),
+    match is_bare(spki) {
+        true => Ok(PeerId::from_bytes(sha256(spki))),
         // A key of another kind proves nothing here, whoever vouches for it.
-        _ => Err(CertificateError::BadEncoding.into()),
+        false => Err(CertificateError::BadEncoding.into()),
     }
+}
+
+/// Whether this is a key of the kind that names peers, and no certificate.
+pub(super) fn is_bare(shown: &[u8]) -> bool {
+    shown.strip_prefix(&SPKI).is_some_and(|key| key.len() == 32)
 }
 
 /// What rustls wants to be told twice, of those who answer and of those who dial: how they prove that the key is theirs.

@@ -3,7 +3,7 @@
 //! Owns: nothing. Threads: any. Locks: none. Blocks on: nothing.
 //! Upholds: what one side refuses for, the other side hears as the same reason, as far as alerts can tell them apart.
 
-use rustls::{AlertDescription, CertificateError, Error};
+use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
 use super::verify::WrongPeer;
 use crate::error::CloseReason;
@@ -23,6 +23,8 @@ pub(super) fn fault(error: &Error) -> Fault {
         }
         Error::InvalidCertificate(CertificateError::BadSignature) => BadSignature,
         Error::InvalidCertificate(_) | Error::NoCertificatesPresented => Untrusted,
+        // One of us wants a certificate, and the other one has a bare key to show.
+        Error::PeerIncompatible(PeerIncompatible::IncorrectCertificateTypeExtension) => Untrusted,
         Error::PeerIncompatible(_) => VersionMismatch,
         Error::NoApplicationProtocol => WrongProtocol,
         _ => ProtocolError,
@@ -40,13 +42,24 @@ fn meant_by(alert: AlertDescription) -> CloseReason {
         | Alert::CertificateRevoked
         | Alert::BadCertificate
         | Alert::UnsupportedCertificate
-        | Alert::CertificateRequired => CloseReason::Untrusted,
+        | Alert::CertificateRequired
+        // What rustls says where a certificate is wanted and there is none: all else is the same at every node.
+        | Alert::HandshakeFailure => CloseReason::Untrusted,
         Alert::CertificateUnknown => CloseReason::WrongPeer,
         Alert::NoApplicationProtocol => CloseReason::WrongProtocol,
-        Alert::ProtocolVersion | Alert::HandshakeFailure => CloseReason::VersionMismatch,
+        Alert::ProtocolVersion => CloseReason::VersionMismatch,
         Alert::DecryptError => CloseReason::BadSignature,
         Alert::Unknown(code) if code > REASONS => CloseReason::from_code((code - REASONS).into()),
         _ => CloseReason::ProtocolError,
+    }
+}
+
+/// The alert that says this reason once the handshake is over.
+pub(super) fn alert_for(reason: CloseReason) -> AlertDescription {
+    match reason {
+        CloseReason::WrongProtocol => AlertDescription::NoApplicationProtocol,
+        CloseReason::Untrusted => AlertDescription::BadCertificate,
+        _ => AlertDescription::InternalError,
     }
 }
 
