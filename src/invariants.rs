@@ -73,8 +73,8 @@
 //! what was told of failing peers, the value of a `Watch`, what a reload replaces (times, sizes, options of sockets, our
 //! side of handshakes, addresses, names), how far a shutdown is, the tables of questions and the list of links that have
 //! some, a step of a handshake that waits for a worker, the list of taps, the messages of a direct sender that are under
-//! way, a row of broadcasts, a receipt, who waits for memory, the memory of a link's window (`PeerLink::inbound`), the names
-//! of peers (`Engine::names`), where a node listens (`Engine::sites`).
+//! way, a row of broadcasts, a receipt, who waits for memory, the memory of a link's window (`PeerLink::inbound`), where a
+//! node listens (`Engine::sites`).
 //!
 //! No guard but the sealer's is held across a blocking send, a join, socket I/O, the destructor of a session or a slot,
 //! or user code; none but `Inlet::current` and `Engine::present` while waiting for anything but its own condition.
@@ -267,8 +267,9 @@
 //! - An answer longer than its question fits always: it may be refused while the reply lane is full.
 //! - Answers that nobody takes stop nothing: beyond `queue_bytes` they keep all further replies of that peer from coming.
 //! - Acknowledged means handed over, not understood.
-//! - `memory_bytes` does not count the open segment of each lane, read buffers, threads and tables: they are bounded per
-//!   peer; nor the one buffer of a row of broadcasts, of a node, and what waits for taps and in `undelivered`, which have
-//!   bounds of their own.
+//! - `memory_bytes` does not count the open segment of each lane, read buffers, threads and tables, nor over TLS what is
+//!   sealed and not written (512 KiB while a peer is busy) and the certificates of a session (64 KiB): they are bounded
+//!   per peer; nor the one buffer of a row of broadcasts, of a node, and what waits for taps and in `undelivered`, which
+//!   have bounds of their own.
 //! - Over plain TCP, who sends the bytes after the handshake is a claim: the token and the numbers stop accidents, not
 //!   an attacker in the path.

@@ -54,8 +54,8 @@
 //! Take a place among the unproven ones (`half_open`, and less with `half_open_per_ip`) until the deadline of the whole
 //! handshake or until somebody else needs it. A connection that says nothing, or half a record, costs no arithmetic. A
 //! whole hello of TLS costs a key exchange and a signature, about a quarter of a millisecond on one of two threads kept
-//! for that: for as many connections as there are places, whose turn good peers wait for. Whoever leaves or loses its place
-//! before its turn is passed over (`MetricsSnapshot::steps_skipped`).
+//! for that: for as many connections as there are places, whose turn good peers wait for. Whoever leaves or loses its
+//! place before its turn is passed over (`MetricsSnapshot::steps_skipped`).
 //! Refusals before the proof are a word in the clear: whoever is on the way can forge them, as it can cut connections.
 //!
 //! # What a peer can do
@@ -68,8 +68,9 @@
 //!
 //! # The key
 //!
-//! One ed25519 key is the node's identity, for the life of the process. Its file is made readable by its owner alone, and
-//! one that others may read is refused, with the command that mends it. It never leaves the process, and no log shows it.
+//! One ed25519 key is the node's identity, for the life of the process. Its file is made readable by its owner alone.
+//! One that others may read, or replace because they may write into its folder, is refused, with the command that mends
+//! it. The key never leaves the process, and no log shows it.
 //! Whoever copies it is that peer: two processes that answer at one time are told apart and said
 //! ([`Event::IdentityClash`](crate::Event::IdentityClash)); a thief who waits is not. To replace a key: start the node
 //! with a new one, list the new id at its peers beside the old one, reload, and take the old one out.

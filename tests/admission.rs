@@ -16,20 +16,12 @@ mod common;
 use common::limits::{descriptors, raise_descriptors};
 use common::stranger::Stranger;
 use common::{
-    PATIENCE, addr, alone, handshaking, link, node_threads, nothing_left, plain, quick, reaches, start, wait_event,
-    wait_until,
+    PATIENCE, addr, alone, handshaking, link, node_threads, nothing_left, plain, quick, reaches, refusal, start,
+    wait_event, wait_until,
 };
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
-}
-
-/// Why a dial failed.
-fn refusal(from: &Node, to: SocketAddr) -> DialCause {
-    match from.connect(to) {
-        Err(ConnectError::Dial(mut errors)) if errors.len() == 1 => errors.remove(0).cause,
-        other => panic!("the dial did not fail: {other:?}"),
-    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use threadwire::{Address, Config, Event, Node, PeerId};
 mod common;
 use common::ledger::{Ledger, Verdict, numbered};
 use common::names::Names;
-use common::{NOWHERE, PATIENCE, alone, black_hole, identities, link, quick, start, wait_event, wait_until};
+use common::{NOWHERE, PATIENCE, alone, black_hole, ended, identities, link, quick, start, wait_event, wait_until};
 
 fn start_with(config: Config, names: &Names) -> Node {
     Node::builder().config(config).resolver(names.clone()).start().unwrap()
@@ -242,22 +242,12 @@ fn nothing_is_lost_while_a_peer_is_disconnected_removed_and_added_and_a_kept_one
             let (ends, other) = if round % 4 < 2 { (&alice, &bob) } else { (&bob, &alice) };
             let before = to_bob.stats().sessions;
             wait_until("both have it", || ends.disconnect(other.id(), reason) != Err(not_connected(other)));
-            let seen = |node: &Node| {
-                wait_event(node, "the session ends", |event| match event {
-                    Event::Disconnected { reason, .. } => Some(reason),
-                    _ => None,
-                })
-            };
-            assert_eq!(seen(ends), DisconnectReason::Local(reason));
-            assert_eq!(seen(other), DisconnectReason::Remote(reason));
+            assert_eq!(ended(ends), DisconnectReason::Local(reason));
+            assert_eq!(ended(other), DisconnectReason::Remote(reason));
             wait_until("it is dialled again", || to_bob.stats().sessions > before && to_bob.is_connected());
         }
         alice.remove_peer(bob.id()).unwrap();
-        let reason = wait_event(&bob, "the session ends", |event| match event {
-            Event::Disconnected { reason, .. } => Some(reason),
-            _ => None,
-        });
-        assert_eq!(reason, DisconnectReason::Remote(CloseReason::Requested));
+        assert_eq!(ended(&bob), DisconnectReason::Remote(CloseReason::Requested));
         wait_until("it has ended here too", || sessions(&alice) == 0);
         let dials = alice.metrics().dials;
         assert!(alice.peers()[0].next_retry.is_none());

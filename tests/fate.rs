@@ -8,27 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use common::{NOWHERE, PATIENCE, base, identities, link, loopback, quick, start, wait_until};
+use common::{NOWHERE, PATIENCE, away, base, identities, link, loopback, outcome, quick, start, wait_until};
 use crossbeam_channel::Receiver;
 use threadwire::config::Offline;
 use threadwire::error::{RejectCause, SendErrorKind};
 use threadwire::{
-    BEST_EFFORT_MOST, Collector, Config, Delivery, Node, Outcome, OverflowPolicy, PeerHandle, Priority, Receipt,
-    ReturnReason, SendOptions, Stage, Undelivered, WaitError,
+    BEST_EFFORT_MOST, Collector, Delivery, Node, Outcome, OverflowPolicy, PeerHandle, Priority, ReturnReason,
+    SendOptions, Stage, Undelivered, WaitError,
 };
-
-/// A node and a handle on a peer that will never be there.
-fn away(config: Config) -> (Node, PeerHandle) {
-    let node = start(config);
-    let nobody = identities()[0].peer_id();
-    node.add_peer(nobody, NOWHERE).unwrap();
-    let peer = node.peer(nobody).unwrap();
-    (node, peer)
-}
-
-fn outcome(receipt: Receipt) -> Outcome {
-    receipt.wait(PATIENCE).unwrap()
-}
 
 fn returned(outcome: Outcome) -> (Vec<u8>, ReturnReason) {
     match outcome {

@@ -14,7 +14,7 @@ use threadwire::{Event, Message, Node, PeerHandle, PeerId};
 mod common;
 use common::ledger::{Ledger, Verdict, number_of, numbered};
 use common::proxy::Proxy;
-use common::{PATIENCE, alone, link, quick, start, wait_event, wait_until};
+use common::{PATIENCE, alone, ended, ended_with, link, quick, start, wait_event, wait_until};
 
 /// A node whose handler can reach the node itself.
 fn reflexive(handler: impl Fn(&Node, &PeerHandle, Message<'_>) + Send + Sync + 'static) -> Arc<Node> {
@@ -129,11 +129,7 @@ fn a_panic_rejects_its_message_and_ends_that_peers_session_only() {
     assert_eq!(ledgers[1].verdict(), Verdict::perfect(COUNT));
     from_alice.send(numbered(COUNT, 100)).unwrap();
     wait_until("it heals", || ledgers[0].came() == passed + 1);
-    let (peer, reason) = wait_event(&bob, "alice's session ends", |event| match event {
-        Event::Disconnected { peer, reason, .. } => Some((peer, reason)),
-        _ => None,
-    });
-    assert_eq!((peer, reason), (alice.id(), DisconnectReason::Local(CloseReason::HandlerPanicked)));
+    assert_eq!(ended_with(&bob, alice.id()), DisconnectReason::Local(CloseReason::HandlerPanicked));
     let others: Vec<Event> = bob.events().try_iter().collect();
     let of_carol = |event: &&Event| matches!(event, Event::Disconnected { peer, .. } if *peer == carols_id);
     assert_eq!(others.iter().filter(of_carol).count(), 0);
@@ -320,11 +316,7 @@ fn a_shutdown_in_a_handler_returns_at_once_and_the_node_ends() {
     assert!(took < Duration::from_secs(5) && !finished, "{took:?}");
     assert_eq!((kind, payload), (SendErrorKind::ShuttingDown, b"after".to_vec()));
     for node in [&alice, &carol] {
-        let reason = wait_event(node, "bob says goodbye", |event| match event {
-            Event::Disconnected { reason, .. } => Some(reason),
-            _ => None,
-        });
-        assert_eq!(reason, DisconnectReason::Remote(CloseReason::Shutdown));
+        assert_eq!(ended(node), DisconnectReason::Remote(CloseReason::Shutdown));
     }
     // The goodbye did not wait for the handler: whether its message was handed over, only bob's next life could tell.
     assert_eq!(to_bob.stats().accepted, 1);
@@ -352,10 +344,6 @@ fn a_node_that_its_own_handler_drops_ends() {
     *held.lock() = Some(bob);
     to_bob.send("drop yourself").unwrap();
     wait_until("the node is dropped", || dropped.load(Ordering::Relaxed));
-    let reason = wait_event(&alice, "bob says goodbye", |event| match event {
-        Event::Disconnected { reason, .. } => Some(reason),
-        _ => None,
-    });
-    assert_eq!(reason, DisconnectReason::Remote(CloseReason::Shutdown));
+    assert_eq!(ended(&alice), DisconnectReason::Remote(CloseReason::Shutdown));
     alice.shutdown(Duration::ZERO);
 }

@@ -5,17 +5,18 @@
 
 use std::time::{Duration, Instant};
 
+use threadwire::Node;
 use threadwire::config::Channel;
 use threadwire::error::{CloseReason, DisconnectReason};
 use threadwire::wire::{self, FrameHeader, FrameType, Goodbye, LANES, Lane, MAX_BODY, flags};
-use threadwire::{Event, Node};
 
 mod common;
 use common::ledger::{Ledger, Verdict, numbered};
 use common::mute::Mute;
 use common::proxy::{DRIP, Fault, Harm, Place, Proxy, Way};
 use common::{
-    PATIENCE, addr, alone, channels, link, nothing_left, over, plain, quick, reaches, start, wait_event, wait_until,
+    PATIENCE, addr, alone, channels, ended, ended_with, link, nothing_left, over, plain, quick, reaches, start,
+    wait_until,
 };
 
 /// A peer in a session with `node`, which grants it a window and gets one of as much.
@@ -23,15 +24,6 @@ fn established(channel: Channel, node: &Node) -> Mute {
     let mute = Mute::connect(channel, node.id(), addr(node), 1 << 20);
     node.wait_connected(mute.id, PATIENCE).unwrap();
     mute
-}
-
-/// Why the session with `mute` ended.
-#[track_caller]
-fn end(node: &Node, mute: &Mute) -> DisconnectReason {
-    wait_event(node, "the session ends", |event| match event {
-        Event::Disconnected { peer, reason, .. } if peer == mute.id => Some(reason),
-        _ => None,
-    })
 }
 
 fn header(frame: FrameType, length: u32) -> Vec<u8> {
@@ -84,7 +76,7 @@ fn what_breaks_the_protocol_in_a_session_ends_that_session_only() {
             let mut mute = established(channel, &bob);
             assert!(mute.say(bytes));
             let reason = DisconnectReason::Local(CloseReason::ProtocolError);
-            assert_eq!(end(&bob, &mute), reason, "{channel:?}: {what}");
+            assert_eq!(ended_with(&bob, mute.id), reason, "{channel:?}: {what}");
         }
         let ends = bob.metrics().sessions_ended_by;
         assert_eq!(ends.local.get(CloseReason::ProtocolError), cases.len() as u64);
@@ -110,7 +102,7 @@ fn a_goodbye_keeps_nobody_away_for_longer_than_a_minute() {
     };
     let body = wire::encode(&goodbye).unwrap();
     assert!(mute.say(&[header(FrameType::Goodbye, body.len() as u32), body].concat()));
-    assert_eq!(end(&bob, &mute), DisconnectReason::Remote(CloseReason::Requested));
+    assert_eq!(ended_with(&bob, mute.id), DisconnectReason::Remote(CloseReason::Requested));
     let next = || bob.peers().iter().find(|peer| peer.id == mute.id).and_then(|peer| peer.next_retry);
     wait_until("it is to be dialled", || next().is_some());
     let next = next().unwrap();
@@ -139,7 +131,7 @@ fn garbage_in_a_session_ends_it_one_way_or_the_other() {
             }
             // The node may have hung up by then.
             mute.say(&garbage);
-            let reason = end(&bob, &mute);
+            let reason = ended_with(&bob, mute.id);
             let expected = matches!(reason, DisconnectReason::Local(CloseReason::ProtocolError | CloseReason::Idle))
                 || matches!(reason, DisconnectReason::Remote(_) | DisconnectReason::Lost(_));
             assert!(expected, "{reason}");
@@ -173,7 +165,7 @@ fn a_frame_that_breaks_off_into_silence_in_a_session_is_cut_by_the_idle_time() {
             let mut mute = established(channel, &bob);
             let begin = Instant::now();
             assert!(mute.say(bytes));
-            assert_eq!(end(&bob, &mute), DisconnectReason::Local(CloseReason::Idle));
+            assert_eq!(ended_with(&bob, mute.id), DisconnectReason::Local(CloseReason::Idle));
             let took = begin.elapsed();
             assert!(took > IDLE / 2 && took < 20 * IDLE, "{took:?}");
         }
@@ -206,10 +198,7 @@ fn a_byte_each_hundred_milliseconds_does_not_outlive_the_deadline_of_a_whole_fra
     let begin = Instant::now();
     let of_alice = bob.peer(alice.id()).unwrap();
     let read = of_alice.stats().bytes_received;
-    let reason = wait_event(&bob, "the session ends", |event| match event {
-        Event::Disconnected { reason, .. } => Some(reason),
-        _ => None,
-    });
+    let reason = ended(&bob);
     let (took, counts) = (begin.elapsed(), proxy.counts());
     assert_eq!(reason, DisconnectReason::Local(CloseReason::Idle));
     assert!(took < 10 * IDLE, "{took:?}");

@@ -397,6 +397,25 @@ fn drip(mut stream: TcpStream) -> usize {
 }
 
 #[test]
+fn clients_that_say_nothing_keep_nobody_out_however_often_they_come_back() {
+    let _alone = alone();
+    let node = start(with_endpoint());
+    let addr = node.metrics_addr().unwrap();
+    let mut silent = Vec::new();
+    for round in 1..=5 {
+        while silent.len() < CONNECTIONS {
+            silent.push(dial(addr));
+        }
+        // Whoever asks has the place of the one that was silent for longest.
+        fetch(addr);
+        wait_until("it is counted", || node.metrics().scrapes == round);
+        assert_eq!(failed(&node, ScrapeFailure::TooMany), round);
+        let mut first = silent.remove(0);
+        assert_eq!(first.read(&mut [0; 1]).unwrap_or(0), 0);
+    }
+}
+
+#[test]
 fn a_huge_request_is_refused_and_cut() {
     let _alone = alone();
     let node = start(with_endpoint());
@@ -458,14 +477,15 @@ fn a_shutdown_waits_for_no_client_and_ends_the_endpoint() {
     let addr = node.metrics_addr().unwrap();
     let mut open: Vec<TcpStream> = (0..CONNECTIONS).map(|_| dial(addr)).collect();
     open[0].write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
-    // A seventeenth shows that all have their places.
-    assert_eq!(dial(addr).read(&mut [0; 1]).unwrap_or(0), 0);
+    // A seventeenth shows that all have their places: that of the first is its own now.
+    let seventeenth = dial(addr);
+    assert_eq!(open[0].read(&mut [0; 1]).unwrap_or(0), 0);
     assert_eq!(failed(&node, ScrapeFailure::TooMany), 1);
     assert!(node.shutdown(PATIENCE).is_clean());
     // Not one was waited for until its time was up.
     assert_eq!(failed(&node, ScrapeFailure::ShuttingDown), CONNECTIONS as u64);
     assert_eq!(node.metrics().scrapes_failed, CONNECTIONS as u64 + 1);
-    for mut stream in open {
+    for mut stream in open.into_iter().chain([seventeenth]) {
         assert_eq!(stream.read(&mut [0; 1]).unwrap_or(0), 0, "it is closed");
     }
     assert_eq!(TcpStream::connect(addr).unwrap_err().kind(), ErrorKind::ConnectionRefused);

@@ -10,11 +10,11 @@ use threadwire::config::{Channel, Offline};
 use threadwire::error::{CloseReason, RejectCause};
 use threadwire::metrics::{Cast, MetricsSnapshot, Phase, Phases};
 use threadwire::wire::{FrameHeader, FrameType, Lane, Prefix, flags, put_segment};
-use threadwire::{Delivery, Kind, Node, OverflowPolicy, PeerHandle, Receipt, SendOptions, To};
+use threadwire::{Delivery, Kind, Node, OverflowPolicy, SendOptions, To};
 
 mod common;
 use common::mute::Mute;
-use common::{NOWHERE, PATIENCE, addr, base, identities, link, loopback, plain, quick, start, wait_until};
+use common::{PATIENCE, addr, away, base, link, loopback, outcome, plain, quick, start, wait_until};
 
 const BLOCK: u16 = 7;
 const VOTE: u16 = 8;
@@ -59,19 +59,6 @@ fn over(node: &Node) -> Phases {
     let failed = buffer.failed.messages + transfer.failed.messages;
     assert_eq!(failed, traffic.messages_returned + traffic.messages_unknown);
     phases
-}
-
-/// A node and a handle on a peer that is not there.
-fn away(config: threadwire::Config) -> (Node, PeerHandle) {
-    let node = start(config);
-    let nobody = identities()[0].peer_id();
-    node.add_peer(nobody, NOWHERE).unwrap();
-    let peer = node.peer(nobody).unwrap();
-    (node, peer)
-}
-
-fn outcome(receipt: Receipt) -> threadwire::Outcome {
-    receipt.wait(PATIENCE).unwrap()
 }
 
 #[test]

@@ -16,7 +16,9 @@ use threadwire::{Config, Event, Node, PeerHandle};
 mod common;
 use common::ledger::{Ledger, SHORTEST, Verdict, numbered};
 use common::proxy::{Counts, Fault, Harm, Place, Proxy, Way};
-use common::{NOWHERE, PATIENCE, alone, channels, identities, link, over, plain, quick, start, wait_event, wait_until};
+use common::{
+    NOWHERE, PATIENCE, alone, channels, ended, identities, link, over, plain, quick, start, wait_event, wait_until,
+};
 
 /// Two nodes whose messages are entered into ledgers, linked through a proxy.
 struct Pair {
@@ -266,10 +268,7 @@ fn a_path_that_stalls_is_cut_by_the_idle_time_and_heals() {
     assert_eq!(counts.stalls, 1);
     assert!(counts.accepted >= 2, "{counts:?}");
     for node in [&pair.dialler, &pair.listener] {
-        let reason = wait_event(node, "the session ends", |event| match event {
-            Event::Disconnected { reason, .. } => Some(reason),
-            _ => None,
-        });
+        let reason = ended(node);
         // Both sides find out by themselves, unless the other one was faster with the next connection.
         let by_itself = DisconnectReason::Local(CloseReason::Idle);
         assert!(reason == by_itself || reason == DisconnectReason::Local(CloseReason::Superseded), "{reason}");

@@ -15,7 +15,7 @@ use threadwire::{Event, Node, PeerHandle, PeerId};
 mod common;
 use common::ledger::{number_of, numbered};
 use common::proxy::{Fault, Harm, Place, Proxy, Way};
-use common::{PATIENCE, alone, quick, start, wait_event, wait_until};
+use common::{PATIENCE, alone, ended, quick, start, wait_event, wait_until};
 
 const LIFE: &str = "THREADWIRE_TEST_LIFE";
 
@@ -161,10 +161,7 @@ fn connected(node: &Node) -> (Incarnation, Option<Incarnation>) {
 }
 
 fn lost(node: &Node) {
-    let reason = wait_event(node, "the session ends", |event| match event {
-        Event::Disconnected { reason, .. } => Some(reason),
-        _ => None,
-    });
+    let reason = ended(node);
     assert!(matches!(reason, DisconnectReason::Lost(_)), "{reason}");
 }
 

@@ -7,20 +7,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use threadwire::error::{CloseReason, ConnectError, DisconnectReason, RecvError, SendError, SendErrorKind};
-use threadwire::{Config, Event, Node, PeerHandle};
+use threadwire::{Config, Node, PeerHandle};
 
 mod common;
 use common::ledger::{Ledger, Verdict, fill, numbered};
 use common::proxy::Proxy;
-use common::{NOWHERE, PATIENCE, alone, identities, link, node_threads, quick, start, wait_event, wait_until};
-
-/// How the next session of `node` ends.
-fn end_of_session(node: &Node) -> DisconnectReason {
-    wait_event(node, "a session ends", |event| match event {
-        Event::Disconnected { reason, .. } => Some(reason),
-        _ => None,
-    })
-}
+use common::{NOWHERE, PATIENCE, alone, ended, identities, link, node_threads, quick, start, wait_until};
 
 /// A configuration with a small queue.
 fn small_queue() -> Config {
@@ -54,8 +46,8 @@ fn what_was_accepted_is_delivered_to_a_slow_receiver_before_the_end() {
     });
     assert!(report.is_clean(), "{report:?}");
     assert_eq!((to_bob.stats().accepted, to_bob.stats().acked), (sent, sent));
-    assert_eq!(end_of_session(&bob), DisconnectReason::Remote(CloseReason::Shutdown));
-    assert_eq!(end_of_session(&alice), DisconnectReason::Local(CloseReason::Shutdown));
+    assert_eq!(ended(&bob), DisconnectReason::Remote(CloseReason::Shutdown));
+    assert_eq!(ended(&alice), DisconnectReason::Local(CloseReason::Shutdown));
 }
 
 #[test]
@@ -94,7 +86,7 @@ fn a_stalled_peer_does_not_hold_a_shutdown_beyond_its_deadline_and_is_counted_to
     // Each has ended, and its sender could hear of it.
     assert_eq!((left.unsent, left.unknown, stats.queued_messages), (stats.returned, stats.unknown, 0));
     assert_eq!(told.recv_timeout(PATIENCE).unwrap(), b"while the other stalls");
-    assert_eq!(end_of_session(&well), DisconnectReason::Remote(CloseReason::Shutdown));
+    assert_eq!(ended(&well), DisconnectReason::Remote(CloseReason::Shutdown));
     assert_eq!(ledger.verdict(), Verdict::perfect(10));
 }
 
@@ -150,7 +142,7 @@ fn a_dropped_node_ends_all_its_threads_and_says_goodbye() {
     wait_until("all sessions run at both ends", || node_threads().len() == 6 * NODE + 2 * 5 * SESSION);
     drop(hub);
     for other in &others {
-        assert_eq!(end_of_session(other), DisconnectReason::Remote(CloseReason::Shutdown));
+        assert_eq!(ended(other), DisconnectReason::Remote(CloseReason::Shutdown));
     }
     wait_until("its threads and those of its sessions have ended", || node_threads().len() == 5 * NODE);
 }
@@ -196,7 +188,7 @@ fn what_had_come_before_a_shutdown_can_still_be_received() {
     // What bob's application takes now nobody is told of any more.
     assert!((1..=COUNT).contains(&received));
     assert_eq!(to_bob.stats().acked, 1);
-    assert_eq!(end_of_session(&alice), DisconnectReason::Remote(CloseReason::Shutdown));
+    assert_eq!(ended(&alice), DisconnectReason::Remote(CloseReason::Shutdown));
     let report = alice.shutdown(Duration::from_millis(50));
     assert_eq!(report.undelivered[0].unsent + report.undelivered[0].unknown, COUNT - 1);
 }

@@ -11,6 +11,7 @@ use threadwire::error::SendErrorKind;
 use threadwire::{Config, Node, PeerHandle};
 
 mod common;
+use common::limits::resident;
 use common::mute::Mute;
 use common::rest::wait_at_rest;
 use common::{CHANNEL, PATIENCE, all_over, alone, link, quick, start, wait_until};
@@ -25,12 +26,6 @@ fn tight() -> Config {
     let mut config = quick();
     (config.queue_bytes, config.window_bytes) = (256 * KIB, 512 * KIB);
     config
-}
-
-/// Memory of this process that is in use, in bytes; nothing where the system does not say.
-fn resident() -> Option<usize> {
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    Some(statm.split(' ').nth(1)?.parse::<usize>().ok()? * 4 * KIB)
 }
 
 /// So many peers of a node that never read, each with as much waiting for it as there may be.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use threadwire::config::{Config, Exposure, TrustMode};
-use threadwire::error::{CloseReason, ConnectError, DialCause, DisconnectReason, StartError};
+use threadwire::error::{CloseReason, DialCause, DisconnectReason, StartError};
 use threadwire::handshake::Identity;
 use threadwire::transport::tcp::Tcp;
 use threadwire::transport::tls::{Credential, Tls};
@@ -20,20 +20,16 @@ use threadwire::{Event, Node};
 mod common;
 use common::certificates::{NOW, Office, certified, listing, with_key};
 use common::wire::tls;
-use common::{PATIENCE, addr, alone, link, plain, quick, reaches, start, wait_event, wait_until};
+use common::{PATIENCE, addr, alone, ended, link, plain, quick, reaches, start, wait_event, wait_until};
 
 /// Why a dial of `from` to `to` came to nothing; both sides have counted it.
 fn refusal(from: &Node, to: &Node) -> DialCause {
     let before = to.metrics();
-    match from.connect(addr(to)) {
-        Err(ConnectError::Dial(mut errors)) if errors.len() == 1 => {
-            wait_until("the other side has counted it", || {
-                to.metrics().handshakes_failed + to.metrics().refused > before.handshakes_failed + before.refused
-            });
-            errors.remove(0).cause
-        }
-        other => panic!("expected a refusal: {other:?}"),
-    }
+    let cause = common::refusal(from, addr(to));
+    wait_until("the other side has counted it", || {
+        to.metrics().handshakes_failed + to.metrics().refused > before.handshakes_failed + before.refused
+    });
+    cause
 }
 
 const UNTRUSTED_HERE: DialCause = DialCause::Rejected(CloseReason::Untrusted);
@@ -202,11 +198,7 @@ fn a_peer_that_is_no_longer_trusted_is_told_so_and_stays_out_and_the_others_do_n
         bob.wait_connected(alice.id(), PATIENCE).unwrap();
         assert_eq!(bob.reload(&bob_config).unwrap().closed.len(), 0, "nothing has changed");
         assert_eq!(bob.reload(&listing(bob_config.clone(), [a.id])).unwrap().closed.len(), 1);
-        let reason = wait_event(&carol, "she is told", |event| match event {
-            Event::Disconnected { reason, .. } => Some(reason),
-            _ => None,
-        });
-        assert_eq!(reason, DisconnectReason::Remote(CloseReason::Untrusted));
+        assert_eq!(ended(&carol), DisconnectReason::Remote(CloseReason::Untrusted));
         // She dials again, by herself, and stays out.
         wait_event(&carol, "she is refused", |event| match event {
             Event::DialFailed { error, .. } => (error.cause == UNTRUSTED_THERE).then_some(()),

@@ -84,7 +84,13 @@ pub(crate) fn accept_loop(mut acceptor: Acceptor) {
                     Some(listener) => {
                         acceptor.accept(listener);
                     }
-                    None => acceptor.advance(ConnectionId((token.0 - CONNECTION) as u64)),
+                    None => {
+                        let conn = ConnectionId((token.0 - CONNECTION) as u64);
+                        acceptor.advance(conn);
+                        if event.is_error() {
+                            acceptor.broken(conn);
+                        }
+                    }
                 },
             }
         }
@@ -92,6 +98,9 @@ pub(crate) fn accept_loop(mut acceptor: Acceptor) {
             match command {
                 Command::Dial(request) => acceptor.dial(request),
                 Command::Worked(conn, done) => {
+                    if let Some(pending) = acceptor.pending.get_mut(&conn) {
+                        pending.waiting = None;
+                    }
                     match (acceptor.pending.get_mut(&conn), done) {
                         (Some(pending), WorkDone::Secure(done)) => pending.stream.worked(done),
                         (Some(Pending { stage: Stage::Shaking(handshake), .. }), WorkDone::Shake(done)) => {

@@ -48,7 +48,7 @@ pub(crate) struct Pending {
     pub(crate) request: Option<DialRequest>,
     /// Its transport carries bytes; until then nothing is read or said.
     pub(crate) open: bool,
-    /// The step that a worker was last asked for. It ends with the connection, done or not.
+    /// The step that a worker was asked for and has not done. It ends with the connection.
     pub(crate) waiting: Option<Arc<Waiting>>,
     /// Bytes thrown away since our stream was ended.
     pub(crate) unheard: Option<usize>,

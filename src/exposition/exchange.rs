@@ -86,6 +86,11 @@ impl Exchange {
         matches!(self.stage, Stage::Parting { .. })
     }
 
+    /// Whether it has not asked yet.
+    pub(super) fn is_asking(&self) -> bool {
+        matches!(self.stage, Stage::Asking(_))
+    }
+
     /// What is next.
     pub(super) fn turn(&self) -> Turn<'_> {
         match &self.stage {

@@ -190,14 +190,24 @@ impl<T: Fn() -> String> Server<T> {
     }
 
     fn place(&mut self, mut stream: TcpStream, now: Instant) {
-        // A free place; else that of the one who has had an answer, and time to close, for longest.
+        // A free place; else that of the one who has had an answer, and time to close, for longest; else that of the one
+        // who has had time to ask for longest: whoever says nothing keeps nobody out.
         let places = self.places.iter_mut().enumerate();
-        let open = places.filter(|(_, place)| place.as_ref().is_none_or(|(_, exchange)| exchange.is_parting()));
-        let Some((at, place)) = open.min_by_key(|(_, place)| place.as_ref().map(|(_, exchange)| exchange.deadline()))
-        else {
+        let yields = |(_, place): &(usize, &mut Option<(_, Exchange)>)| match place {
+            None => true,
+            Some((_, exchange)) => exchange.is_parting() || exchange.is_asking(),
+        };
+        let first = |(_, place): &(usize, &mut Option<(_, Exchange)>)| {
+            place.as_ref().map(|(_, exchange)| (exchange.is_asking(), exchange.deadline()))
+        };
+        let Some((at, place)) = places.filter(yields).min_by_key(first) else {
             self.metrics.scrapes_failed.add(ScrapeFailure::TooMany);
             return;
         };
+        if let Some((_, exchange)) = place {
+            exchange.end(ScrapeFailure::TooMany);
+            count(&self.metrics, exchange);
+        }
         // Both, once: a connection waits for the one or the other, and finds out by trying.
         let both = Interest::READABLE | Interest::WRITABLE;
         if self.poll.registry().register(&mut stream, Token(at), both).is_err() {

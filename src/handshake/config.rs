@@ -104,8 +104,8 @@ pub struct Offer<'a> {
 /// Decides who may have a session, besides what the handshake itself demands. Closures are policies.
 ///
 /// Both sides ask theirs, each knowing by [`Offer::kind`] who dialled, so that rules may differ by direction ("dial
-/// those who are ahead of us, not those behind"). It runs after the other side's signature was verified, on a thread of
-/// the pool, possibly several at once.
+/// those who are ahead of us, not those behind"). It runs after the other side's key was proven, by its signature or by
+/// the transport, on a thread of the pool, possibly several at once.
 pub trait HandshakePolicy: Send + Sync {
     /// Says yes, or no and why.
     ///

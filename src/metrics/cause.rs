@@ -108,7 +108,8 @@ pub enum ConnectFailure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ScrapeFailure {
-    /// As many connections as the endpoint takes were open: closed at once.
+    /// As many connections as the endpoint takes were open: closed for a newcomer, as the one that had not asked for
+    /// longest; or the newcomer, where all had asked.
     TooMany,
     /// It could not be accepted: it was gone, or the system is out of something.
     NotAccepted,

@@ -1,7 +1,8 @@
 //! A node: one identity, its peers, and the threads that serve them.
 //!
 //! Owns: an engine, and what its broadcasts leave to the next one. Threads: the application's call it.
-//! Locks: the registry lock to find a peer; the broadcasts' own, see `broadcast`. Blocks on: what each blocking method says.
+//! Locks: the registry lock to find a peer; its own, the caster lock, for broadcasts that flood. Blocks on: what each
+//! blocking method says.
 //! Upholds: a node that is dropped shuts down; shutdown ends by its deadline and says what it left.
 
 mod broadcast;

@@ -59,9 +59,10 @@ impl Identity {
     /// Callers that race for a missing key, in threads or processes, all come back with the same one.
     ///
     /// # Errors
-    /// [`StartError::Identity`], with the path and what to do: the file is no ed25519 key, others may read it (the text
-    /// names the `chmod` that fixes it), or the folder is none, is read-only or is full. An existing file is never
-    /// touched, and no part of a key is left where a whole one could not be written.
+    /// [`StartError::Identity`], with the path and what to do: the file is no ed25519 key, others may read it or
+    /// write into the folder (the text names the `chmod` that fixes it), it is another user's, or the folder is none, is
+    /// read-only or is full. An existing file is never touched, and no part of a key is left where a whole one could not
+    /// be written.
     ///
     /// # Blocking
     /// For the disk.
@@ -121,10 +122,15 @@ impl fmt::Debug for Identity {
 
 /// The name of whoever holds the private half of `key`: SHA-256 of its SubjectPublicKeyInfo.
 pub fn peer_id_of(key: &[u8; 32]) -> PeerId {
+    PeerId::from_bytes(sha256(&spki_of(key)))
+}
+
+/// The key as SubjectPublicKeyInfo.
+pub(crate) fn spki_of(key: &[u8; 32]) -> [u8; SPKI.len() + 32] {
     let mut info = [0; SPKI.len() + 32];
     info[..SPKI.len()].copy_from_slice(&SPKI);
     info[SPKI.len()..].copy_from_slice(key);
-    PeerId::from_bytes(sha256(&info))
+    info
 }
 
 /// Whether `signature` over `message` was made with the private half of `key`.
@@ -181,6 +187,7 @@ fn load(path: &Path) -> Result<Option<Identity>, String> {
     }
     let file = File::open(path).map_err(unreadable)?;
     refuse_if_shared(&file.metadata().map_err(unreadable)?, path)?;
+    refuse_if_others_write(path.parent().unwrap_or(Path::new("")))?;
     let mut text = String::new();
     file.take(LARGEST_FILE).read_to_string(&mut text).map_err(unreadable)?;
     parse(&text).map(Some).map_err(|what| format!("{what}; {}", remedy(&io::ErrorKind::InvalidData.into())))
@@ -201,6 +208,7 @@ fn create(folder: &Path, path: &Path, pem: &str) -> Result<(), String> {
         .recursive(true)
         .create(folder)
         .map_err(|error| format!("its folder cannot be made: {error}; {}", remedy(&error)))?;
+    refuse_if_others_write(folder)?;
     let random = random_bytes::<8>().map_err(|error| error.to_string())?;
     let temporary = folder.join(format!("{KEY_FILE}.{:016x}.tmp", u64::from_le_bytes(random)));
     let unwritable = |error: io::Error| format!("its folder cannot be written: {error}; {}", remedy(&error));
@@ -244,21 +252,54 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
+/// A file whose mode or owner lets others read it is known to them, or will be.
 #[cfg(unix)]
 fn refuse_if_shared(found: &fs::Metadata, path: &Path) -> Result<(), String> {
     use std::os::unix::fs::MetadataExt;
-    match found.mode() & 0o077 {
-        0 => Ok(()),
-        _ => Err(format!(
+    if found.mode() & 0o077 != 0 {
+        return Err(format!(
             "others may use it (mode {:04o}): run `chmod 600 {}`, or remove it to become a new peer if it may be known",
             found.mode() & 0o7777,
             path.display()
-        )),
+        ));
+    }
+    refuse_if_anothers(found.uid(), rustix::process::geteuid().as_raw(), path)
+}
+
+/// Who may write into the folder may put another key in the place of this one.
+#[cfg(unix)]
+fn refuse_if_others_write(folder: &Path) -> Result<(), String> {
+    use std::os::unix::fs::MetadataExt;
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let unreadable = |error: io::Error| format!("its folder cannot be read: {error}; {}", remedy(&error));
+    let found = fs::metadata(folder).map_err(unreadable)?;
+    // In a sticky one everybody keeps to what is theirs.
+    if found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0 {
+        return Err(format!(
+            "others may replace it, who can write into its folder (mode {:04o}): run `chmod go-w {}`",
+            found.mode() & 0o7777,
+            folder.display()
+        ));
+    }
+    refuse_if_anothers(found.uid(), rustix::process::geteuid().as_raw(), folder)
+}
+
+/// What belongs to neither this user nor the system's own is read and replaced by whom it belongs to.
+#[cfg(unix)]
+fn refuse_if_anothers(owner: u32, me: u32, path: &Path) -> Result<(), String> {
+    match owner == me || owner == 0 {
+        true => Ok(()),
+        false => Err(format!("{0} belongs to another user ({owner}): run `chown {me} {0}`", path.display())),
     }
 }
 
 #[cfg(not(unix))]
 fn refuse_if_shared(_: &fs::Metadata, _: &Path) -> Result<(), String> {
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn refuse_if_others_write(_: &Path) -> Result<(), String> {
     Ok(())
 }
 
@@ -343,6 +384,37 @@ mod tests {
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
         assert_eq!(Identity::load_or_create(folder.path()).unwrap().peer_id(), id, "the key was left alone");
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_into_is_refused_before_a_key_is_made_and_after() {
+        let folder = tempfile::tempdir().unwrap();
+        let set = |mode| fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
+        let command = format!("chmod go-w {}", folder.path().display());
+        for open in [0o777, 0o770, 0o702] {
+            set(open);
+            assert!(why(Identity::load_or_create(folder.path())).contains(&command));
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        }
+        set(0o755);
+        let id = Identity::load_or_create(folder.path()).unwrap().peer_id();
+        set(0o775);
+        assert!(why(Identity::load_or_create(folder.path())).contains(&command));
+        assert!(why(Identity::from_file(&folder.path().join(KEY_FILE))).contains(&command));
+        set(0o1777);
+        assert_eq!(Identity::load_or_create(folder.path()).unwrap().peer_id(), id);
+    }
+
+    #[test]
+    fn what_belongs_to_another_user_is_refused_with_the_command_that_mends_it() {
+        let path = Path::new("there/identity.key");
+        for (owner, me) in [(0, 0), (0, 7), (7, 7)] {
+            refuse_if_anothers(owner, me, path).unwrap();
+        }
+        for (owner, me) in [(7, 0), (8, 7)] {
+            let text = refuse_if_anothers(owner, me, path).unwrap_err();
+            assert!(text.contains(&format!("another user ({owner}): run `chown {me} there/identity.key`")), "{text}");
+        }
     }
 
     #[test]

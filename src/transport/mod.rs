@@ -288,10 +288,10 @@ pub mod tls;
 mod trust;
 
 pub use fault::Fault;
-#[cfg(feature = "tls")]
-pub(crate) use identity::SPKI;
 pub(crate) use identity::sha256;
 pub use identity::{Identity, KEY_FILE, peer_id_of, random_bytes, verify};
+#[cfg(feature = "tls")]
+pub(crate) use identity::{SPKI, spki_of};
 pub use proof::Proof;
 pub use trust::Trust;
 pub(crate) use trust::Trusting;

@@ -16,7 +16,7 @@ pub struct Proof {
     /// The certificates it showed, its own first (DER); none where it showed its bare key.
     #[cfg(feature = "tls")]
     pub(crate) chain: Vec<Vec<u8>>,
-    /// Which trust it was last held against, if that has a number.
+    /// Which trust it was held against when the connection opened, if that has a number.
     #[cfg(feature = "tls")]
     pub(crate) judged_by: Option<u64>,
 }

@@ -44,6 +44,20 @@ pub fn address_space() -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
+/// Memory of this process that is in use, in bytes; nothing where the system does not say.
+pub fn resident() -> Option<usize> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    Some(statm.split(' ').nth(1)?.parse::<usize>().ok()? * 4096)
+}
+
+/// Whether a thread of this process has this name, of 15 bytes at most, and waits for something. Where the system does not
+/// say, it is taken to.
+pub fn sleeps(name: &str) -> bool {
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return true };
+    let of = |task: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.ok()?.path().join("stat")).ok();
+    tasks.filter_map(of).any(|stat| stat.contains(&format!(" ({name}) S ")))
+}
+
 /// Whether this process was started for the test that asks.
 pub fn is_child() -> bool {
     std::env::var_os(CHILD).is_some()

@@ -22,9 +22,10 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 use socket2::{Domain, Socket, Type};
 use threadwire::config::Channel;
+use threadwire::error::{ConnectError, DialCause, DisconnectReason};
 use threadwire::handshake::Identity;
 use threadwire::ident::SessionStatus;
-use threadwire::{Config, Event, Node, NodeBuilder, PeerHandle};
+use threadwire::{Config, Event, Node, NodeBuilder, Outcome, PeerHandle, PeerId, Receipt};
 
 use limits::descriptors;
 
@@ -113,6 +114,29 @@ pub fn reaches(from: &Node, to: &Node) {
     assert_eq!(to.recv_timeout(PATIENCE).unwrap().payload(), text.as_bytes());
 }
 
+/// A node and a handle on a peer that will never be there.
+pub fn away(config: Config) -> (Node, PeerHandle) {
+    let node = start(config);
+    let nobody = identities()[0].peer_id();
+    let peer = node.add_peer(nobody, NOWHERE).unwrap();
+    (node, peer)
+}
+
+/// What became of a message.
+#[track_caller]
+pub fn outcome(receipt: Receipt) -> Outcome {
+    receipt.wait(PATIENCE).unwrap()
+}
+
+/// Why a dial of one address failed.
+#[track_caller]
+pub fn refusal(from: &Node, to: SocketAddr) -> DialCause {
+    match from.connect(to) {
+        Err(ConnectError::Dial(mut errors)) if errors.len() == 1 => errors.remove(0).cause,
+        other => panic!("the dial did not fail: {other:?}"),
+    }
+}
+
 /// Connections of a node that take a place and have no session yet.
 pub fn handshaking(node: &Node) -> usize {
     node.sessions().iter().filter(|session| session.status == SessionStatus::Handshaking).count()
@@ -188,6 +212,24 @@ pub fn wait_event<T>(node: &Node, what: &str, mut pick: impl FnMut(Event) -> Opt
             return picked;
         }
     }
+}
+
+/// Why the next session of a node to end has ended.
+#[track_caller]
+pub fn ended(node: &Node) -> DisconnectReason {
+    wait_event(node, "a session ends", |event| match event {
+        Event::Disconnected { reason, .. } => Some(reason),
+        _ => None,
+    })
+}
+
+/// Why the session with this peer ended; events of others are passed over.
+#[track_caller]
+pub fn ended_with(node: &Node, peer: PeerId) -> DisconnectReason {
+    wait_event(node, "the session ends", |event| match event {
+        Event::Disconnected { peer: with, reason, .. } if with == peer => Some(reason),
+        _ => None,
+    })
 }
 
 /// Names of the threads that nodes have running in this process.

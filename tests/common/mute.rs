@@ -100,6 +100,11 @@ impl Mute {
         Some(mute)
     }
 
+    /// Lets its system take no more than about so many bytes that it does not read.
+    pub fn narrow(&self, bytes: usize) {
+        socket2::SockRef::from(self.wire.beneath()).set_recv_buffer_size(bytes).unwrap();
+    }
+
     /// Says something in the session; false when the node has hung up.
     pub fn say(&mut self, bytes: &[u8]) -> bool {
         self.wire.write_all(bytes).is_ok()

@@ -405,6 +405,7 @@ fn in_crumbs(hello: &[u8], crumb: usize) -> Vec<u8> {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "there is no timeout, and an alert is no frame")]
 fn a_hello_in_a_few_records_is_heard_and_one_in_crumbs_is_refused() {
     let tls = tls();
     let mut listener = tls.listen("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -444,5 +445,46 @@ fn a_hello_in_a_few_records_is_heard_and_one_in_crumbs_is_refused() {
                 assert_eq!(answer[0], ALERT, "{answer:?}");
             }
         }
+    }
+}
+
+/// Kinds of the extensions in a dialler's hello.
+fn extensions(hello: &[u8]) -> Vec<u16> {
+    let number = |at: usize| u16::from_be_bytes([hello[at], hello[at + 1]]);
+    // Headers of the record and the message, the version and the nonce; the session, the suites, the compressions.
+    let session = 5 + 4 + 2 + 32;
+    let suites = session + 1 + usize::from(hello[session]);
+    let compressions = suites + 2 + usize::from(number(suites));
+    let mut at = compressions + 1 + usize::from(hello[compressions]) + 2;
+    let mut kinds = Vec::new();
+    while at < hello.len() {
+        kinds.push(number(at));
+        at += 4 + usize::from(number(at + 2));
+    }
+    assert_eq!(at, hello.len());
+    kinds
+}
+
+#[test]
+fn no_session_is_resumed_and_no_early_data_are_asked_for_or_taken() {
+    const SERVER_NAME: u16 = 0;
+    const ALPN: u16 = 16;
+    const SESSION_TICKET: u16 = 35;
+    const PRE_SHARED_KEY: u16 = 41;
+    const EARLY_DATA: u16 = 42;
+    let kinds = extensions(&client_hello());
+    assert!(kinds.contains(&ALPN), "{kinds:?}");
+    for kind in [SERVER_NAME, SESSION_TICKET, PRE_SHARED_KEY, EARLY_DATA] {
+        assert!(!kinds.contains(&kind), "{kinds:?}");
+    }
+    // A dialler that would keep tickets is given none, and so begins anew each time.
+    let (tls, shows) = (tls(), Shows::new(PROTOCOL));
+    for _ in 0..2 {
+        let (mut rogue, pending) = meet(&tls, SessionKind::Inbound, &shows);
+        let connection = pending.establish().unwrap();
+        connection.write.write(&[io::IoSlice::new(b"all there is")]).unwrap();
+        assert_eq!(rogue.hear(12), b"all there is");
+        assert_eq!(rogue.records_heard, 1, "nothing but these bytes");
+        assert!(rogue.began_anew());
     }
 }

@@ -16,7 +16,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::AlwaysResolvesServerRawPublicKeys;
 use rustls::sign::CertifiedKey;
 use rustls::{
-    AlertDescription, ClientConfig, ClientConnection, KeyLog, ServerConfig, ServerConnection, SignatureScheme, version,
+    AlertDescription, ClientConfig, ClientConnection, HandshakeKind, KeyLog, ServerConfig, ServerConnection,
+    SignatureScheme, version,
 };
 use threadwire::handshake::Identity;
 
@@ -99,6 +100,8 @@ pub struct Rogue {
     tls: rustls::Connection,
     stream: TcpStream,
     keys: Keys,
+    /// Records that it has heard behind the handshake.
+    pub records_heard: usize,
 }
 
 impl Rogue {
@@ -150,7 +153,7 @@ impl Rogue {
         while tls.wants_write() {
             tls.write_tls(&mut stream)?;
         }
-        Ok(Self { tls, stream, keys: Keys::of(log.secret.lock().clone()) })
+        Ok(Self { tls, stream, keys: Keys::of(log.secret.lock().clone()), records_heard: 0 })
     }
 
     /// One record of this kind, with so many bytes of padding.
@@ -212,7 +215,13 @@ impl Rogue {
         }
     }
 
+    /// Whether its handshake resumed nothing.
+    pub fn began_anew(&self) -> bool {
+        self.tls.handshake_kind() == Some(HandshakeKind::Full)
+    }
+
     /// Reads bytes of the stream, and answers nothing.
+    #[expect(clippy::disallowed_methods, reason = "its reads have a timeout, and a record is no frame")]
     pub fn hear(&mut self, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         let mut have = 0;
@@ -221,8 +230,17 @@ impl Rogue {
                 Ok(0) => panic!("the stream ended"),
                 Ok(count) => have += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    assert_ne!(self.tls.read_tls(&mut self.stream).unwrap(), 0, "the connection ended");
-                    self.tls.process_new_packets().unwrap();
+                    // One record at a time.
+                    let mut record = vec![0; 5];
+                    self.stream.read_exact(&mut record).unwrap();
+                    record.resize(5 + usize::from(u16::from_be_bytes([record[3], record[4]])), 0);
+                    self.stream.read_exact(&mut record[5..]).unwrap();
+                    self.records_heard += 1;
+                    let mut rest = &record[..];
+                    while !rest.is_empty() {
+                        self.tls.read_tls(&mut rest).unwrap();
+                        self.tls.process_new_packets().unwrap();
+                    }
                 }
                 Err(error) => panic!("{error}"),
             }

@@ -11,9 +11,9 @@ use threadwire::{Address, Event, Node, Outcome, PeerId, PeerInfo, ReturnReason, 
 use crate::common::mute::Mute;
 use crate::common::names::Names;
 use crate::common::stranger::Stranger;
-use crate::common::{CHANNEL, PATIENCE, addr, alone, black_hole, link, start, wait_event, wait_until};
+use crate::common::{CHANNEL, PATIENCE, addr, alone, black_hole, ended, link, start, wait_event, wait_until};
 use crate::effects::{Effect, HOUR, SHORT, lasting};
-use crate::{changed, nobody, told};
+use crate::{changed, nobody};
 
 pub(crate) const EFFECTS: &[Effect] = &[
     (&["resolve_timeout"], a_lookup_ends),
@@ -85,7 +85,7 @@ fn a_peer_that_never_reads_is_slow_and_then_cut() {
     });
     assert_eq!(bob.metrics().sessions_ended, 0);
     bob.reload(&changed(&soon, |config| config.write_timeout = 2 * SHORT)).unwrap();
-    assert_eq!(told(&bob), DisconnectReason::Local(CloseReason::WriteStalled));
+    assert_eq!(ended(&bob), DisconnectReason::Local(CloseReason::WriteStalled));
     bob.shutdown(Duration::ZERO);
 }
 

@@ -8,8 +8,10 @@ use threadwire::direct::PeersMap;
 use threadwire::error::{CloseReason, ConnectError, DialCause, DisconnectReason, ReloadError};
 use threadwire::{Event, Node, PeerEvent, PeerId, Watch};
 
-use crate::common::{NOWHERE, PATIENCE, addr, alone, handshaking, link, quick, reaches, start, wait_event, wait_until};
-use crate::{Change, changed, nobody, told};
+use crate::common::{
+    NOWHERE, PATIENCE, addr, alone, ended, handshaking, link, quick, reaches, start, wait_event, wait_until,
+};
+use crate::{Change, changed, nobody};
 
 fn went(closed: &[Closed]) -> Vec<(PeerId, CloseReason)> {
     closed.iter().map(|closed| (closed.peer, closed.reason)).collect()
@@ -34,7 +36,7 @@ fn sessions_over_a_lowered_limit_go_with_its_reason_those_that_began_last_first(
         let report = bob.reload(&changed(&config, lower)).unwrap();
         assert_eq!(went(&report.closed), [(others[2].id(), reason), (others[1].id(), reason)]);
         for other in &others[1..] {
-            assert_eq!(told(other), DisconnectReason::Remote(reason));
+            assert_eq!(ended(other), DisconnectReason::Remote(reason));
         }
         reaches(&others[0], &bob);
         wait_until("the two have ended", || bob.sessions().len() == 1);
@@ -78,7 +80,7 @@ fn of_peers_that_are_kept_as_many_stay_as_may_be_dialled_and_the_rest_wait_for_a
     let too_many = CloseReason::TooMany;
     assert_eq!(went(&closed), [(others[2].id(), too_many), (others[1].id(), too_many)]);
     wait_until("one is left", || alice.sessions().len() == 1);
-    assert_eq!(told(&others[2]), DisconnectReason::Remote(too_many));
+    assert_eq!(ended(&others[2]), DisconnectReason::Remote(too_many));
     reaches(&alice, &others[0]);
     assert_eq!(alice.metrics().sessions_started, 3);
     // What is sent to the others waits, and goes when there is a place again.
@@ -134,7 +136,7 @@ fn peers_of_the_configuration_come_move_and_go_and_those_of_the_application_stay
     reaches(&alice, &bob);
     let report = alice.reload(&with(vec![peer("dave", &dave, addr(&dave))])).unwrap();
     assert_eq!(went(&report.closed), [(bob.id(), CloseReason::Requested)]);
-    assert_eq!(told(&bob), DisconnectReason::Remote(CloseReason::Requested));
+    assert_eq!(ended(&bob), DisconnectReason::Remote(CloseReason::Requested));
     reaches(&alice, &carol);
     reaches(&alice, &dave);
     assert_eq!(bob.metrics().sessions_started, 1);
@@ -190,7 +192,7 @@ fn a_peer_that_is_neither_trusted_nor_wanted_any_more_is_told_the_first_and_repo
         alice.wait_connected(bob.id(), PATIENCE).unwrap();
         let report = alice.reload(&nobody).unwrap();
         assert_eq!(went(&report.closed), [(bob.id(), CloseReason::Untrusted)]);
-        assert_eq!(told(&bob), DisconnectReason::Remote(CloseReason::Untrusted));
+        assert_eq!(ended(&bob), DisconnectReason::Remote(CloseReason::Untrusted));
     }
 }
 

@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use threadwire::config::{BackoffPolicy, Config, Exposure, Offline, Peer, TrustMode};
-use threadwire::error::{DisconnectReason, ReloadError};
+use threadwire::error::ReloadError;
 use threadwire::handshake::Identity;
 use threadwire::{Event, Node, PeerId};
 
@@ -51,14 +51,6 @@ fn refused(node: &Node, config: &Config) -> ReloadError {
         _ => None,
     });
     error
-}
-
-/// Why each of these nodes lost its session with another one.
-fn told(node: &Node) -> DisconnectReason {
-    wait_event(node, "its session ends", |event| match event {
-        Event::Disconnected { reason, .. } => Some(reason),
-        _ => None,
-    })
 }
 
 /// What a scraper gets.

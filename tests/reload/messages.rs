@@ -1,16 +1,29 @@
 //! Sizes and times of messages, and what waits in queues.
 
+use std::thread::{Builder, Scope, ScopedJoinHandle};
 use std::time::Duration;
 
 use threadwire::SendOptions;
 use threadwire::config::Offline;
 use threadwire::error::{CloseReason, ConnectError, DisconnectReason, SendErrorKind};
 
-use crate::common::{NOWHERE, PATIENCE, alone, link, quick, start, wait_until};
-use crate::{Change, changed, nobody, told};
+use crate::common::limits::sleeps;
+use crate::common::{NOWHERE, PATIENCE, alone, ended, link, quick, start, wait_until};
+use crate::{Change, changed, nobody};
+
+/// Has a thread do what waits; returns once it does.
+fn waiting<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    what: impl FnOnce() -> T + Send + 'scope,
+) -> ScopedJoinHandle<'scope, T> {
+    let thread = Builder::new().name("waits".to_owned()).spawn_scoped(scope, what).unwrap();
+    wait_until("the thread waits", || sleeps("waits"));
+    thread
+}
 
 #[test]
 fn lowered_queue_bounds_drop_nothing_and_whoever_comes_waits_for_room() {
+    const ALL: u32 = 130;
     let _alone = alone();
     let config = quick();
     let (alice, bob) = (start(config.clone()), start(quick()));
@@ -22,13 +35,18 @@ fn lowered_queue_bounds_drop_nothing_and_whoever_comes_waits_for_room() {
         assert_eq!(to_bob.stats().queued_messages, 100);
     }
     // Somebody waits for room, and has it when the bound is raised.
-    std::thread::scope(|scope| {
-        let waits = scope.spawn(|| to_bob.send_timeout(100u32.to_le_bytes(), PATIENCE));
-        alice.reload(&config).unwrap();
-        waits.join().unwrap().unwrap();
-    });
+    for n in 100..ALL {
+        let lower: Change =
+            if n % 2 == 0 { |config| config.queue_messages = 10 } else { |config| config.queue_bytes = 100 };
+        alice.reload(&changed(&config, lower)).unwrap();
+        std::thread::scope(|scope| {
+            let waits = waiting(scope, || to_bob.send_timeout(n.to_le_bytes(), PATIENCE));
+            alice.reload(&config).unwrap();
+            waits.join().unwrap().unwrap();
+        });
+    }
     alice.add_peer(bob.id(), bob.local_addr()).unwrap();
-    for n in 0..=100u32 {
+    for n in 0..ALL {
         assert_eq!(bob.recv_timeout(PATIENCE).unwrap().payload(), n.to_le_bytes());
     }
 }
@@ -98,7 +116,7 @@ fn memory_that_is_lowered_refuses_and_memory_that_is_raised_lets_who_waits_go_on
     assert_eq!(absent.try_send(vec![7; 1 << 20]).unwrap_err().kind, SendErrorKind::Full);
     assert_eq!(absent.stats().queued_messages, 2);
     std::thread::scope(|scope| {
-        let waits = scope.spawn(|| absent.send_timeout(vec![7; 1 << 20], PATIENCE));
+        let waits = waiting(scope, || absent.send_timeout(vec![7; 1 << 20], PATIENCE));
         alice.reload(&config).unwrap();
         waits.join().unwrap().unwrap();
     });
@@ -122,5 +140,5 @@ fn a_heartbeat_that_is_shortened_comes_at_once_though_the_sender_sleeps() {
     // And whoever says nothing for longer than is allowed now is cut.
     alice.reload(&config).unwrap();
     bob.reload(&changed(&often, |config| config.idle_timeout = Duration::from_millis(6))).unwrap();
-    assert_eq!(told(&bob), DisconnectReason::Local(CloseReason::Idle));
+    assert_eq!(ended(&bob), DisconnectReason::Local(CloseReason::Idle));
 }

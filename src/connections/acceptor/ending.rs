@@ -25,6 +25,15 @@ impl Acceptor {
         self.over(conn, Over::Rejected(told.0));
     }
 
+    /// The system says that a connection is broken. Whoever reads or writes finds out by that; while a worker has its
+    /// step nobody does.
+    pub(super) fn broken(&mut self, conn: ConnectionId) {
+        let waits = |pending: &Pending| pending.waiting.is_some() && !matches!(pending.stage, Stage::Parting);
+        if self.pending.get(&conn).is_some_and(waits) {
+            self.over(conn, Over::Lost(ErrorKind::ConnectionReset));
+        }
+    }
+
     /// A pending connection ends without a session.
     pub(super) fn over(&mut self, conn: ConnectionId, over: Over) {
         let Some(pending) = self.pending.get_mut(&conn) else { return };

@@ -48,7 +48,7 @@ impl Outbox {
             Some(tx) if !tx.waits => {
                 tx.kicked = true;
                 #[cfg(all(test, shuttle))]
-                if self.omission == Some(Omission::FastKick) {
+                if self.omission == Some(super::Omission::FastKick) {
                     tx.kicked = false;
                 }
             }

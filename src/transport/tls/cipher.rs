@@ -378,3 +378,65 @@ impl Opener {
         self.small_turns = if bytes < SMALL / 2 { self.small_turns.saturating_add(1) } else { 0 };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    /// Seals nothing, and counts.
+    #[derive(Default)]
+    struct Counting {
+        rekeys: Arc<AtomicU64>,
+    }
+
+    impl SealHalf for Counting {
+        fn seal(&mut self, from: &[IoSlice<'_>], _: &mut Vec<u8>) -> io::Result<usize> {
+            Ok(from.iter().map(|slice| slice.len()).sum())
+        }
+
+        fn owed(&mut self, _: &mut Vec<u8>) {}
+
+        fn rekey(&mut self, _: &mut Vec<u8>) -> io::Result<()> {
+            self.rekeys.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+
+        fn close(&mut self, _: &mut Vec<u8>) {}
+    }
+
+    /// How often keys change while so many writes of so many bytes are sealed.
+    fn rekeys(rekey: Rekey, writes: u64, len: usize) -> u64 {
+        let half = Counting::default();
+        let rekeys = half.rekeys.clone();
+        let mut sealer = Sealer::new(Box::new(half), rekey, Vec::new());
+        let bytes = vec![0; len];
+        for _ in 0..writes {
+            assert_eq!(sealer.write(&[IoSlice::new(&bytes)], &mut |bytes| Ok(bytes.len())).unwrap(), len);
+        }
+        rekeys.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn keys_change_before_their_use_is_up_by_records_and_by_bytes() {
+        let by = |records, bytes| Rekey { records, bytes };
+        // Each write is one record here; the change comes with the first record that would be one too many.
+        assert_eq!(rekeys(by(10, u64::MAX), 10, 100), 0);
+        assert_eq!(rekeys(by(10, u64::MAX), 11, 100), 1);
+        assert_eq!(rekeys(by(10, u64::MAX), 101, 100), 10);
+        assert_eq!(rekeys(by(u64::MAX, 1000), 101, 100), 10);
+        // Long writes change them between two steps, so that the bound is passed by one step at most.
+        assert_eq!(rekeys(by(u64::MAX, STEP as u64), 4, 2 * STEP), 7);
+    }
+
+    #[test]
+    fn the_default_stays_below_what_aes_gcm_bears() {
+        // RFC 8446, 5.5: 2^24.5 full records; each is counted, and one step may come on top.
+        let Rekey { records, bytes } = Rekey::default();
+        let most = 1 << 24;
+        assert!(records + (STEP / RECORD) as u64 <= most / 2);
+        assert!(bytes.div_ceil(RECORD as u64) <= most / 2);
+    }
+}

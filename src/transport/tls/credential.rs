@@ -13,7 +13,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 
 use super::provider::provider;
-use crate::transport::{Identity, SPKI};
+use crate::transport::{Identity, spki_of};
 
 /// What a node shows: its bare key (RFC 7250), or a certificate for that key.
 #[derive(Clone)]
@@ -38,7 +38,7 @@ impl Credential {
         let chain = certificates(pem)?;
         let own = chain.first().ok_or("holds no PEM block \"CERTIFICATE\"")?;
         let parsed = ParsedCertificate::try_from(own).map_err(|error| format!("its first certificate: {error}"))?;
-        if *parsed.subject_public_key_info() != spki(&identity) {
+        if *parsed.subject_public_key_info() != spki_of(&identity.public_key()) {
             return Err(format!(
                 "its first certificate is for another key than the one of {}: make it with \
                  `openssl req -new -key <the key file>`",
@@ -92,12 +92,4 @@ impl fmt::Debug for Roots {
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     CertificateDer::pem_slice_iter(pem).map(|found| found.map_err(|error| format!("is damaged: {error}"))).collect()
-}
-
-/// The key as SubjectPublicKeyInfo.
-pub(super) fn spki(identity: &Identity) -> [u8; SPKI.len() + 32] {
-    let mut info = [0; SPKI.len() + 32];
-    info[..SPKI.len()].copy_from_slice(&SPKI);
-    info[SPKI.len()..].copy_from_slice(&identity.public_key());
-    info
 }

@@ -13,15 +13,13 @@ use rustls::server::{Acceptor, ServerConfig, ServerConnectionData, UnbufferedSer
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use rustls::{AlertDescription, CommonState, Error};
 
-use super::records::{self, Opening, Sealing, Secrets};
+use super::records::{self, HEADER, Opening, Sealing, Secrets};
 use super::setup::Setup;
 use super::words;
 use crate::error::CloseReason;
 use crate::ident::PeerId;
 use crate::transport::Fault;
 
-/// A record's header.
-pub(super) const HEADER: usize = 5;
 /// The most records of a side's handshake. Ten are many; whoever says it in crumbs has each looked at anew.
 const RECORDS: usize = 64;
 

@@ -49,7 +49,7 @@ use crate::ident::PeerId;
 use crate::sync::RwLock;
 
 /// TLS 1.3 over another transport. A clone is another handle on the same one: trust that is replaced through one is
-/// replaced for all.
+/// replaced for all. What [`Tls::rekey_after`] gives is another one, with the same trust to begin with.
 #[derive(Clone)]
 pub struct Tls {
     inner: Arc<dyn Transport>,
@@ -88,7 +88,7 @@ impl Tls {
         credential: Credential,
         trust: Trust,
     ) -> Result<Self, ConfigError> {
-        let setup = RwLock::new(Arc::new(Setup::new(protocol, credential, trust, 0)?));
+        let setup = RwLock::new(Arc::new(Setup::new(protocol, credential, trust)?));
         let rekey = Rekey::default();
         Ok(Self { inner, shared: Arc::new(Shared { protocol: protocol.to_owned(), setup, rekey }) })
     }
@@ -118,7 +118,7 @@ impl Tls {
     /// # Errors
     /// As of [`Tls::replace`].
     pub(crate) fn prepare(&self, credential: Credential, trust: Trust) -> Result<Setup, ConfigError> {
-        let (setup, me) = (Setup::new(&self.shared.protocol, credential, trust, 0)?, self.id());
+        let (setup, me) = (Setup::new(&self.shared.protocol, credential, trust)?, self.id());
         if me != setup.me {
             let what = format!("{} where {} is needed: the identity stays", setup.me.short(), me.short());
             return Err(ConfigError { place: "the key".to_owned(), what });
@@ -190,5 +190,23 @@ impl Listener for TlsListener {
 
     fn source(&mut self) -> &mut dyn Source {
         self.inner.source()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::Identity;
+    use crate::transport::memory::Memory;
+
+    #[test]
+    fn keys_change_earlier_if_one_says_so_and_never_later() {
+        let identity = Arc::new(Identity::generate().unwrap());
+        let tls = Tls::new(Memory::new(), "a/1", Credential::bare(identity), Trust::open()).unwrap();
+        let rekey = |tls: &Tls| (tls.shared.rekey.records, tls.shared.rekey.bytes);
+        let most = rekey(&tls);
+        assert_eq!(rekey(&tls.clone().rekey_after(u64::MAX, u64::MAX)), most);
+        assert_eq!(rekey(&tls.clone().rekey_after(0, 0)), (1, 1));
+        assert_eq!(rekey(&tls.rekey_after(7, 8)), (7, 8));
     }
 }

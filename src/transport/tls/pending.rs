@@ -14,7 +14,8 @@ use mio::event::Source;
 use rustls::CommonState;
 
 use super::cipher::{Opener, Rekey, Sealer};
-use super::machine::{HEADER, Machine, Run, Stepped, broken};
+use super::machine::{Machine, Run, Stepped, broken};
+use super::records::{HEADER, LONGEST};
 use super::setup::Setup;
 use super::verify::{Shown, is_bare};
 use super::{halves, words};
@@ -24,8 +25,6 @@ use crate::transport::{self, Fault, PendingConnection, Proof, Security, Work, Wo
 
 /// The most bytes of a side's handshake: long chains of certificates fit.
 const MOST: usize = 64 * 1024;
-/// The longest body of a record.
-const LONGEST: usize = 16 * 1024 + 256;
 /// Bytes read at a time.
 const READ: usize = 4 * 1024;
 

@@ -7,7 +7,8 @@
 //!
 //! rustls makes the handshake and the keys, and hands both over ([`rustls::kernel`]). Its own record layer serves one
 //! thread at a time and copies each byte three times on the way in, twice on the way out; here bytes are sealed where
-//! they are written from and opened where they were read to, and the two threads share nothing but a flag.
+//! they are written from and opened where they were read to. The two threads share three atomics, and the secrets that new
+//! keys are made of.
 //! A rustls whose connections split goes in behind [`SealHalf`] and [`OpenHalf`].
 
 use std::io::{self, ErrorKind, IoSlice};
@@ -27,9 +28,9 @@ use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use crate::transport::Fault;
 
 /// A record's header: kind, version, length of the rest.
-const HEADER: usize = 5;
+pub(super) const HEADER: usize = 5;
 /// The longest rest of a record (RFC 8446, 5.2).
-const LONGEST: usize = RECORD + 256;
+pub(super) const LONGEST: usize = RECORD + 256;
 /// Records in a row that bring nothing of the stream, nor what we asked for: new keys, tickets, alerts without a meaning,
 /// empty ones. More are an attack on our time.
 const EMPTY: u8 = 32;
@@ -39,8 +40,8 @@ const EARLY: usize = 64 * 1024;
 const SKIPPED: usize = 64 * 1024;
 
 /// Kinds of records (RFC 8446, 5.1).
-mod kind {
-    pub(super) const ALERT: u8 = 21;
+pub(super) mod kind {
+    pub(in super::super) const ALERT: u8 = 21;
     pub(super) const HANDSHAKE: u8 = 22;
     pub(super) const DATA: u8 = 23;
 }
@@ -53,18 +54,8 @@ mod message {
     pub(super) const KEY_UPDATE_LEN: usize = 5;
 }
 
-/// Alerts (RFC 8446, 6).
-mod alert {
-    pub(super) const CLOSE_NOTIFY: u8 = 0;
-    pub(super) const UNEXPECTED_MESSAGE: u8 = 10;
-    pub(super) const BAD_RECORD: u8 = 20;
-    pub(super) const RECORD_OVERFLOW: u8 = 22;
-    pub(super) const DECODE_ERROR: u8 = 50;
-    pub(super) const INTERNAL_ERROR: u8 = 80;
-    pub(super) const USER_CANCELED: u8 = 90;
-    /// No alert: TLS gives no meaning to it.
-    pub(super) const NONE: u8 = 255;
-}
+/// No alert (RFC 8446, 6): TLS gives no meaning to it.
+const NO_ALERT: u8 = 255;
 
 /// What new keys are made of.
 pub(super) enum Secrets {
@@ -91,7 +82,7 @@ struct Shared {
     asked: AtomicBool,
     /// New keys of the other side that we asked for, and have not got yet.
     wanted: AtomicU32,
-    /// The alert that says why we end, or [`alert::NONE`].
+    /// The alert that says why we end, or [`NO_ALERT`].
     alert: AtomicU8,
 }
 
@@ -134,7 +125,7 @@ impl Keys {
 /// The keys are of a kind this crate does not know, which the provider never agrees to.
 pub(super) fn split(extracted: &ExtractedSecrets, secrets: Secrets) -> Result<(Sealing, Opening), Error> {
     let tickets = matches!(secrets, Secrets::Dialled(_));
-    let (asked, wanted, alert) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU8::new(alert::NONE));
+    let (asked, wanted, alert) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU8::new(NO_ALERT));
     let shared = Arc::new(Shared { secrets: Mutex::new(secrets), asked, wanted, alert });
     let (tx, rx) = (&extracted.tx, &extracted.rx);
     let sealing = Sealing { keys: Keys::new(tx.0, &tx.1)?, shared: shared.clone(), closed: false };
@@ -175,16 +166,16 @@ impl Sealing {
 
     /// Refuses, before a byte of the stream is sealed.
     pub(super) fn refuse(&mut self, reason: CloseReason, into: &mut Vec<u8>) {
-        self.alert(u8::from(words::alert_for(reason)), into);
+        self.alert(words::alert_for(reason), into);
     }
 
-    fn alert(&mut self, code: u8, into: &mut Vec<u8>) {
+    fn alert(&mut self, alert: AlertDescription, into: &mut Vec<u8>) {
         const WARNING: u8 = 1;
         const FATAL: u8 = 2;
         if !std::mem::replace(&mut self.closed, true) {
-            let level = if code == alert::CLOSE_NOTIFY { WARNING } else { FATAL };
+            let level = if alert == AlertDescription::CloseNotify { WARNING } else { FATAL };
             // A connection that cannot say its end is cut instead.
-            let _ = self.record(kind::ALERT, 2, |into| into.extend_from_slice(&[level, code]), into);
+            let _ = self.record(kind::ALERT, 2, |into| into.extend_from_slice(&[level, u8::from(alert)]), into);
         }
     }
 
@@ -233,13 +224,13 @@ impl SealHalf for Sealing {
     }
 
     fn owed(&mut self, into: &mut Vec<u8>) {
-        let code = self.shared.alert.swap(alert::NONE, Ordering::AcqRel);
-        if code != alert::NONE {
-            self.alert(code, into);
+        let code = self.shared.alert.swap(NO_ALERT, Ordering::AcqRel);
+        if code != NO_ALERT {
+            self.alert(AlertDescription::from(code), into);
         }
         // A key that cannot be renewed is no reason to go on with the old one.
         if self.shared.asked.swap(false, Ordering::AcqRel) && !self.closed && self.update(false, into).is_err() {
-            self.alert(alert::INTERNAL_ERROR, into);
+            self.alert(AlertDescription::InternalError, into);
         }
     }
 
@@ -252,7 +243,7 @@ impl SealHalf for Sealing {
 
     fn close(&mut self, into: &mut Vec<u8>) {
         self.owed(into);
-        self.alert(alert::CLOSE_NOTIFY, into);
+        self.alert(AlertDescription::CloseNotify, into);
     }
 }
 
@@ -275,13 +266,13 @@ pub(super) struct Opening {
 
 impl Opening {
     /// What the other side has done wrong, for both of us to know.
-    fn reject(&self, code: u8, text: impl Into<String>) -> io::Error {
-        self.shared.alert.store(code, Ordering::Release);
+    fn reject(&self, alert: AlertDescription, text: impl Into<String>) -> io::Error {
+        self.shared.alert.store(u8::from(alert), Ordering::Release);
         Fault::Rejected(CloseReason::ProtocolError, text.into()).into()
     }
 
     fn unexpected(&self, what: &str) -> io::Error {
-        self.reject(alert::UNEXPECTED_MESSAGE, format!("{what} has no place here"))
+        self.reject(AlertDescription::UnexpectedMessage, format!("{what} has no place here"))
     }
 
     /// Bounds what costs time and brings nothing.
@@ -323,7 +314,7 @@ impl Opening {
                     self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
                     self.part.clear();
                     if self.skip > SKIPPED {
-                        return Err(self.reject(alert::DECODE_ERROR, "a ticket longer than allowed"));
+                        return Err(self.reject(AlertDescription::DecodeError, "a ticket longer than allowed"));
                     }
                 }
                 [message::KEY_UPDATE, 0, 0, 1, ask @ 0..=1] => {
@@ -334,7 +325,7 @@ impl Opening {
                     }
                     self.keys = match self.shared.secrets.lock().next(false) {
                         Ok(keys) => keys,
-                        Err(error) => return Err(self.reject(alert::INTERNAL_ERROR, error.to_string())),
+                        Err(error) => return Err(self.reject(AlertDescription::InternalError, error.to_string())),
                     };
                     let less = |wanted: u32| wanted.checked_sub(1);
                     if ask == 1 {
@@ -345,7 +336,7 @@ impl Opening {
                     }
                 }
                 [message::KEY_UPDATE, ..] if self.part.len() == message::KEY_UPDATE_LEN => {
-                    return Err(self.reject(alert::DECODE_ERROR, "a change of keys that is none"));
+                    return Err(self.reject(AlertDescription::DecodeError, "a change of keys that is none"));
                 }
                 [message::NEW_TICKET, ..] if self.tickets => {}
                 [message::KEY_UPDATE, ..] => {}
@@ -370,20 +361,20 @@ impl OpenHalf for Opening {
             return Err(self.unexpected(&format!("a record of kind {outer}")));
         }
         if rest > LONGEST {
-            return Err(self.reject(alert::RECORD_OVERFLOW, "a record larger than allowed"));
+            return Err(self.reject(AlertDescription::RecordOverflow, "a record larger than allowed"));
         }
         let used = HEADER + rest;
         let Some(raw) = raw.get_mut(..at + used) else { return Ok(None) };
         let nonce = self.keys.nonce().map_err(io::Error::other)?;
         let Ok(inner) = self.keys.key.open_within(nonce, Aad::from(header), raw, at + HEADER..) else {
-            return Err(self.reject(alert::BAD_RECORD, "a record that the other side has not sealed"));
+            return Err(self.reject(AlertDescription::BadRecordMac, "a record that the other side has not sealed"));
         };
         // The kind is the last byte that is not padding.
         let Some(len) = inner.iter().rposition(|byte| *byte != 0) else {
             return Err(self.unexpected("a record of nothing but padding"));
         };
         if len > RECORD {
-            return Err(self.reject(alert::RECORD_OVERFLOW, "more in a record than allowed"));
+            return Err(self.reject(AlertDescription::RecordOverflow, "more in a record than allowed"));
         }
         let (kind, body) = (inner[len], &inner[..len]);
         let mut opened = Opened { used, ..Opened::default() };
@@ -397,11 +388,11 @@ impl OpenHalf for Opening {
                 let messages = body.to_vec();
                 self.take_messages(&messages, &mut opened)?;
             }
-            (kind::ALERT, &[_, alert::CLOSE_NOTIFY]) => opened.ended = true,
-            (kind::ALERT, &[_, alert::USER_CANCELED]) => {}
-            (kind::ALERT, &[_, code]) => {
-                return Err(words::fault(&Error::AlertReceived(AlertDescription::from(code))).into());
-            }
+            (kind::ALERT, &[_, code]) => match AlertDescription::from(code) {
+                AlertDescription::CloseNotify => opened.ended = true,
+                AlertDescription::UserCanceled => {}
+                alert => return Err(words::fault(&Error::AlertReceived(alert)).into()),
+            },
             _ => return Err(self.unexpected(&format!("a protected record of kind {kind}"))),
         }
         self.count(&opened)?;

@@ -12,18 +12,18 @@ use rustls::server::{CertificateType, ClientHello, NoServerSessionStorage, Serve
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use rustls::{ClientConfig, Error, SignatureAlgorithm, SignatureScheme, version};
 
-use super::credential::{Credential, spki};
+use super::credential::Credential;
 use super::provider::provider;
 use super::verify::{Judge, OfDiallers, OfServers};
 use crate::error::ConfigError;
 use crate::ident::PeerId;
-use crate::transport::{Identity, Trust};
+use crate::transport::{Identity, Trust, spki_of};
 
 /// What connections are made with.
 #[derive(Debug)]
 pub(crate) struct Setup {
     pub(super) me: PeerId,
-    /// Counts what has been replaced.
+    /// Counts what has been replaced; whoever replaces says it.
     pub(super) number: u64,
     judge: Judge,
     /// For dials; each gets a judge of its own.
@@ -35,11 +35,11 @@ pub(crate) struct Setup {
 impl Setup {
     /// # Errors
     /// rustls refuses the configuration.
-    pub(super) fn new(protocol: &str, credential: Credential, trust: Trust, number: u64) -> Result<Self, ConfigError> {
+    pub(super) fn new(protocol: &str, credential: Credential, trust: Trust) -> Result<Self, ConfigError> {
         let provider = provider();
         let me = credential.identity.peer_id();
         let judge = Judge { me, trust: Arc::new(trust), algorithms: provider.signature_verification_algorithms };
-        let key = Arc::new(Key { spki: spki(&credential.identity), identity: credential.identity });
+        let key = Arc::new(Key { spki: spki_of(&credential.identity.public_key()), identity: credential.identity });
         let bare = Arc::new(CertifiedKey::new(vec![CertificateDer::from(key.spki.to_vec())], key.clone()));
         let bare = Arc::new(Showing { key: bare, bare: true });
         let certified = (!credential.chain.is_empty())
@@ -76,7 +76,7 @@ impl Setup {
         let certified = certified.unwrap_or_else(|| bare.clone());
         let servers =
             [[server(&certified, false)?, server(&certified, true)?], [server(&bare, false)?, server(&bare, true)?]];
-        Ok(Self { me, number, judge, client, servers })
+        Ok(Self { me, number: 0, judge, client, servers })
     }
 
     pub(super) fn judge(&self) -> &Judge {

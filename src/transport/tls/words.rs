@@ -5,6 +5,7 @@
 
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
+use super::records::kind;
 use super::verify::WrongPeer;
 use crate::error::CloseReason;
 use crate::transport::Fault;
@@ -65,11 +66,9 @@ pub(super) fn alert_for(reason: CloseReason) -> AlertDescription {
 
 /// A fatal alert with this reason, unprotected: for a side that has not heard a protected word yet.
 pub(super) fn refusal(reason: CloseReason) -> [u8; 7] {
-    const ALERT: u8 = 21;
     const FATAL: u8 = 2;
-    const INTERNAL_ERROR: u8 = 80;
     let code = u8::try_from(reason.code()).ok().and_then(|code| code.checked_add(REASONS));
-    [ALERT, 3, 3, 0, 2, FATAL, code.unwrap_or(INTERNAL_ERROR)]
+    [kind::ALERT, 3, 3, 0, 2, FATAL, code.unwrap_or(AlertDescription::InternalError.into())]
 }
 
 #[cfg(test)]
@@ -81,6 +80,9 @@ mod tests {
         for reason in CloseReason::ALL {
             let [.., code] = refusal(*reason);
             assert_eq!(meant_by(AlertDescription::from(code)), *reason, "{reason:?}");
+        }
+        for reason in [CloseReason::WrongProtocol, CloseReason::Untrusted] {
+            assert_eq!(meant_by(alert_for(reason)), reason);
         }
         let [.., code] = refusal(CloseReason::Other(50_000));
         assert_eq!(meant_by(AlertDescription::from(code)), CloseReason::ProtocolError);
