@@ -326,7 +326,9 @@ fn an_id_that_stands_for_an_address_is_taken_for_nobody_and_the_address_stays_wh
     let places = |id: PeerId| (id, vec![place.into()]);
     let map = Watch::new(PeersMap::from([places(id), places(bob.id())]));
     let carol = Node::builder().config(config).peers_map(&map).start().unwrap();
-    carol.wait_connected(bob.id(), PATIENCE).unwrap();
+    if let Err(error) = carol.wait_connected(bob.id(), PATIENCE) {
+        panic!("{error}: {:?}; {:?}", carol.peers(), carol.events().try_iter().take(10).collect::<Vec<_>>());
+    }
     assert!(!has_place(&carol, place));
     for node in [&alice, &carol] {
         node.send_to(place, "hello").unwrap();
