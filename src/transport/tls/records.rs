@@ -40,8 +40,8 @@ const EARLY: usize = 64 * 1024;
 const SKIPPED: usize = 64 * 1024;
 
 /// Kinds of records (RFC 8446, 5.1).
-pub(super) mod kind {
-    pub(in super::super) const ALERT: u8 = 21;
+mod kind {
+    pub(super) const ALERT: u8 = 21;
     pub(super) const HANDSHAKE: u8 = 22;
     pub(super) const DATA: u8 = 23;
 }
