@@ -22,13 +22,6 @@ const BATCH: usize = 512 * 1024;
 pub(super) const RECORD: usize = 16 * 1024;
 /// What a record adds to it: header, kind, tag.
 pub(super) const RECORD_EXTRA: usize = 5 + 1 + 16;
-
-/// Kinds of records (RFC 8446, 5.1).
-pub(super) mod kind {
-    pub(in super::super) const ALERT: u8 = 21;
-    pub(in super::super) const HANDSHAKE: u8 = 22;
-    pub(in super::super) const DATA: u8 = 23;
-}
 /// Slices looked at in one go.
 const SLICES: usize = 32;
 /// Buffers of idle peers are this small.

@@ -20,7 +20,7 @@ use rustls::kernel::KernelConnection;
 use rustls::server::ServerConnectionData;
 use rustls::{AlertDescription, ConnectionTrafficSecrets, Error, ExtractedSecrets};
 
-use super::cipher::{OpenHalf, Opened, RECORD, RECORD_EXTRA, SealHalf, kind};
+use super::cipher::{OpenHalf, Opened, RECORD, RECORD_EXTRA, SealHalf};
 use super::words;
 use crate::error::CloseReason;
 use crate::sync::Mutex;
@@ -38,6 +38,13 @@ const EMPTY: u8 = 32;
 const EARLY: usize = 64 * 1024;
 /// The most bytes of a message of the handshake that is skipped.
 const SKIPPED: usize = 64 * 1024;
+
+/// Kinds of records (RFC 8446, 5.1).
+mod kind {
+    pub(super) const ALERT: u8 = 21;
+    pub(super) const HANDSHAKE: u8 = 22;
+    pub(super) const DATA: u8 = 23;
+}
 
 /// Messages of the handshake that come behind it (RFC 8446, 4).
 mod message {

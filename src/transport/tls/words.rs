@@ -3,9 +3,8 @@
 //! Owns: nothing. Threads: any. Locks: none. Blocks on: nothing.
 //! Upholds: what one side refuses for, the other side hears as the same reason, as far as alerts can tell them apart.
 
-use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
+use rustls::{AlertDescription, CertificateError, ContentType, Error, PeerIncompatible};
 
-use super::cipher::kind;
 use super::verify::WrongPeer;
 use crate::error::CloseReason;
 use crate::transport::Fault;
@@ -68,7 +67,7 @@ pub(super) fn alert_for(reason: CloseReason) -> AlertDescription {
 pub(super) fn refusal(reason: CloseReason) -> [u8; 7] {
     const FATAL: u8 = 2;
     let code = u8::try_from(reason.code()).ok().and_then(|code| code.checked_add(REASONS));
-    [kind::ALERT, 3, 3, 0, 2, FATAL, code.unwrap_or(AlertDescription::InternalError.into())]
+    [ContentType::Alert.into(), 3, 3, 0, 2, FATAL, code.unwrap_or(AlertDescription::InternalError.into())]
 }
 
 #[cfg(test)]
