@@ -144,7 +144,7 @@ mod tests {
     /// A node, the sessions it has, and their other ends.
     #[expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
     fn hub() -> (Node, Arc<[Established]>, Vec<Node>) {
-        let start = || Node::builder().config(Config::loopback()).start().unwrap();
+        let start = || Node::builder().config(Config::loopback().plain()).start().unwrap();
         let (hub, peers) = (start(), (0..4).map(|_| start()).collect::<Vec<_>>());
         for peer in &peers {
             hub.add_peer(peer.id(), peer.local_addr()).unwrap();
