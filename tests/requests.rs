@@ -166,7 +166,10 @@ fn whoever_drops_a_question_says_so_at_once_and_a_failure_has_the_applications_c
     }
     // All credit has returned: more than a window of questions fits through.
     for _ in 0..100 {
-        assert_eq!(to_bob.request(vec![0; 100_000], Duration::from_millis(1)).unwrap_err(), RequestError::TimedOut);
+        let error = to_bob.request(vec![0; 100_000], Duration::from_millis(1)).unwrap_err();
+        // On a busy machine it may not even have been written in that time.
+        let unsent = matches!(error, RequestError::Returned { reason: ReturnReason::Expired, .. });
+        assert!(unsent || error == RequestError::TimedOut, "neither late nor unsent");
         kept.lock().clear();
     }
     wait_until("all came", || to_bob.stats().acked + to_bob.stats().returned == to_bob.stats().accepted);
